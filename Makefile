@@ -1,0 +1,67 @@
+# Two commands do everything: `make quickstart` and `make test`. Both set up .venv and ffmpeg first, once.
+
+PYTHON ?= python3
+RUN := .venv/bin
+PROTOC := $(RUN)/python -m grpc_tools.protoc -Iprotos
+
+.PHONY: quickstart test test-slow check format protos ffmpeg clean help
+
+help:
+	@echo "make quickstart   compose music, train a separator on it, separate and score songs it never heard (under 10 minutes)"
+	@echo "make test         format, lint, types, generated code, layers and all tests but the slow ones"
+	@echo "make test-slow    the tests that take longer than a minute"
+	@echo "make format       put the sources into their format"
+	@echo "make protos       generate cyclesep/segment_pb2.py from protos/segment.proto"
+	@echo "make clean        remove what quickstart and the tests have made, but for .venv"
+
+quickstart: .venv/.installed | ffmpeg
+	@$(RUN)/python jobs/quickstart.py
+
+test: check
+	@$(RUN)/python -m pytest -m "not slow"
+
+test-slow: .venv/.installed-dev | ffmpeg
+	@$(RUN)/python -m pytest -m slow
+
+check: .venv/.installed-dev | ffmpeg
+	@$(RUN)/ruff format --check .
+	@$(RUN)/ruff check .
+	@$(RUN)/mypy
+	@fresh=$$(mktemp -d) && $(PROTOC) --python_out=$$fresh --pyi_out=$$fresh protos/segment.proto \
+	  && for file in segment_pb2.py segment_pb2.pyi; do \
+	       cmp -s $$fresh/$$file cyclesep/$$file || { echo "cyclesep/$$file is not what protos/segment.proto gives; run make protos"; exit 1; }; \
+	     done && rm -r $$fresh
+
+format: .venv/.installed-dev
+	@$(RUN)/ruff check --fix-only --quiet .
+	@$(RUN)/ruff format .
+
+protos: .venv/.installed-dev
+	@$(PROTOC) --python_out=cyclesep --pyi_out=cyclesep protos/segment.proto
+
+clean:
+	rm -rf data/quickstart data/excerpt runs/quickstart .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.venv/.installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "cyclesep needs Python 3.11 or newer and found $$($(PYTHON) --version); name another one: make PYTHON=python3.12 ..."; exit 1; }
+	@test -x $(RUN)/python || $(PYTHON) -m venv .venv \
+	  || { echo "$(PYTHON) has no venv module; on Debian and Ubuntu: apt-get install python3-venv"; rm -rf .venv; exit 1; }
+	@echo "installing the pinned requirements into .venv (once; some minutes)"
+	@$(RUN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(RUN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+.venv/.installed-dev: .venv/.installed requirements-dev.txt
+	@echo "installing the development tools into .venv (once)"
+	@$(RUN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+# musdb and stempeg read .stem.mp4 through ffmpeg and ffprobe.
+ffmpeg:
+	@command -v ffmpeg > /dev/null && command -v ffprobe > /dev/null || { \
+	  sudo=$$(test "$$(id -u)" = 0 || command -v sudo) ; \
+	  command -v apt-get > /dev/null && { test "$$(id -u)" = 0 || test -n "$$sudo"; } \
+	  && echo "installing ffmpeg with apt (once)" \
+	  && $$sudo apt-get -qq update > /dev/null && DEBIAN_FRONTEND=noninteractive $$sudo apt-get -qq install -y --no-install-recommends ffmpeg > /dev/null ; } \
+	|| { echo "ffmpeg and ffprobe are missing; install them: apt-get install ffmpeg, dnf install ffmpeg or brew install ffmpeg"; exit 1; }

@@ -1,0 +1,181 @@
+"""The `cyclesep` command: `cyclesep JOB [FILE.yaml ...] [name=value ...]`, the same as `python jobs/JOB.py ...`."""
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import Any
+
+from cyclesep import __version__, settings
+from cyclesep.errors import ConfigError, CyclesepError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One sub-command: what it does and where its config and its function live (imported when it is chosen)."""
+
+    sentence: str
+    config: str
+    function: str
+    examples: tuple[str, ...]
+    words_fill: str | None = None  # the setting that words which are neither YAML files nor name=value go to
+
+
+JOBS = {
+    "ingest": Job(
+        sentence="Turn music into shards that training streams from.",
+        config="cyclesep.ingestion:IngestConfig",
+        function="cyclesep.commands:ingest",
+        examples=(
+            "corpus.kind=musdb18 corpus.path=MUSDB18 output=data/musdb18",
+            "corpus.kind=stems corpus.path=my-songs output=data/mine sample_rate=16000 channels=1",
+            "jobs/configs/ingest-synthetic.yaml corpus.synthetic.num_train=80",
+        ),
+    ),
+    "train": Job(
+        sentence="Train a separator on shards, with Ray Train, on one machine or many.",
+        config="cyclesep.training:TrainConfig",
+        function="cyclesep.commands:train",
+        examples=(
+            "jobs/configs/quickstart.yaml",
+            "shards=data/musdb18 name=vocals targets=[vocals] num_workers=4 use_gpu=true",
+            "jobs/configs/quickstart.yaml cyclegan.recipe=supervised name=twin",
+        ),
+    ),
+    "separate": Job(
+        sentence="Separate audio files with a trained checkpoint.",
+        config="cyclesep.separation:SeparateConfig",
+        function="cyclesep.commands:separate",
+        examples=("song.mp3 checkpoint=runs/quickstart/best", "folder-of-songs checkpoint=runs/quickstart/best output=stems"),
+        words_fill="inputs",
+    ),
+    "evaluate": Job(
+        sentence="Separate and score a whole test split in parallel, beside the mixture, an oracle and a heuristic.",
+        config="cyclesep.evaluation:EvaluateConfig",
+        function="cyclesep.commands:evaluate",
+        examples=("checkpoint=runs/quickstart/best shards=data/quickstart output=runs/quickstart/test",),
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the `cyclesep` command and exit with its status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        sys.exit(0)
+    if words[0] in ("-V", "--version"):
+        print(f"cyclesep {__version__}")
+        sys.exit(0)
+    if words[0] not in JOBS:
+        near = difflib.get_close_matches(words[0], JOBS, n=1)
+        _fail("cyclesep", f"there is no job {words[0]!r}; {f'did you mean {near[0]}?' if near else 'known: ' + ', '.join(JOBS)}")
+    run_job(words[0], words[1:])
+
+
+def run_job(name: str, words: Sequence[str] | None = None) -> None:
+    """Run one job on its command-line words (default: this process's) and exit with its status."""
+    job = JOBS[name]
+    parser = argparse.ArgumentParser(prog=f"cyclesep {name}", add_help=False)
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("--debug", action="store_true")
+    parser.add_argument("--print-config", action="store_true")
+    parser.add_argument("words", nargs="*")
+    chosen = parser.parse_args(sys.argv[1:] if words is None else list(words))
+    if chosen.help:
+        print(_help(name, job))
+        sys.exit(0)
+    sys.exit(_guarded(name, lambda: _run(job, chosen.words, print_config=chosen.print_config), debug=chosen.debug))
+
+
+def _run(job: Job, words: Sequence[str], *, print_config: bool) -> int:
+    config = settings.load(_imported(job.config), *_sorted_words(job, words))
+    if print_config:
+        print(settings.to_yaml(config), end="")
+        return 0
+    status: int = _imported(job.function)(config)
+    return status
+
+
+def _sorted_words(job: Job, words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """YAML files, and `name=value` words; other words fill the job's list setting or are refused."""
+    files = [word for word in words if Path(word).suffix in (".yaml", ".yml")]
+    values = [word for word in words if word not in files and _is_setting(word)]
+    others = [word for word in words if word not in files and word not in values]
+    if others and job.words_fill is None:
+        raise ConfigError(f"{others[0]!r} is neither a YAML file nor a setting; write settings as name=value")
+    if others:
+        values.insert(0, f"{job.words_fill}=[{', '.join(_quoted(word) for word in others)}]")
+    return files, values
+
+
+def _is_setting(word: str) -> bool:
+    """An existing file whose name holds `=` is a file."""
+    return all(part.isidentifier() for part in word.partition("=")[0].split(".")) and "=" in word and not Path(word).exists()
+
+
+def _quoted(word: str) -> str:
+    return "'" + word.replace("'", "''") + "'"
+
+
+def _guarded(name: str, action: Callable[[], int], *, debug: bool) -> int:
+    try:
+        return action()
+    except CyclesepError as problem:
+        if debug:
+            traceback.print_exc()
+        return _told(name, str(problem))
+    except KeyboardInterrupt:
+        return _told(name, "interrupted; what was finished is kept, run the same command again to go on", status=130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as problem:
+        if debug:
+            traceback.print_exc()
+        told = " ".join(str(problem).split())[:400]
+        return _told(name, f"unexpected {type(problem).__name__}: {told} (add --debug to see where)", status=70)
+
+
+def _told(name: str, message: str, status: int = 1) -> int:
+    print(f"cyclesep {name}: error: {message}", file=sys.stderr)
+    return status
+
+
+def _fail(name: str, message: str) -> None:
+    print(f"{name}: error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _imported(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _overview() -> str:
+    rows = [f"  {name:<10} {job.sentence}" for name, job in JOBS.items()]
+    lines = ["cyclesep: train, run and score music source separators on Ray", "", "usage: cyclesep JOB [FILE.yaml ...] [name=value ...]"]
+    return "\n".join([*lines, "", *rows, "", "`cyclesep JOB --help` lists a job's settings. First time here? `make quickstart`"])
+
+
+def _help(name: str, job: Job) -> str:
+    fill = f" [{job.words_fill.upper()} ...]" if job.words_fill else ""
+    lines = [f"usage: cyclesep {name}{fill} [FILE.yaml ...] [name=value ...]", "", job.sentence, "", "examples:"]
+    lines += [f"  cyclesep {name} {example}" for example in job.examples]
+    lines += ["", "options:", "  --print-config  print the resolved settings as YAML and stop"]
+    lines += ["  --debug         show the traceback of an error", "", "settings:"]
+    for setting in settings.reference(_imported(job.config)):
+        default = "required" if setting.default is MISSING else f"default {_shown(setting.default)}"
+        lines += [f"  {setting.name}  ({setting.type}; {default})", f"      {setting.sentence}"]
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "none"
+    return str(list(value)) if isinstance(value, tuple) else str(value)

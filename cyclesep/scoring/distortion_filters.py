@@ -1,0 +1,102 @@
+"""The distortion filters of BSS Eval: least squares of the estimates on the delayed references.
+
+museval solves the normal equations with an absolute ridge of machine epsilon, by LU. The same system is solved here by
+its structure, and what came of it is told: where references are singular (dual mono, pure tones, clicks) the plain
+solution is rounding noise, and a ladder of fallbacks is taken until one holds.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+from cyclesep.scoring import block_toeplitz
+from cyclesep.scoring.sources import Array
+
+# museval's: added to the diagonal of correlations of samples between -1 and 1.
+ABSOLUTE_RIDGE = float(np.finfo(np.float64).eps)
+# Relative to the mean diagonal; the least that agreed with museval on singular music.
+RELATIVE_RIDGE = 1e-10
+# Largest element of the residual relative to that of the right-hand side.
+GOOD_RESIDUAL = 2e-14
+WORST_RESIDUAL = 1e-12
+MAX_REFINEMENTS = 3
+
+
+class Conditioning(IntEnum):
+    """How a system was solved, from best to worst."""
+
+    EXACT = 0
+    """As museval does: its normal equations, residual checked."""
+    MERGED = 1
+    """Bit-identical reference channels (dual mono) counted once; their projection is the same."""
+    RIDGE = 2
+    """Not definite to working precision: a relative ridge of 1e-10 was added."""
+    LU = 3
+    """Dense LU of museval's system."""
+    LEAST_SQUARES = 4
+    """Minimum-norm least squares."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solution:
+    """`filters` (lags, reference channels, estimate channels) and how they were found."""
+
+    filters: Array
+    conditioning: Conditioning
+
+
+def solve(correlations: Array, right: Array, twins: list[int]) -> Solution:
+    """Solve the normal equations with `correlations` (lags, P, P) for `right` (lags, P, K).
+
+    `twins[p]` is the first channel that channel p is bit-identical to, itself if there is none.
+    """
+    kept = [p for p, first in enumerate(twins) if p == first]
+    if len(kept) == len(twins):
+        return _first_that_holds(correlations, right)
+    solution = _first_that_holds(np.ascontiguousarray(correlations[:, kept][:, :, kept]), right[:, kept])
+    filters = np.zeros_like(right)
+    filters[:, kept] = solution.filters
+    return Solution(filters=filters, conditioning=max(solution.conditioning, Conditioning.MERGED))
+
+
+def _first_that_holds(correlations: Array, right: Array) -> Solution:
+    for conditioning, filters in _ladder(correlations, right):
+        if filters is not None and np.isfinite(filters).all():
+            return Solution(filters=filters, conditioning=conditioning)
+    raise AssertionError("least squares of finite numbers is finite")
+
+
+def _ladder(correlations: Array, right: Array) -> Iterator[tuple[Conditioning, Array | None]]:
+    yield Conditioning.EXACT, _structured(correlations, right, ABSOLUTE_RIDGE)
+    mean_diagonal = float(np.trace(correlations[0])) / correlations.shape[1]
+    yield Conditioning.RIDGE, _structured(correlations, right, RELATIVE_RIDGE * mean_diagonal + ABSOLUTE_RIDGE)
+    flat = right.reshape(-1, right.shape[2])
+    yield Conditioning.LU, _dense_lu(correlations, flat, right.shape)
+    least = np.linalg.lstsq(block_toeplitz.dense(correlations, 0.0), flat, rcond=None)[0]
+    yield Conditioning.LEAST_SQUARES, least.reshape(right.shape)
+
+
+def _structured(correlations: Array, right: Array, ridge: float) -> Array | None:
+    """The solution by the Schur algorithm with iterative refinement; None where it fails or its residual is bad."""
+    try:
+        factor = block_toeplitz.factorise(correlations, ridge)
+    except np.linalg.LinAlgError:
+        return None
+    scale = max(float(np.abs(right).max()), np.finfo(np.float64).tiny)
+    filters = factor.solve(right)
+    for refinement in range(MAX_REFINEMENTS + 1):
+        residual = right - block_toeplitz.multiply(correlations, ridge, filters)
+        worst = float(np.abs(residual).max()) / scale
+        if worst <= GOOD_RESIDUAL or refinement == MAX_REFINEMENTS:
+            break
+        filters = filters + factor.solve(residual)
+    return filters if worst <= WORST_RESIDUAL else None
+
+
+def _dense_lu(correlations: Array, right: Array, shape: tuple[int, ...]) -> Array | None:
+    try:
+        return np.linalg.solve(block_toeplitz.dense(correlations, ABSOLUTE_RIDGE), right).reshape(shape)
+    except np.linalg.LinAlgError:
+        return None

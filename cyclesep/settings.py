@@ -1,0 +1,202 @@
+"""Config: frozen dataclasses declared beside what they configure, filled from YAML and dotted `key=value` words.
+
+A YAML file states only what differs from the defaults, a word on the command line only what differs from the file.
+Every value is checked against its field's type before anything starts, and all problems are told at once.
+"""
+
+import ast
+import dataclasses
+import difflib
+import inspect
+import textwrap
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import yaml
+
+from cyclesep.errors import ConfigError
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One field of a config as the reference shows it."""
+
+    name: str
+    type: str
+    default: Any
+    sentence: str
+
+
+def load(config_class: type[Config], files: Sequence[Path | str] = (), words: Sequence[str] = ()) -> Config:
+    """Build a config from YAML files and `dotted.name=value` words, later ones over earlier ones.
+
+    Raises ConfigError for a file that cannot be read, an unknown name or a value of the wrong type.
+    """
+    values: dict[str, Any] = {}
+    for file in files:
+        values = _merged(values, _read_yaml(Path(file)))
+    for word in words:
+        values = _merged(values, _nested(*parse_word(word)))
+    return build(config_class, values)
+
+
+def build(config_class: type[Config], values: Mapping[str, Any]) -> Config:
+    """Check nested `values` against the dataclass and its fields' types; ConfigError lists every problem."""
+    try:
+        return pydantic.TypeAdapter(config_class).validate_python(dict(values), extra="forbid")
+    except pydantic.ValidationError as invalid:
+        problems = [_problem(config_class, error) for error in invalid.errors()]
+        raise ConfigError("; ".join(dict.fromkeys(problems))) from None
+
+
+def replace(config: Config, changes: Mapping[str, Any]) -> Config:
+    """A copy of `config` with dotted names changed, checked like any other config."""
+    values = to_dict(config)
+    for name, value in changes.items():
+        values = _merged(values, _nested(name, value))
+    return build(type(config), values)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Nested plain values (tuples become lists, paths become text), ready for YAML or JSON."""
+    plain: dict[str, Any] = pydantic.TypeAdapter(type(config)).dump_python(config, mode="json")
+    return plain
+
+
+def to_yaml(config: Any) -> str:
+    """The whole config as YAML text, in the order of its fields."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+
+
+def parse_word(word: str) -> tuple[str, Any]:
+    """Split `dotted.name=value`; the value is read as YAML. Raises ConfigError if there is no `=`."""
+    name, equals, text = word.partition("=")
+    if not equals or not name:
+        raise ConfigError(f"{word!r} is not a setting; write it as name=value")
+    try:
+        return name, yaml.safe_load(text)
+    except yaml.YAMLError as problem:
+        raise ConfigError(f"{name}: the value {text!r} is not valid YAML ({_first_line(problem)}); quote it") from problem
+
+
+def reference(config_class: type) -> list[Setting]:
+    """Every setting of a config class with its type, default and sentence, nested ones under dotted names."""
+    return list(_settings(config_class, prefix=""))
+
+
+def _settings(config_class: type, prefix: str) -> Iterator[Setting]:
+    sentences = _attribute_docstrings(config_class)
+    types = typing.get_type_hints(config_class, include_extras=True)
+    for field in dataclasses.fields(config_class):
+        kind = types[field.name]
+        if dataclasses.is_dataclass(kind):
+            yield from _settings(typing.cast(type, kind), prefix=f"{prefix}{field.name}.")
+        else:
+            yield Setting(
+                name=prefix + field.name, type=_type_name(kind), default=_default(field), sentence=sentences[field.name]
+            )
+
+
+def _attribute_docstrings(config_class: type) -> dict[str, str]:
+    """The sentence under each field, from the source of the class and of the classes above it."""
+    found: dict[str, str] = {}
+    for owner in reversed(config_class.__mro__[:-1]):
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
+        body = typing.cast(ast.ClassDef, tree).body
+        for field, below in zip(body, [*body[1:], None], strict=True):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                found[field.target.id] = _docstring(below)
+    return found
+
+
+def _docstring(node: ast.stmt | None) -> str:
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+        return " ".join(node.value.value.split())
+    return ""
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return dataclasses.MISSING
+
+
+def _type_name(kind: Any) -> str:
+    arguments = typing.get_args(kind)
+    if hasattr(kind, "__metadata__"):
+        return _type_name(arguments[0])
+    if typing.get_origin(kind) is typing.Literal:
+        return " | ".join(str(choice) for choice in arguments)
+    if isinstance(kind, type) and not arguments:
+        return "none" if kind is type(None) else kind.__name__
+    if typing.get_origin(kind) in (typing.Union, type(int | str)):
+        return " | ".join(_type_name(argument) for argument in arguments)
+    origin = getattr(typing.get_origin(kind), "__name__", str(kind))
+    return f"{origin}[{', '.join('...' if argument is ... else _type_name(argument) for argument in arguments)}]"
+
+
+def _problem(config_class: type, error: Any) -> str:
+    name = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "unexpected_keyword_argument":
+        known = [setting.name for setting in reference(config_class)]
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or _same_ending(name, known)
+        remedy = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+        return f"{name}: there is no such setting; {remedy}"
+    if error["type"] == "missing":
+        return f"{name}: has no value and no default; give one as {name}=..."
+    return f"{name}: {error['input']!r} is refused; {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _same_ending(name: str, known: Sequence[str]) -> list[str]:
+    ending = name.rpartition(".")[2]
+    return difflib.get_close_matches(ending, [other.rpartition(".")[2] for other in known], n=1) and [
+        other for other in known if difflib.get_close_matches(ending, [other.rpartition(".")[2]], n=1)
+    ]
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as problem:
+        raise ConfigError(f"{path}: cannot be read as a config ({_first_line(problem)}); check the path") from problem
+    except yaml.YAMLError as problem:
+        raise ConfigError(f"{path}: is not valid YAML ({_first_line(problem)})") from problem
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: holds {type(values).__name__}, not settings; write lines of name: value")
+    return _expanded(values)
+
+
+def _expanded(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted names in a file mean the same as nested ones."""
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        result = _merged(result, _nested(str(name), _expanded(value) if isinstance(value, dict) else value))
+    return result
+
+
+def _nested(name: str, value: Any) -> dict[str, Any]:
+    for part in reversed(name.split(".")):
+        value = {part: value}
+    return typing.cast(dict[str, Any], value)
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(under)
+    for name, value in over.items():
+        below = result.get(name)
+        result[name] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return result
+
+
+def _first_line(problem: Exception) -> str:
+    return " ".join(str(problem).split())[:160]

@@ -1,0 +1,52 @@
+"""Imports point down: a module may import only from its own layer and those below it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "cyclesep"
+
+LAYERS = [
+    {"errors", "files", "audio", "settings"},
+    {"segment_pb2", "manifest", "shards", "corpus"},
+    {"augment", "pools", "crops", "generators", "discriminators", "losses", "scoring", "provenance"},
+    {"cyclegan", "recipes", "validation"},
+    {"checkpoints", "separation", "report"},
+    {"cluster", "ingestion", "training", "evaluation"},
+    {"commands", "commandline", "quickstart"},
+]
+LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
+RING = 5
+HEAVY = {"torch": 2, "torchaudio": 2, "ray": RING}
+
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent != PACKAGE)
+
+
+def top_name(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names of all modules that a file imports, `from cyclesep import x` as cyclesep.x."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path: Path) -> None:
+    layer = LAYER_OF[top_name(path)]
+    for name in imported(path):
+        package, _, rest = name.partition(".")
+        if package == "cyclesep" and rest and not rest.startswith("__"):
+            assert LAYER_OF[rest.split(".")[0]] <= layer, f"{path.name} (layer {layer}) imports {name} from above"
+        assert HEAVY.get(package, 0) <= layer, f"{path.name} (layer {layer}) imports {package}"
+
+
+def test_every_module_has_its_layer() -> None:
+    assert {top_name(path) for path in MODULES} == set(LAYER_OF)
