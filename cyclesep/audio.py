@@ -148,7 +148,9 @@ def _read_by_ffmpeg(path: Path, *, reason: Exception) -> Waveform:
     decoded = _run(["ffmpeg", "-v", "error", "-xerror", "-i", str(path), "-map", "0:a:0", "-f", "f32le", "pipe:1"])
     if decoded.returncode != 0:
         told = decoded.stderr.decode(errors="replace").strip().splitlines()
-        raise AudioError(f"{path}: ffmpeg cannot decode it ({told[-1] if told else 'no reason given'}); export it again")
+        raise AudioError(
+            f"{path}: ffmpeg cannot decode it ({told[-1] if told else 'no reason given'}); export it again"
+        )
     samples = np.frombuffer(decoded.stdout, dtype="<f4").reshape(-1, channels).T
     return Waveform(samples=np.ascontiguousarray(samples, dtype=np.float32), sample_rate=sample_rate)
 

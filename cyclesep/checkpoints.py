@@ -1,9 +1,9 @@
 """Checkpoints: a folder that separates, scores or resumes with no other argument, and holds data only, never code.
 
-    separator.safetensors   the weights that are shipped: the moving average of the separator's
-    training_state.pt       all weights, optimizers and counters, for an exact resume (tensors and numbers only)
-    config.yaml             the resolved config of the run
-    progress.json           step, metrics, and what they were made from and on: the checkpoint's card
+separator.safetensors   the weights that are shipped: the moving average of the separator's
+training_state.pt       all weights, optimizers and counters, for an exact resume (tensors and numbers only)
+config.yaml             the resolved config of the run
+progress.json           step, metrics, and what they were made from and on: the checkpoint's card
 """
 
 import hashlib
@@ -82,7 +82,9 @@ def load_state(folder: Path, model: CycleGAN) -> Progress:
     try:
         model.load_state_dict(torch.load(folder / STATE, map_location="cpu", weights_only=True))
     except OSError as problem:
-        raise CheckpointError(f"{folder / STATE}: cannot be read ({problem.strerror}); training cannot go on from here") from problem
+        raise CheckpointError(
+            f"{folder / STATE}: cannot be read ({problem.strerror}); training cannot go on from here"
+        ) from problem
     except (RuntimeError, KeyError, ValueError) as problem:
         raise CheckpointError(
             f"{folder / STATE}: does not fit the networks of this config ({_short(problem)}); "
@@ -108,9 +110,13 @@ def load_separator(path: Path | str, device: torch.device | str = "cpu") -> Load
     try:
         module.load_state_dict(load_file(weights))
     except (OSError, safetensors.SafetensorError) as problem:
-        raise CheckpointError(f"{weights}: is missing or damaged ({_short(problem)}); copy the checkpoint again") from problem
+        raise CheckpointError(
+            f"{weights}: is missing or damaged ({_short(problem)}); copy the checkpoint again"
+        ) from problem
     except RuntimeError as problem:
-        raise CheckpointError(f"{weights}: does not fit the network in {CONFIG} beside it ({_short(problem)})") from problem
+        raise CheckpointError(
+            f"{weights}: does not fit the network in {CONFIG} beside it ({_short(problem)})"
+        ) from problem
     return LoadedSeparator(
         module=module.to(device).eval(),
         targets=progress.targets,
@@ -128,7 +134,9 @@ def find(path: Path | str) -> Path:
         return path
     if (path / RUN).is_file():
         return path / str(_read_json(path / RUN)["best"])
-    raise CheckpointError(f"{path}: is neither a checkpoint nor a finished run; give a folder that holds {PROGRESS} or {RUN}")
+    raise CheckpointError(
+        f"{path}: is neither a checkpoint nor a finished run; give a folder that holds {PROGRESS} or {RUN}"
+    )
 
 
 def read_progress(folder: Path) -> Progress:
@@ -136,7 +144,9 @@ def read_progress(folder: Path) -> Progress:
     try:
         return settings.build(Progress, _read_json(folder / PROGRESS))
     except ConfigError as problem:
-        raise CheckpointError(f"{folder / PROGRESS}: was written by another version of cyclesep ({problem})") from problem
+        raise CheckpointError(
+            f"{folder / PROGRESS}: was written by another version of cyclesep ({problem})"
+        ) from problem
 
 
 def write_run(folder: Path, *, best: str, last: str) -> None:
@@ -149,7 +159,9 @@ def _separator_config(folder: Path) -> SeparatorConfig:
         values = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
         return settings.build(SeparatorConfig, values["cyclegan"]["separator"])
     except (OSError, yaml.YAMLError, KeyError, TypeError) as problem:
-        raise CheckpointError(f"{folder / CONFIG}: is missing or damaged ({_short(problem)}); copy the checkpoint again") from problem
+        raise CheckpointError(
+            f"{folder / CONFIG}: is missing or damaged ({_short(problem)}); copy the checkpoint again"
+        ) from problem
     except ConfigError as problem:
         raise CheckpointError(f"{folder / CONFIG}: was written by another version of cyclesep ({problem})") from problem
 
@@ -159,7 +171,9 @@ def _read_json(path: Path) -> dict[str, Any]:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return values
     except (OSError, ValueError) as problem:
-        raise CheckpointError(f"{path}: is missing or damaged ({_short(problem)}); copy the checkpoint again") from problem
+        raise CheckpointError(
+            f"{path}: is missing or damaged ({_short(problem)}); copy the checkpoint again"
+        ) from problem
 
 
 def _short(problem: BaseException) -> str:

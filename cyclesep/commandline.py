@@ -23,7 +23,8 @@ class Job:
     config: str
     function: str
     examples: tuple[str, ...]
-    words_fill: str | None = None  # the setting that words which are neither YAML files nor name=value go to
+    words_fill: str | None = None  # the list setting that takes words which are neither YAML files nor name=value
+    checkpoint_fills: str | None = None  # the setting that takes a checkpoint folder, whose config.yaml is then read
 
 
 JOBS = {
@@ -45,13 +46,18 @@ JOBS = {
             "jobs/configs/quickstart.yaml",
             "shards=data/musdb18 name=vocals targets=[vocals] num_workers=4 use_gpu=true",
             "jobs/configs/quickstart.yaml cyclegan.recipe=supervised name=twin",
+            "runs/quickstart/step-00002000 name=longer steps=4000",
         ),
+        checkpoint_fills="start_from",
     ),
     "separate": Job(
         sentence="Separate audio files with a trained checkpoint.",
         config="cyclesep.separation:SeparateConfig",
         function="cyclesep.commands:separate",
-        examples=("song.mp3 checkpoint=runs/quickstart/best", "folder-of-songs checkpoint=runs/quickstart/best output=stems"),
+        examples=(
+            "song.mp3 checkpoint=runs/quickstart/best",
+            "folder-of-songs checkpoint=runs/quickstart/best output=stems",
+        ),
         words_fill="inputs",
     ),
     "evaluate": Job(
@@ -74,7 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(0)
     if words[0] not in JOBS:
         near = difflib.get_close_matches(words[0], JOBS, n=1)
-        _fail("cyclesep", f"there is no job {words[0]!r}; {f'did you mean {near[0]}?' if near else 'known: ' + ', '.join(JOBS)}")
+        _fail(
+            "cyclesep",
+            f"there is no job {words[0]!r}; {f'did you mean {near[0]}?' if near else 'known: ' + ', '.join(JOBS)}",
+        )
     run_job(words[0], words[1:])
 
 
@@ -103,20 +112,29 @@ def _run(job: Job, words: Sequence[str], *, print_config: bool) -> int:
 
 
 def _sorted_words(job: Job, words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """YAML files, and `name=value` words; other words fill the job's list setting or are refused."""
-    files = [word for word in words if Path(word).suffix in (".yaml", ".yml")]
-    values = [word for word in words if word not in files and _is_setting(word)]
-    others = [word for word in words if word not in files and word not in values]
-    if others and job.words_fill is None:
-        raise ConfigError(f"{others[0]!r} is neither a YAML file nor a setting; write settings as name=value")
+    """YAML files, and `name=value` words; what other words mean the job says, or they are refused."""
+    files, values, others = [], [], []
+    for word in words:
+        if Path(word).suffix in (".yaml", ".yml"):
+            files.append(word)
+        elif _is_setting(word):
+            values.append(word)
+        elif job.checkpoint_fills and (Path(word) / "config.yaml").is_file():
+            files.append(str(Path(word) / "config.yaml"))
+            values.insert(0, f"{job.checkpoint_fills}={_quoted(word)}")
+        elif job.words_fill:
+            others.append(word)
+        else:
+            raise ConfigError(f"{word!r} is neither a YAML file nor a setting; write settings as name=value")
     if others:
         values.insert(0, f"{job.words_fill}=[{', '.join(_quoted(word) for word in others)}]")
     return files, values
 
 
 def _is_setting(word: str) -> bool:
-    """An existing file whose name holds `=` is a file."""
-    return all(part.isidentifier() for part in word.partition("=")[0].split(".")) and "=" in word and not Path(word).exists()
+    """Whether a word reads as dotted.name=value; an existing file whose name does is a file."""
+    name, equals, _ = word.partition("=")
+    return bool(equals) and all(part.isidentifier() for part in name.split(".")) and not Path(word).exists()
 
 
 def _quoted(word: str) -> str:
@@ -159,12 +177,18 @@ def _imported(place: str) -> Any:
 
 def _overview() -> str:
     rows = [f"  {name:<10} {job.sentence}" for name, job in JOBS.items()]
-    lines = ["cyclesep: train, run and score music source separators on Ray", "", "usage: cyclesep JOB [FILE.yaml ...] [name=value ...]"]
-    return "\n".join([*lines, "", *rows, "", "`cyclesep JOB --help` lists a job's settings. First time here? `make quickstart`"])
+    lines = [
+        "cyclesep: train, run and score music source separators on Ray",
+        "",
+        "usage: cyclesep JOB [FILE.yaml ...] [name=value ...]",
+    ]
+    return "\n".join(
+        [*lines, "", *rows, "", "`cyclesep JOB --help` lists a job's settings. First time here? `make quickstart`"]
+    )
 
 
 def _help(name: str, job: Job) -> str:
-    fill = f" [{job.words_fill.upper()} ...]" if job.words_fill else ""
+    fill = f" [{job.words_fill.upper()} ...]" if job.words_fill else " [CHECKPOINT]" if job.checkpoint_fills else ""
     lines = [f"usage: cyclesep {name}{fill} [FILE.yaml ...] [name=value ...]", "", job.sentence, "", "examples:"]
     lines += [f"  cyclesep {name} {example}" for example in job.examples]
     lines += ["", "options:", "  --print-config  print the resolved settings as YAML and stop"]

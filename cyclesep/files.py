@@ -3,7 +3,7 @@
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cyclesep.errors import StorageError
@@ -21,9 +21,12 @@ def replacing(path: Path) -> Iterator[Path]:
         yield partial
         os.replace(partial, path)
     except OSError as problem:
-        raise StorageError(f"{path}: cannot be written ({problem.strerror or problem}); free space or choose another place") from problem
+        raise StorageError(
+            f"{path}: cannot be written ({problem.strerror or problem}); free space or choose another place"
+        ) from problem
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

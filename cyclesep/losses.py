@@ -82,7 +82,10 @@ def discriminator_loss(
 
 
 def generator_loss(
-    form: AdversarialForm, fake: Sequence[Tensor], real: Sequence[Tensor] | None = None, mean_over_ranks: Reducer = identity
+    form: AdversarialForm,
+    fake: Sequence[Tensor],
+    real: Sequence[Tensor] | None = None,
+    mean_over_ranks: Reducer = identity,
 ) -> Tensor:
     """What a generator minimises: fake logits up (and real ones down, which only the relativistic form looks at)."""
     if form == "relativistic":

@@ -110,7 +110,7 @@ class ShardManifest:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what is served: equal for equal audio, wherever and whenever it was ingested."""
+        """SHA-256 of the files and what they mean: equal for equal audio, wherever and whenever it was ingested."""
         content: list[Any] = [self.version, self.sample_rate, self.channels, self.segment_samples]
         content += [[t.track_id, t.split, t.stems, t.gain, [s.sha256 for s in t.shards]] for t in self.tracks]
         return _sha256(content)
@@ -182,9 +182,7 @@ def _read_json(path: Path) -> dict[str, Any]:
             f"{path.parent}: holds no {path.name}, so no ingest was finished here; run `cyclesep ingest` into it"
         ) from None
     except OSError as problem:
-        raise ShardError(
-            f"{path}: cannot be read ({problem.strerror}); check its permissions"
-        ) from problem
+        raise ShardError(f"{path}: cannot be read ({problem.strerror}); check its permissions") from problem
     except ValueError as problem:
         raise ShardError(f"{path}: damaged, it is not JSON; restore the file or ingest the corpus again") from problem
     if not isinstance(values, dict):
@@ -197,17 +195,13 @@ def _parse(kind: type, values: dict[str, Any], path: Path) -> Any:
         return pydantic.TypeAdapter(kind).validate_python(values, extra="forbid")
     except pydantic.ValidationError as invalid:
         field = ".".join(str(part) for part in invalid.errors()[0]["loc"])
-        raise ShardError(
-            f"{path}: field {field} is not what this cyclesep writes; ingest again"
-        ) from invalid
+        raise ShardError(f"{path}: field {field} is not what this cyclesep writes; ingest again") from invalid
 
 
 def _checked(manifest: ShardManifest, path: Path) -> ShardManifest:
     for shard in (shard for track in manifest.tracks for shard in track.shards):
         if not _SHARD_NAME.fullmatch(shard.name):
-            raise ShardError(
-                f"{path}: shard name {shard.name!r} is not one that ingest writes; ingest again"
-            )
+            raise ShardError(f"{path}: shard name {shard.name!r} is not one that ingest writes; ingest again")
     return manifest
 
 

@@ -22,7 +22,9 @@ def commit() -> str:
 
 def hardware(device: torch.device, num_workers: int) -> str:
     """One line: what each worker computes on, and how many there are."""
-    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_cpu()}, {torch.get_num_threads()} threads"
+    kind = (
+        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_cpu()}, {torch.get_num_threads()} threads"
+    )
     return f"{num_workers} x {kind}"
 
 

@@ -82,7 +82,9 @@ def parse_word(word: str) -> tuple[str, Any]:
     try:
         return name, yaml.safe_load(text)
     except yaml.YAMLError as problem:
-        raise ConfigError(f"{name}: the value {text!r} is not valid YAML ({_first_line(problem)}); quote it") from problem
+        raise ConfigError(
+            f"{name}: the value {text!r} is not valid YAML ({_first_line(problem)}); quote it"
+        ) from problem
 
 
 def reference(config_class: type) -> list[Setting]:

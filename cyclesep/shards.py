@@ -1,45 +1,65 @@
 """Shards: LMDB files of protobuf segments, written whole, and crops of float32 read from anywhere in them.
 
-A crop costs one cast out of the memory map: LMDB finds the record once per process, the PCM16 payload is sliced where it
-lies, and nothing is parsed. The format is described in protos/segment.proto; manifest.json (cyclesep.manifest) names all.
+A crop costs one cast out of the memory map: LMDB finds a record once per process, its PCM16 payload is sliced where it
+lies, and nothing is parsed. protos/segment.proto describes the records, manifest.json (cyclesep.manifest) the files.
 """
 
 import hashlib
 import os
 import threading
-import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 from weakref import WeakValueDictionary
 
 import lmdb
 import numpy as np
-from google.protobuf.message import DecodeError
-from numpy.typing import NDArray
 
+from cyclesep import segments
 from cyclesep.audio import PCM16_SCALE, Samples
 from cyclesep.errors import ShardError
-from cyclesep.manifest import ShardFile, ShardManifest, TrackRecord, read_manifest
-from cyclesep.segment_pb2 import Segment
+from cyclesep.manifest import (
+    MIXTURE,
+    SILENCE_DB,
+    ShardFile,
+    ShardManifest,
+    TrackRecord,
+    make_manifest,
+    read_manifest,
+    write_manifest,
+)
+from cyclesep.shard_writing import index_crc32, write_track
+
+__all__ = [
+    "MAX_OPEN_SHARDS",
+    "MIXTURE",
+    "SILENCE_DB",
+    "ShardFile",
+    "ShardManifest",
+    "ShardReader",
+    "TrackRecord",
+    "make_manifest",
+    "read_manifest",
+    "verify",
+    "write_manifest",
+    "write_track",
+]
 
 # Files that one process keeps mapped; each costs a file descriptor and address space, no memory of its own.
 MAX_OPEN_SHARDS = 256
 
-_PCM16 = np.dtype("<i2")
-_RECORD_ALIGNMENT = 16
+_REMEDY = "delete the file and run the same ingest again: only this track is redone"
 
 
 class ShardReader:
     """Random access to the audio of an ingested corpus.
 
-    Making one reads the manifest only. Shards are opened on first use in each process and a bounded number is kept open,
-    so that a reader may be pickled, forked and shared by threads. The first touch of a segment in a process checks its
-    record against the manifest and its checksum; later reads slice the memory map.
+    Making one reads the manifest only. Shards are opened on first use in each process, and a bounded number is kept
+    open, so a reader may be pickled, carried over a fork and shared by threads. The first touch of a segment in a
+    process checks its record against the manifest and its checksum; later reads slice the memory map.
 
-    Raises ShardError if the folder holds no manifest or one that is damaged or of another version.
+    Raises ShardError if the folder holds no manifest, or one that is damaged or of another version.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -55,176 +75,109 @@ class ShardReader:
     def read_batch(self, out: Samples, requests: Sequence[tuple[TrackRecord, int]], stems: Sequence[str]) -> None:
         """Fill `out`, float32 `(batch, stems, channels, time)`, with the crop of each (track, start) in `requests`.
 
-        The files are read in the order in which they lie on disk, whatever the order of the requests.
+        Files are read in the order in which they lie on disk, whatever the order of the requests.
         """
         if len(requests) != len(out):
             raise ValueError(f"{len(requests)} requests for a buffer of {len(out)} crops")
-        in_file_order = sorted(range(len(requests)), key=lambda n: (requests[n][0].track_id, requests[n][1]))
-        for n in in_file_order:
+        for n in sorted(range(len(requests)), key=lambda n: (requests[n][0].track_id, requests[n][1])):
             track, start = requests[n]
             self.read_into(out[n], track, stems, start)
 
     def read_into(self, out: Samples, track: TrackRecord, stems: Sequence[str], start: int) -> None:
         """Fill `out`, float32 `(stems, channels, time)`, with the crop of `track` that begins at sample `start`.
 
-        Raises ShardError for a stem that the track lacks and for damage, naming shard, track and segment; nothing
-        damaged is ever served. Raises IndexError for a crop that leaves the track.
+        Raises ShardError for a stem that the track lacks, and for damage, naming shard, track and segment: nothing
+        damaged is served. Raises IndexError for a crop that leaves the track.
         """
         rows = _rows(track, stems)
         num_samples = out.shape[-1]
         if start < 0 or start + num_samples > track.num_samples:
-            raise IndexError(f"crop {start}:{start + num_samples} of {track.track_id!r}, which has {track.num_samples}")
+            raise IndexError(
+                f"crop {start}:{start + num_samples} of {track.track_id!r}, which has {track.num_samples} samples"
+            )
         filled = 0
         while filled < num_samples:
             index, offset = divmod(start + filled, track.segment_samples)
             shard = _shard_of(track, index)
-            # The local name keeps the map alive while it is read, even if another thread evicts the file.
+            # This name keeps the map alive while it is read, even if another thread evicts the file.
             opened = _open_shards.get(f"{self.folder}/{shard.name}", track, shard)
             pcm = opened.segment(index)
             taken = min(num_samples - filled, pcm.shape[2] - offset)
             for place, row in enumerate(rows):
                 out[place, :, filled : filled + taken] = pcm[row, :, offset : offset + taken]
             filled += taken
-        # A cast and a multiplication in cache take two thirds of the time of numpy's mixed-type multiplication.
+        # A cast, then a product in cache: two thirds of the time of numpy's product of mixed types.
         np.multiply(out, np.float32(track.gain / PCM16_SCALE), out=out)
 
 
 def verify(folder: Path | str, *, num_threads: int = 2) -> ShardManifest:
     """Check every byte of a corpus: sizes, SHA-256, LMDB's tree, each record's fields and checksum, counts.
 
-    Gives back the manifest, or raises ShardError that lists what is damaged.
+    Gives back the manifest, or raises ShardError that names what is damaged.
     """
     reader = ShardReader(folder)
-    shards = [(reader.folder, track, shard) for track in reader.manifest.tracks for shard in track.shards]
+    places = [(reader.folder, track, shard) for track in reader.manifest.tracks for shard in track.shards]
     with ThreadPoolExecutor(num_threads) as pool:
-        problems = [problem for problem in pool.map(_damage, shards) if problem]
-    problems += [_gap for track in reader.manifest.tracks for _gap in _gaps(track)]
+        problems = [problem for problem in pool.map(_damage, places) if problem is not None]
+    problems += [gap for track in reader.manifest.tracks for gap in _gaps(track)]
     if problems:
         rest = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise ShardError("; ".join(problems[:3]) + rest)
     return reader.manifest
 
 
-def pcm_bytes(track: TrackRecord, index: int) -> int:
-    """Size of the payload of segment `index`."""
-    return len(track.stems) * track.channels * track.segment_length(index) * _PCM16.itemsize
-
-
-def segment_header(track: TrackRecord, index: int) -> Segment:
-    """The fields of segment `index` that follow from its track: all but checksum, padding and payload."""
-    return Segment(
-        track_id=track.track_id,
-        index=index,
-        start=index * track.segment_samples,
-        sample_rate=track.sample_rate,
-        channels=track.channels,
-        num_samples=track.segment_length(index),
-        stems=track.stems,
-        gain=track.gain,
-    )
-
-
-def pcm_tag(num_bytes: int) -> bytes:
-    """The protobuf tag and length that stand before a payload of `num_bytes`, which ends the record."""
-    tag = bytearray([Segment.PCM_FIELD_NUMBER << 3 | 2])
-    while num_bytes > 0x7F:
-        tag.append(num_bytes & 0x7F | 0x80)
-        num_bytes >>= 7
-    tag.append(num_bytes)
-    return bytes(tag)
-
-
-def index_crc32(path: Path, records: Sequence[tuple[int, int]]) -> int:
-    """CRC-32 of what lies between the records of a shard: LMDB's tree, without which no record is found."""
-    checksum = 0
-    with path.open("rb", buffering=0) as file:
-        position = 0
-        for offset, length in [*sorted(records), (os.fstat(file.fileno()).st_size, 0)]:
-            checksum = zlib.crc32(os.pread(file.fileno(), offset - position, position), checksum)
-            position = offset + length
-    return checksum
-
-
-def segment_key(index: int) -> bytes:
-    """The LMDB key of a segment: keys sort in the order of time."""
-    return index.to_bytes(4, "big")
-
-
 class _OpenShard:
     """One LMDB file mapped into this process, with the one read transaction that lives as long as the map."""
 
     def __init__(self, path: str, track: TrackRecord, shard: ShardFile, verified: set[int]) -> None:
+        self.sha256 = shard.sha256
         self._name = f"{path}: shard of track {track.track_id!r}"
         self._track = track
-        self._shard = shard
         self._verified = verified
-        self._segments: dict[int, NDArray[np.int16]] = {}
-        # Before LMDB sees the file: it trusts its tree and would crash, or worse, on a damaged one.
-        self._check_index(Path(path))
+        self._views: dict[int, segments.Pcm16] = {}
+        # Before LMDB sees the file: it trusts its tree, and on a damaged one it may crash.
+        _check_index(Path(path), track, shard)
         try:
             self._environment = lmdb.open(
                 path, readonly=True, subdir=False, lock=False, readahead=False, meminit=False, max_readers=1
             )
             self._transaction = self._environment.begin(buffers=True)
         except lmdb.Error as problem:
-            raise ShardError(f"{self._name} cannot be opened ({problem}); ingest the corpus again") from problem
+            raise ShardError(f"{self._name} cannot be opened ({problem}); {_REMEDY}") from problem
 
     def __del__(self) -> None:
-        for opened in (getattr(self, "_transaction", None), getattr(self, "_environment", None)):
-            if opened is not None:
-                opened.abort() if isinstance(opened, lmdb.Transaction) else opened.close()
+        if hasattr(self, "_transaction"):
+            self._views.clear()
+            self._transaction.abort()
+            self._environment.close()
 
-    def segment(self, index: int) -> NDArray[np.int16]:
+    def segment(self, index: int) -> segments.Pcm16:
         """The payload `(stems, channels, time)` of a segment where it lies in the map; not to outlive this object."""
-        view = self._segments.get(index)
+        view = self._views.get(index)
         if view is None:
-            view = self._segments[index] = self._find(index)
+            view = self._views[index] = self._first_touch(index)
         return view
 
-    def _find(self, index: int) -> NDArray[np.int16]:
-        try:
-            record = self._transaction.get(segment_key(index))
-        except lmdb.Error as problem:
-            raise self._damaged(index, str(problem)) from problem
-        size = pcm_bytes(self._track, index)
-        if record is None or len(record) < size:
-            raise self._damaged(index, "the record is missing or short")
+    def check(self, index: int) -> None:
+        """Raise ShardError if the record of a segment is not what was written."""
+        fault = segments.find_fault(self._track, index, self._record(index))
+        if fault is not None:
+            raise ShardError(f"{self._name}, segment {index}: {fault}; {_REMEDY}")
+
+    def _first_touch(self, index: int) -> segments.Pcm16:
         if index not in self._verified:
-            self._check_record(index, record, len(record) - size)
+            self.check(index)
             self._verified.add(index)
-        shape = (len(self._track.stems), self._track.channels, self._track.segment_length(index))
-        return np.frombuffer(record, dtype=_PCM16, offset=len(record) - size).reshape(shape)
+        return segments.samples(self._track, index, self._record(index))
 
-    def _check_record(self, index: int, record: Any, pcm_start: int) -> None:
-        tag = pcm_tag(len(record) - pcm_start)
+    def _record(self, index: int) -> memoryview:
         try:
-            header = Segment.FromString(bytes(record[: pcm_start - len(tag)]))
-        except DecodeError as problem:
-            raise self._damaged(index, "its header is not protobuf") from problem
-        stored_crc32 = header.crc32
-        header.ClearField("crc32")
-        header.ClearField("padding")
-        if header != segment_header(self._track, index) or record[pcm_start - len(tag) : pcm_start] != tag:
-            raise self._damaged(index, "its header is not the manifest's")
-        if zlib.crc32(record[pcm_start:]) != stored_crc32:
-            raise self._damaged(index, "its checksum does not match")
-
-    def _check_index(self, path: Path) -> None:
-        remedy = "delete the file and run the same ingest again: only this track is redone"
-        try:
-            size = path.stat().st_size
-            if size != self._shard.bytes:
-                raise ShardError(f"{self._name} has {size} bytes, the manifest says {self._shard.bytes}; {remedy}")
-            if index_crc32(path, self._shard.records) != self._shard.index_crc32:
-                raise ShardError(f"{self._name}, its index is damaged; {remedy}")
-        except OSError as problem:
-            raise ShardError(f"{self._name} cannot be read ({problem.strerror}); {remedy}") from problem
-
-    def _damaged(self, index: int, what: str) -> ShardError:
-        return ShardError(
-            f"{self._name}, segment {index}: {what}; "
-            "delete the file and run the same ingest again: only this track is redone"
-        )
+            record = self._transaction.get(segments.key(index))
+        except lmdb.Error as problem:
+            raise ShardError(f"{self._name}, segment {index}: {problem}; {_REMEDY}") from problem
+        if record is None:
+            raise ShardError(f"{self._name}, segment {index}: there is no such record; {_REMEDY}")
+        return record
 
 
 class _OpenShards:
@@ -238,35 +191,36 @@ class _OpenShards:
         self.forget()
 
     def forget(self) -> None:
-        """Start anew, as a forked child has to: an LMDB environment must not be carried across a fork."""
+        """Start anew, as a forked child has to: an LMDB environment must not be used across a fork."""
         self._lock = threading.Lock()
         self._recent: OrderedDict[str, _OpenShard] = OrderedDict()
         self._alive: WeakValueDictionary[str, _OpenShard] = WeakValueDictionary()
-        # Outlives the files, so that reopening one does not check its segments again.
+        # Outlives the maps, so that a file opened again is not checked again.
         self._verified: dict[tuple[str, str], set[int]] = {}
 
+    def __len__(self) -> int:
+        return len(self._recent)
+
     def get(self, path: str, track: TrackRecord, shard: ShardFile) -> _OpenShard:
-        """The open file at `path`, opened and checked if it was not."""
+        """The open file at `path`, opened and its index checked if it was not open."""
         with self._lock:
             opened = self._recent.get(path)
-            if opened is not None and opened._shard is shard:
-                self._recent.move_to_end(path)
-                return opened
-            return self._open(path, track, shard)
+            if opened is None or opened.sha256 != shard.sha256:
+                return self._open(path, track, shard)
+            self._recent.move_to_end(path)
+            return opened
 
     def _open(self, path: str, track: TrackRecord, shard: ShardFile) -> _OpenShard:
-        opened = self._recent.pop(path, None) or self._alive.get(path)
-        if opened is None or opened._shard != shard:
-            opened = None
+        self._recent.pop(path, None)
+        opened = self._alive.get(path)
+        if opened is None or opened.sha256 != shard.sha256:
+            del opened
             while len(self._recent) >= self.limit:
                 self._recent.popitem(last=False)
             verified = self._verified.setdefault((path, shard.sha256), set())
             opened = _OpenShard(path, track, shard, verified)
         self._recent[path] = self._alive[path] = opened
         return opened
-
-    def __len__(self) -> int:
-        return len(self._recent)
 
 
 _open_shards = _OpenShards(MAX_OPEN_SHARDS)
@@ -280,7 +234,7 @@ def _rows(track: TrackRecord, stems: Sequence[str]) -> list[int]:
         missing = next(stem for stem in stems if stem not in track.stems)
         raise ShardError(
             f"track {track.track_id!r} holds no stem {missing!r}, only {', '.join(track.stems)}; "
-            "choose targets that every track of the corpus has"
+            "name stems that every track of the split has"
         ) from None
 
 
@@ -291,17 +245,30 @@ def _shard_of(track: TrackRecord, index: int) -> ShardFile:
     raise ShardError(f"track {track.track_id!r}: no shard holds segment {index}; ingest the corpus again")
 
 
+def _check_index(path: Path, track: TrackRecord, shard: ShardFile) -> None:
+    name = f"{path}: shard of track {track.track_id!r}"
+    try:
+        size = path.stat().st_size
+        if size != shard.bytes:
+            raise ShardError(f"{name} has {size} bytes, the manifest says {shard.bytes}; {_REMEDY}")
+        if index_crc32(path, shard.records) != shard.index_crc32:
+            raise ShardError(f"{name}: its index is damaged; {_REMEDY}")
+    except OSError as problem:
+        raise ShardError(f"{name} cannot be read ({problem.strerror}); {_REMEDY}") from problem
+
+
 def _damage(place: tuple[Path, TrackRecord, ShardFile]) -> str | None:
     """What is wrong with one shard, in one sentence, or None."""
     folder, track, shard = place
     path = folder / shard.name
     try:
-        opened = _OpenShards(1).get(str(path), track, shard)
+        _check_index(path, track, shard)
+        opened = _open_shards.get(str(path), track, shard)
         for index in range(shard.first_segment, shard.first_segment + shard.num_segments):
-            opened.segment(index)
+            opened.check(index)
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
-                return f"{path}: shard of track {track.track_id!r}: its SHA-256 does not match; ingest the track again"
+                return f"{path}: shard of track {track.track_id!r}: its SHA-256 does not match; {_REMEDY}"
     except ShardError as problem:
         return str(problem)
     return None
@@ -311,7 +278,7 @@ def _gaps(track: TrackRecord) -> Iterator[str]:
     expected = 0
     for shard in track.shards:
         if shard.first_segment != expected:
-            yield f"track {track.track_id!r}: shard {shard.name} begins at segment {shard.first_segment}, not {expected}"
+            yield f"track {track.track_id!r}: {shard.name} begins at segment {shard.first_segment}, not {expected}"
         expected = shard.first_segment + shard.num_segments
     if expected != track.num_segments:
         yield f"track {track.track_id!r}: its shards hold {expected} segments of {track.num_segments}"

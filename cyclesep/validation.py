@@ -1,27 +1,23 @@
 """Validation during training: fixed crops, the shipped (averaged) separator, SDR beside the mixture's own."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
-
-from cyclesep.crops import Batch
 
 # Crops whose target is quieter than this (mean power, about -60 dBFS) have no meaningful ratio and are left out.
 SILENCE_POWER = 1e-6
 
 
-def validate(separator: nn.Module, batches: Sequence[Batch]) -> Tensor:
-    """Separate paired crops and compare; one row of sums per target, to be added over ranks: float64 (targets, 4).
+def validate(separator: nn.Module, mixtures: Tensor, targets: Tensor, *, batch_size: int) -> Tensor:
+    """Separate `mixtures` (crops, channels, time) and compare with `targets` (crops, targets, channels, time).
 
-    The columns are SDR, SI-SDR, SI-SDR of the mixture itself (dB, summed over crops) and the number of crops.
+    Gives sums to be added over ranks, float64 (targets, 4): SDR, SI-SDR and the mixture's own SI-SDR in dB, and the
+    number of crops in which the target sounds.
     """
-    was_training = separator.training
-    separator.eval()
+    sums = torch.zeros(targets.shape[1], 4, dtype=torch.float64, device=targets.device)
     with torch.no_grad():
-        sums = [_scores(batch.mixture, batch.target, separator(batch.mixture)) for batch in batches]
-    separator.train(was_training)
-    return torch.stack(sums).sum(dim=0)
+        for mixture, target in zip(mixtures.split(batch_size), targets.split(batch_size), strict=True):
+            sums += _scores(mixture, target, separator(mixture))
+    return sums
 
 
 def summarise(sums: Tensor, names: tuple[str, ...]) -> dict[str, float]:
@@ -43,7 +39,12 @@ def summarise(sums: Tensor, names: tuple[str, ...]) -> dict[str, float]:
 def _scores(mixture: Tensor, target: Tensor, estimate: Tensor) -> Tensor:
     mixture, target, estimate = mixture.double()[:, None].expand_as(target), target.double(), estimate.double()
     sounding = target.square().mean(dim=(2, 3)) > SILENCE_POWER
-    rows = [sdr(target, estimate), si_sdr(target, estimate), si_sdr(target, mixture), torch.ones_like(sounding, dtype=torch.float64)]
+    rows = [
+        sdr(target, estimate),
+        si_sdr(target, estimate),
+        si_sdr(target, mixture),
+        torch.ones_like(sounding, dtype=torch.float64),
+    ]
     return torch.stack([torch.where(sounding, row, 0.0).sum(dim=0) for row in rows], dim=1)
 
 
@@ -54,7 +55,9 @@ def sdr(target: Tensor, estimate: Tensor) -> Tensor:
 
 def si_sdr(target: Tensor, estimate: Tensor) -> Tensor:
     """Scale-invariant SDR in dB over the last two axes (Le Roux et al. 2019, "SDR - half-baked or well done?")."""
-    scale = (target * estimate).sum(dim=(-2, -1), keepdim=True) / target.square().sum(dim=(-2, -1), keepdim=True).clamp_min(1e-20)
+    scale = (target * estimate).sum(dim=(-2, -1), keepdim=True) / target.square().sum(
+        dim=(-2, -1), keepdim=True
+    ).clamp_min(1e-20)
     return _ratio_db(scale * target, estimate - scale * target)
 
 

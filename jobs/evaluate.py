@@ -1,4 +1,4 @@
-"""Separate and score a whole test split in parallel, beside the mixture, an oracle and a heuristic. `python jobs/evaluate.py --help` lists its settings; it is the same as `cyclesep evaluate`."""
+"""The same as `cyclesep evaluate`; `python jobs/evaluate.py --help` tells what it does and lists its settings."""
 
 from cyclesep.commandline import run_job
 

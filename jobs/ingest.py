@@ -1,4 +1,4 @@
-"""Turn music into shards that training streams from. `python jobs/ingest.py --help` lists its settings; it is the same as `cyclesep ingest`."""
+"""The same as `cyclesep ingest`; `python jobs/ingest.py --help` tells what it does and lists its settings."""
 
 from cyclesep.commandline import run_job
 

@@ -1,4 +1,4 @@
-"""Separate audio files with a trained checkpoint. `python jobs/separate.py --help` lists its settings; it is the same as `cyclesep separate`."""
+"""The same as `cyclesep separate`; `python jobs/separate.py --help` tells what it does and lists its settings."""
 
 from cyclesep.commandline import run_job
 

@@ -1,4 +1,4 @@
-"""Train a separator on shards, with Ray Train, on one machine or many. `python jobs/train.py --help` lists its settings; it is the same as `cyclesep train`."""
+"""The same as `cyclesep train`; `python jobs/train.py --help` tells what it does and lists its settings."""
 
 from cyclesep.commandline import run_job
 

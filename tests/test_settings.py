@@ -68,7 +68,8 @@ def test_every_problem_is_told_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("typo", "meant"), [("step", "steps"), ("optimizer.lrr", "optimizer.lr"), ("lr", "optimizer.lr"), ("shard", "shards")]
+    ("typo", "meant"),
+    [("step", "steps"), ("optimizer.lrr", "optimizer.lr"), ("lr", "optimizer.lr"), ("shard", "shards")],
 )
 def test_a_typo_is_answered_with_the_nearest_name(typo: str, meant: str) -> None:
     with pytest.raises(ConfigError, match=f"did you mean {meant}"):

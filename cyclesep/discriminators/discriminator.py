@@ -23,7 +23,7 @@ class DiscriminatorConfig:
     """Which discriminator, and how big."""
 
     name: Literal["spectral", "waveform", "seed"] | None = None
-    """Network: `spectral` (complex spectrograms at three resolutions), `waveform` (three scales) or `seed`; empty takes the preset's."""
+    """`spectral` (complex spectrograms at three windows), `waveform` (three scales), `seed`; empty: the preset's."""
 
     width: Annotated[int, Gt(0)] | None = None
     """Channels of the first layer; empty takes the network's own (spectral 16, waveform 16, seed 64)."""

@@ -1,5 +1,7 @@
 """The ancestor's discriminator, which is WaveGAN's (Donahue et al., 2018), with a phase shuffle that shuffles."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -7,7 +9,7 @@ from torch.nn import functional
 from cyclesep.generators.seed import KERNEL, SLOPE, STRIDE, initialise
 
 NUM_LAYERS = 5
-# Frames that one logit sees at the top: all 16 of a window of 16,384 samples, which makes it the ancestor's linear layer.
+# One logit sees all 16 top frames of a window of 16,384 samples, which makes it the ancestor's linear layer.
 LOGIT_FRAMES = 16
 
 
@@ -17,7 +19,7 @@ class SeedDiscriminator(nn.Module):
     def __init__(self, channels: int, *, width: int, max_shift: int) -> None:
         super().__init__()
         widths = [channels, *(width * 2**layer for layer in range(NUM_LAYERS))]
-        self.convs = nn.ModuleList(nn.Conv1d(a, b, KERNEL, STRIDE, padding=11) for a, b in zip(widths, widths[1:]))
+        self.convs = nn.ModuleList(nn.Conv1d(a, b, KERNEL, STRIDE, padding=11) for a, b in pairwise(widths))
         self.logits = nn.Conv1d(widths[-1], 1, LOGIT_FRAMES)
         self.max_shift = max_shift
         self.shortest = LOGIT_FRAMES * STRIDE**NUM_LAYERS

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 SLOPE = 0.2
-DILATIONS = (1, 2, 4)
+DILATIONS = (1, 2)
 KERNEL = (3, 9)
 
 
@@ -18,7 +18,7 @@ class SpectrogramDiscriminator(nn.Module):
         super().__init__()
         self.n_fft = n_fft
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
-        first = nn.Conv2d(2 * channels, width, KERNEL, stride=(1, 2), padding=(1, 4))
+        first = nn.Conv2d(2 * channels, width, KERNEL, stride=(1, 4), padding=(1, 4))
         strided = [
             nn.Conv2d(width, width, KERNEL, stride=(1, 2), dilation=(dilation, 1), padding=(dilation, 4))
             for dilation in DILATIONS
@@ -37,6 +37,9 @@ class SpectrogramDiscriminator(nn.Module):
     def _spectrum(self, waveform: Tensor) -> Tensor:
         """`(batch, 2 * channels, frames, bins)`; unit-variance noise has unit variance in each bin."""
         flat = functional.pad(waveform.float(), (0, max(0, self.n_fft - waveform.shape[-1]))).flatten(0, 1)
-        spectrum = torch.stft(flat, self.n_fft, self.n_fft // 4, window=self.window, normalized=True, return_complex=True)
+        spectrum = torch.stft(
+            flat, self.n_fft, self.n_fft // 2, window=self.window, normalized=True, return_complex=True
+        )
         parts = torch.view_as_real(spectrum.mT).unflatten(0, waveform.shape[:2])
-        return parts.movedim(-1, 2).flatten(1, 2)
+        stacked: Tensor = parts.movedim(-1, 2).flatten(1, 2)
+        return stacked

@@ -1,5 +1,7 @@
 """A discriminator on the waveform at one scale, after MelGAN's (Kumar et al., 2019)."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,7 +18,7 @@ class PooledWaveformDiscriminator(nn.Module):
         super().__init__()
         self.pooling = pooling
         widths = [width * 4**index for index in range(NUM_STRIDED)]
-        strided = [nn.Conv1d(a, b, 41, 4, padding=20, groups=a // 4 or 1) for a, b in zip(widths, widths[1:])]
+        strided = [nn.Conv1d(a, b, 41, 4, padding=20, groups=a // 4 or 1) for a, b in pairwise(widths)]
         self.convs = nn.ModuleList(
             [
                 nn.Conv1d(channels, width, 15, padding=7),

@@ -47,7 +47,8 @@ class ResidualBlock(nn.Module):
         self.branch = nn.Sequential(*_normed_conv(width), *_normed_conv(width))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return hidden + self.branch(hidden)
+        changed: Tensor = self.branch(hidden)
+        return hidden + changed
 
 
 class FoldedUpsampling(nn.Conv1d):
@@ -68,7 +69,8 @@ class FoldedUpsampling(nn.Conv1d):
         folded = torch.einsum("oik,pjk->opij", self.weight, self.folding).flatten(0, 1)
         bias = self.bias.repeat_interleave(STRIDE)
         phases = functional.conv1d(hidden, folded, bias, padding=3)
-        return phases.unflatten(1, (-1, STRIDE)).transpose(2, 3).flatten(2)
+        interleaved: Tensor = phases.unflatten(1, (-1, STRIDE)).transpose(2, 3).flatten(2)
+        return interleaved
 
 
 def initialise(network: nn.Module) -> None:

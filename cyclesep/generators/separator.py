@@ -20,16 +20,16 @@ class SeparatorConfig:
     """Which separator, and how big."""
 
     name: Literal["seed", "waveunet", "tfsep"] | None = None
-    """Network: `waveunet` (waveform U-Net), `tfsep` (mask on the complex spectrogram) or `seed` (the ancestor's); empty takes the preset's."""
+    """`waveunet` (waveform U-Net), `tfsep` (complex spectrogram mask), `seed` (the ancestor's); empty: the preset's."""
 
     width: Annotated[int, Gt(0)] | None = None
-    """Channels of the first layer, a multiple of 8; empty takes the network's own (waveunet 24, tfsep 32, seed 64)."""
+    """Channels of the first layer, a multiple of 8; empty takes the network's own (waveunet 16, tfsep 32, seed 64)."""
 
     depth: Annotated[int, Gt(0)] | None = None
-    """Levels of `waveunet` (4), dual-path blocks of `tfsep` (4), residual blocks of `seed` (8); empty takes that number."""
+    """Levels of `waveunet` (4), blocks of `tfsep` (4), residual blocks of `seed` (8); empty takes that number."""
 
     mixture_consistency: bool = True
-    """With several targets, share out what is missing so that the estimates sum to the mixture; turn it off if the targets leave part of it out."""
+    """Make the estimates of several targets sum to the mixture; turn it off if the targets leave part of it out."""
 
 
 class Separator(nn.Module):
@@ -49,7 +49,7 @@ class Separator(nn.Module):
     def forward(self, mixture: Tensor) -> Tensor:
         """Map a mixture `(batch, channels, time)` to estimates `(batch, targets, channels, time)`, float32."""
         level = mixture.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=SILENCE_RMS)
-        estimates = self.network(mixture / level).float().unflatten(1, (self.targets, self.channels))
+        estimates: Tensor = self.network(mixture / level).float().unflatten(1, (self.targets, self.channels))
         estimates = estimates * level.unsqueeze(1)
         if not self.consistent:
             return estimates
@@ -66,9 +66,11 @@ def build_separator(config: SeparatorConfig, *, targets: int, channels: int, sam
     network: nn.Module
     match config.name or "waveunet":
         case "waveunet":
-            network = WaveUNet(channels, outputs, width=config.width or 24, depth=config.depth or 4)
+            network = WaveUNet(channels, outputs, width=config.width or 16, depth=config.depth or 4)
         case "tfsep":
-            network = TFSep(channels, targets, width=config.width or 32, depth=config.depth or 4, sample_rate=sample_rate)
+            network = TFSep(
+                channels, targets, width=config.width or 32, depth=config.depth or 4, sample_rate=sample_rate
+            )
         case "seed":
             network = SeedGenerator(channels, outputs, width=config.width or 64, depth=config.depth or 8)
     consistent = config.mixture_consistency and targets > 1

@@ -38,8 +38,8 @@ class TFSep(nn.Module):
     def forward(self, waveform: Tensor) -> Tensor:
         num_samples = waveform.shape[-1]
         spectrum = self._spectrum(functional.pad(waveform, (0, max(0, self.n_fft - num_samples))))
-        mask = self.merge(self.blocks(self.split(features(spectrum))))
-        mask = torch.view_as_complex(mask.float().unflatten(1, (-1, 2)).movedim(2, -1).contiguous())
+        parts: Tensor = self.merge(self.blocks(self.split(features(spectrum))))
+        mask = torch.view_as_complex(parts.float().unflatten(1, (-1, 2)).movedim(2, -1).contiguous())
         estimates = mask.unflatten(1, (self.targets, -1)) * spectrum.unsqueeze(1)
         return self._waveform(estimates.flatten(1, 2))[..., :num_samples]
 
@@ -47,13 +47,17 @@ class TFSep(nn.Module):
         """Complex `(batch, channels, frames, bins)`."""
         flat = waveform.float().flatten(0, 1)
         padded = functional.pad(flat, (0, -flat.shape[-1] % (self.n_fft // 4)))
-        spectrum = torch.stft(padded, self.n_fft, self.n_fft // 4, window=self.window, return_complex=True)
-        return spectrum.mT.unflatten(0, waveform.shape[:2])
+        spectrum = torch.stft(
+            padded, self.n_fft, self.n_fft // 4, window=self.window, normalized=True, return_complex=True
+        )
+        by_channel: Tensor = spectrum.mT.unflatten(0, waveform.shape[:2])
+        return by_channel
 
     def _waveform(self, spectrum: Tensor) -> Tensor:
         flat = spectrum.flatten(0, 1).mT
-        waveform = torch.istft(flat, self.n_fft, self.n_fft // 4, window=self.window)
-        return waveform.unflatten(0, spectrum.shape[:2])
+        waveform = torch.istft(flat, self.n_fft, self.n_fft // 4, window=self.window, normalized=True)
+        by_channel: Tensor = waveform.unflatten(0, spectrum.shape[:2])
+        return by_channel
 
 
 class BandSplit(nn.Module):
@@ -67,7 +71,7 @@ class BandSplit(nn.Module):
     def forward(self, spectrum: Tensor) -> Tensor:
         parts = spectrum.split([count * bins for count, bins in self.zones], dim=-1)
         vectors = []
-        for part, (count, bins), band_map in zip(parts, self.zones, self.maps):
+        for part, (count, bins), band_map in zip(parts, self.zones, self.maps, strict=True):
             grouped = part.unflatten(-1, (count, bins)).permute(3, 0, 2, 1, 4)
             vectors.append(band_map(grouped.flatten(3)))
         return torch.cat(vectors).permute(1, 3, 2, 0)
@@ -86,8 +90,9 @@ class BandMerge(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         vectors = self.hidden(self.norm(hidden.permute(3, 0, 2, 1)))
+        zones = vectors.split([count for count, _ in self.zones])
         parts = []
-        for part, (_, bins), band_map in zip(vectors.split([n for n, _ in self.zones]), self.zones, self.maps):
+        for part, (_, bins), band_map in zip(zones, self.zones, self.maps, strict=True):
             spectrum = band_map(part).unflatten(-1, (self.outputs, bins))
             parts.append(spectrum.permute(1, 3, 2, 0, 4).flatten(3))
         return torch.cat(parts, dim=-1)
@@ -103,7 +108,8 @@ class BandLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(bands, 1, outputs))
 
     def forward(self, vectors: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias, vectors.flatten(1, 2), self.weight).unflatten(1, vectors.shape[1:3])
+        mapped: Tensor = torch.baddbmm(self.bias, vectors.flatten(1, 2), self.weight).unflatten(1, vectors.shape[1:3])
+        return mapped
 
 
 class DualPathBlock(nn.Module):
@@ -122,7 +128,8 @@ class DualPathBlock(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         hidden = hidden + self.local(_normed(self.local_norm, hidden))
-        return hidden + self.across(_normed(self.across_norm, hidden))
+        across: Tensor = self.across(_normed(self.across_norm, hidden))
+        return hidden + across
 
 
 def features(spectrum: Tensor) -> Tensor:

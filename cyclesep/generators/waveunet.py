@@ -3,6 +3,8 @@
 The shape is that of Demucs (Defossez et al., "Music source separation in the waveform domain", 2019) without its LSTM.
 """
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -21,14 +23,13 @@ class WaveUNet(nn.Module):
         super().__init__()
         widths = [width * 2**level for level in range(depth)]
         self.total_stride = STRIDE**depth
-        self.encoders = nn.ModuleList(_encoder(a, b) for a, b in zip([channels, *widths], widths))
+        self.encoders = nn.ModuleList(_encoder(a, b) for a, b in pairwise([channels, *widths]))
         self.bottleneck = nn.Sequential(*(DilatedResidual(widths[-1], 3**power) for power in range(3)))
-        below = [outputs, *widths[:-1]]
-        self.decoders = nn.ModuleList(_decoder(b, a) for a, b in reversed(list(zip(below, widths))))
+        self.decoders = nn.ModuleList(_decoder(a, b) for a, b in pairwise([*reversed(widths), outputs]))
 
     def forward(self, waveform: Tensor) -> Tensor:
         num_samples = waveform.shape[-1]
-        hidden = functional.pad(waveform, (0, -num_samples % self.total_stride))
+        hidden: Tensor = functional.pad(waveform, (0, -num_samples % self.total_stride))
         skips = []
         for encoder in self.encoders:
             hidden = encoder(hidden)
@@ -53,7 +54,8 @@ class DilatedResidual(nn.Module):
         )
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return hidden + self.branch(hidden)
+        changed: Tensor = self.branch(hidden)
+        return hidden + changed
 
 
 def _encoder(inputs: int, width: int) -> nn.Sequential:

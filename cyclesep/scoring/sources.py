@@ -15,12 +15,13 @@ Array = NDArray[np.float64]
 class Sources:
     """Reference signals, then estimate signals: each `(channels, time)` of any real type, all of one shape.
 
-    They stay as they came (int16 of a track takes a quarter of its float64); `read` converts what is asked for.
-    Integer samples are divided by 32768, a power of two, so the scores are those of the floats they stand for.
+    They stay as they came (int16 of a track takes a quarter of its float64); `read` converts what is asked for and
+    multiplies by `scale`, which brings 16-bit samples to the range of -1 to 1 that museval's ridge is meant for.
     """
 
     signals: tuple[NDArray[np.number], ...]
     num_references: int
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         shapes = {signal.shape for signal in self.signals}
@@ -48,11 +49,7 @@ class Sources:
         first, last = max(start, 0), min(stop, self.num_samples)
         blocks = out.reshape(len(self.signals), self.channels, out.shape[1])
         for block, signal in zip(blocks, self.signals, strict=True):
-            inside = block[:, first - start : last - start]
-            if signal.dtype == np.int16:
-                np.multiply(signal[:, first:last], 1 / 32768, out=inside)
-            else:
-                inside[...] = signal[:, first:last]
+            np.multiply(signal[:, first:last], self.scale, out=block[:, first - start : last - start], dtype=np.float64)
         out[:, : first - start] = 0.0
         out[:, max(last, start) - start :] = 0.0
 
@@ -90,6 +87,15 @@ class Pairing:
             + [_silent(estimates, group) for group in self.estimates]
         )
 
+    def twins(self, sources: Sources, span: tuple[int, int]) -> list[int]:
+        """For each reference channel of each target, the first that is bit-identical to it in `span`, or itself."""
+        first_of = _first_identical(sources, span)
+        channels = sources.channels
+        made_of = [
+            tuple(sorted(first_of[j * channels + c] for j in group)) for group in self.references for c in range(channels)
+        ]
+        return [made_of.index(summed) for summed in made_of]
+
 
 def each_alone(num_targets: int) -> Pairing:
     """Reference j against estimate j."""
@@ -124,3 +130,14 @@ def _silent(signals: Array, group: tuple[int, ...]) -> bool:
         if part[list(group)].sum(axis=0).sum(axis=0).any():
             return False
     return True
+
+
+def _first_identical(sources: Sources, span: tuple[int, int]) -> list[int]:
+    """For each reference channel the first that is equal to it at every sample of `span`."""
+    channels = [row[span[0] : span[1]] for signal in sources.signals[: sources.num_references] for row in signal]
+    return [next(q for q in range(p + 1) if q == p or _equal(row, channels[q])) for p, row in enumerate(channels)]
+
+
+def _equal(a: NDArray[np.number], b: NDArray[np.number]) -> bool:
+    starts = range(0, len(a), 4096)
+    return all(np.array_equal(a[start : start + 4096], b[start : start + 4096]) for start in starts)

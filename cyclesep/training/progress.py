@@ -56,7 +56,12 @@ def watched(name: str, *, total: int, every_seconds: float = 1.0) -> Iterator[An
 
 
 def _draw_live(name: str, board: Any, total: int, stop: threading.Event, every_seconds: float) -> None:
-    columns = [TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.fields[told]}")]
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[told]}"),
+    ]
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task(name, total=total, told="starting workers")
         for progress in _looks(board, stop, every_seconds):
@@ -85,7 +90,11 @@ def _looks(board: Any, stop: threading.Event, every_seconds: float) -> Iterator[
 
 
 def _line(progress: ShownProgress) -> str:
-    parts = [f"{name.removeprefix('separator/')} {value:.4g}" for name, value in progress.losses.items() if name.startswith("separator/")]
+    parts = [
+        f"{name.removeprefix('separator/')} {value:.4g}"
+        for name, value in progress.losses.items()
+        if name.startswith("separator/")
+    ]
     if "validation/sdr" in progress.metrics:
         metrics = progress.metrics
         parts.append(f"SDR {metrics['validation/sdr']:.2f} dB (SI-SDR {metrics['validation/si_sdr_gain']:+.2f})")

@@ -1,0 +1,168 @@
+"""Recipes: which passes a training step makes, which terms they give and what the discriminators compare.
+
+Each recipe is a function of networks and a batch at unit level. It makes the first pass and hands back the rest as
+named terms that are computed only if they are wanted, and as pairs of real and fake waveforms to be judged.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from torch import Tensor, nn
+
+from cyclesep import losses
+from cyclesep.crops import Batch
+
+RecipeName = Literal["remix", "cyclegan", "paired", "supervised"]
+Term = Callable[[], Tensor]
+
+TARGET, MIXTURE = "target_discriminator", "mixture_discriminator"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What one discriminator compares; waveforms `(batch, channels, time)`."""
+
+    real: Tensor
+    fake: Tensor
+    """With graph: what the generators made."""
+    also_fake: Tensor | None = None
+    """More that the discriminator must call fake; nothing for a generator to learn from."""
+    aligned: bool = False
+    """Whether `fake` estimates `real` sample by sample, so that their feature maps can be matched."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passes:
+    """One recipe applied to one batch."""
+
+    estimate: Tensor
+    """The separator's estimates of the targets in the real mixtures, `(batch, targets, channels, time)`."""
+    terms: Mapping[str, Term]
+    judged: Mapping[str, Judged]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A step function, the networks it needs and the weight of each of its terms."""
+
+    passes: Callable[[Mapping[str, nn.Module], Batch], Passes]
+    generators: tuple[str, ...]
+    discriminators: tuple[str, ...]
+    needs_pairs: bool
+    weights: Mapping[str, float]
+    """Weights of the modern preset."""
+    seed_weights: Mapping[str, float]
+    """Where the seed preset differs."""
+
+
+def remix(networks: Mapping[str, nn.Module], batch: Batch) -> Passes:
+    """Close the cycle by arithmetic: put another song's target over the residual, and get it back.
+
+    After Hoshen, "Towards unsupervised single-channel blind source separation using adversarial pair unmix-and-remix",
+    2018. The residual keeps its graph: what is left of the target in it makes the second separation worse.
+    """
+    separator = networks["separator"]
+    estimate = separator(batch.mixture)
+    guest = batch.target.roll(1, dims=0) if batch.paired else batch.target
+    remixed = batch.mixture - estimate.sum(1) + guest.sum(1)
+    terms: dict[str, Term] = {
+        "cycle": lambda: losses.l1(separator(remixed), guest),
+        "identity": lambda: losses.l1(separator(batch.target.sum(1)), batch.target),
+    }
+    judged = {TARGET: _targets(batch, estimate), MIXTURE: Judged(real=batch.mixture, fake=remixed)}
+    return Passes(estimate=estimate, terms=terms | _regression(batch, estimate), judged=judged)
+
+
+def cyclegan(networks: Mapping[str, nn.Module], batch: Batch) -> Passes:
+    """Two generators, mixture to target and target to mixture (Zhu et al., 2017): each way there and back again."""
+    separator, mixer = networks["separator"], networks["mixer"]
+    target_sum = batch.target.sum(1)
+    estimate = separator(batch.mixture)
+    fake_mixture = mixer(target_sum)[:, 0]
+    terms: dict[str, Term] = {
+        "cycle": lambda: (
+            losses.l1(mixer(estimate.sum(1))[:, 0], batch.mixture) + losses.l1(separator(fake_mixture), batch.target)
+        ),
+        "identity": lambda: (
+            losses.l1(separator(target_sum), batch.target) + losses.l1(mixer(batch.mixture)[:, 0], batch.mixture)
+        ),
+    }
+    judged = {TARGET: _targets(batch, estimate), MIXTURE: Judged(real=batch.mixture, fake=fake_mixture)}
+    return Passes(estimate=estimate, terms=terms | _regression(batch, estimate), judged=judged)
+
+
+def paired(networks: Mapping[str, nn.Module], batch: Batch) -> Passes:
+    """One generator and one discriminator, which must also tell raw mixtures from targets."""
+    separator = networks["separator"]
+    estimate = separator(batch.mixture)
+    terms: dict[str, Term] = {"identity": lambda: losses.l1(separator(batch.target.sum(1)), batch.target)}
+    mixtures = batch.mixture.repeat(1, batch.target.shape[1], 1)
+    judged = {TARGET: _targets(batch, estimate, also_fake=mixtures)}
+    return Passes(estimate=estimate, terms=terms | _regression(batch, estimate), judged=judged)
+
+
+def supervised(networks: Mapping[str, nn.Module], batch: Batch) -> Passes:
+    """Plain regression on aligned targets: the twin with which every adversarial run is compared."""
+    estimate = networks["separator"](batch.mixture)
+    return Passes(estimate=estimate, terms=_regression(batch, estimate), judged={})
+
+
+def _regression(batch: Batch, estimate: Tensor) -> dict[str, Term]:
+    if not batch.paired:
+        return {}
+    return {
+        "reconstruction": lambda: losses.l1(estimate, batch.target),
+        "spectral": lambda: losses.spectral(estimate, batch.target),
+        "si_sdr": lambda: losses.negative_si_sdr(estimate, batch.target),
+    }
+
+
+def _targets(batch: Batch, estimate: Tensor, also_fake: Tensor | None = None) -> Judged:
+    """All targets of a crop are judged together, as channels of one waveform."""
+    return Judged(
+        real=batch.target.flatten(1, 2), fake=estimate.flatten(1, 2), also_fake=also_fake, aligned=batch.paired
+    )
+
+
+_REGRESSION = {"reconstruction": 10.0, "spectral": 1.0, "si_sdr": 0.0}
+_NO_REGRESSION = dict.fromkeys(_REGRESSION, 0.0)
+_ADVERSARIAL = {"adversarial": 1.0, "feature_matching": 0.0}
+
+RECIPES: Mapping[RecipeName, Recipe] = MappingProxyType(
+    {
+        "remix": Recipe(
+            passes=remix,
+            generators=("separator",),
+            discriminators=(TARGET, MIXTURE),
+            needs_pairs=False,
+            weights=_ADVERSARIAL | {"cycle": 10.0, "identity": 0.5} | _REGRESSION,
+            seed_weights=_NO_REGRESSION,
+        ),
+        "cyclegan": Recipe(
+            passes=cyclegan,
+            generators=("separator", "mixer"),
+            discriminators=(TARGET, MIXTURE),
+            needs_pairs=False,
+            weights=_ADVERSARIAL | {"cycle": 10.0, "identity": 5.0} | _REGRESSION,
+            seed_weights=_NO_REGRESSION,
+        ),
+        "paired": Recipe(
+            passes=paired,
+            generators=("separator",),
+            discriminators=(TARGET,),
+            needs_pairs=True,
+            weights={"adversarial": 0.1, "feature_matching": 0.2, "identity": 1.0} | _REGRESSION,
+            seed_weights={"adversarial": 1.0, "feature_matching": 0.0, "spectral": 0.0},
+        ),
+        "supervised": Recipe(
+            passes=supervised,
+            generators=("separator",),
+            discriminators=(),
+            needs_pairs=True,
+            weights=_REGRESSION,
+            seed_weights={"spectral": 0.0},
+        ),
+    }
+)

@@ -1,0 +1,103 @@
+"""Scores in museval's own format: its JSON, its `TrackStore`, and a drop-in for `museval.eval_mus_track`.
+
+museval is imported when it is asked for: its import takes a second and wants ffmpeg on the PATH.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cyclesep.audio import Waveform
+from cyclesep.files import write_text
+from cyclesep.scoring.bss_eval import Mode
+from cyclesep.scoring.track import TrackScore, score_track
+
+if TYPE_CHECKING:
+    from museval import TrackStore
+
+
+class MusdbTarget(Protocol):
+    """What is read of a target of a musdb track: `audio` (time, channels)."""
+
+    @property
+    def audio(self) -> NDArray[np.floating]: ...
+
+
+class MusdbTrack(Protocol):
+    """What is read of a musdb track."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def subset(self) -> str: ...
+    @property
+    def rate(self) -> float: ...
+    @property
+    def targets(self) -> Mapping[str, MusdbTarget]: ...
+    @property
+    def sources(self) -> Mapping[str, MusdbTarget]: ...
+
+
+def to_track_store(score: TrackScore) -> "TrackStore":
+    """museval's `TrackStore`: each target once, vocals as scored beside the accompaniment where there is one."""
+    from museval import TrackStore
+
+    store = TrackStore(track_name=score.track_id, win=score.window_seconds, hop=score.hop_seconds)
+    for name in score.names:
+        values = score.of(name).frame_metrics()
+        store.add_target(target_name=name, values={metric: frames.tolist() for metric, frames in values.items()})
+    return store
+
+
+def to_museval_json(score: TrackScore) -> str:
+    """The text of museval's JSON file: five decimals, bare NaN for NaN and for infinite values."""
+    text: str = to_track_store(score).json
+    return text
+
+
+def write_museval_json(score: TrackScore, folder: Path) -> Path:
+    """Write `folder/<split>/<track>.json` atomically, where museval's EvalStore looks for it; a slash becomes an underscore."""
+    path = folder / score.split / f"{score.track_id.replace('/', '_')}.json"
+    write_text(path, to_museval_json(score))
+    return path
+
+
+def eval_mus_track(
+    track: MusdbTrack,
+    user_estimates: Mapping[str, NDArray[Any]],
+    output_dir: str | Path | None = None,
+    mode: Mode = "v4",
+    win: float = 1.0,
+    hop: float = 1.0,
+) -> "TrackStore":
+    """Score estimates `(time, channels)` of a musdb track: a drop-in for `museval.eval_mus_track`.
+
+    Beyond museval: references and estimates are rounded to 16 bits, each stem is decoded once, silence gives NaN
+    frames, one target alone is scored, the JSON appears whole or not at all. Raises ScoringError as `score_track` does.
+    """
+    rate = int(track.rate)
+    estimates = {
+        name: _waveform(audio, rate) for name, audio in user_estimates.items() if name in track.targets
+    }
+    references = {name: _waveform(track.sources[name].audio, rate) for name in track.targets if name in track.sources}
+    score = score_track(
+        references,
+        estimates,
+        window_seconds=win,
+        hop_seconds=hop,
+        mode=mode,
+        derive_accompaniment=False,
+        track_id=track.name,
+        split=track.subset,
+    )
+    if output_dir is not None:
+        write_museval_json(score, Path(output_dir))
+    return to_track_store(score)
+
+
+def _waveform(audio: NDArray[Any], rate: int) -> Waveform:
+    samples = np.atleast_2d(np.asarray(audio, dtype=np.float32).T)
+    return Waveform(samples=np.ascontiguousarray(samples), sample_rate=rate)

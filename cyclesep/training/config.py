@@ -1,0 +1,47 @@
+"""What a training run is told."""
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from cyclesep.crops import CropConfig
+from cyclesep.cyclegan import CycleGANConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run; `storage`/`name` is its folder, and the same name goes on where it stopped."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "train"
+    """Name of the run and of its folder; the same name goes on where that run stopped."""
+    storage: str = "runs"
+    """Folder that holds run folders; on several machines one that all of them share."""
+    shards: str = "data/shards"
+    """Folder of ingested shards (see `cyclesep ingest`)."""
+    targets: tuple[str, ...] = ("vocals",)
+    """Stems to extract, one or several."""
+    steps: PositiveInt = 2000
+    """Optimizer steps of the separator."""
+    seed: NonNegativeInt = 0
+    """Decides the crops, the initial weights and every other draw."""
+    start_from: str | None = None
+    """Checkpoint folder whose whole training state a new run starts from."""
+    num_workers: PositiveInt = 1
+    """DDP workers (Ray Train); the global batch is shared among them."""
+    use_gpu: bool | None = None
+    """One GPU per worker; none means: if the cluster has as many."""
+    cpus_per_worker: PositiveFloat = 1
+    """CPUs that Ray reserves for each worker and its loader processes; also its number of threads."""
+    num_loader_processes: NonNegativeInt = 1
+    """Processes per worker that read crops ahead; 0 reads in the worker itself."""
+    validate_every: PositiveInt = 500
+    """Steps between validations; each writes a checkpoint."""
+    num_validation_crops: PositiveInt = 32
+    """Fixed crops of the valid split that are separated at each validation."""
+    num_checkpoints: PositiveInt = 1
+    """Checkpoints kept, best first by validation SDR; the last is always kept as well."""
+    max_failures: NonNegativeInt = 2
+    """Times that lost workers are replaced and training goes on from the last checkpoint."""
+    crops: CropConfig = field(default_factory=CropConfig)
+    cyclegan: CycleGANConfig = field(default_factory=CycleGANConfig)

@@ -1,0 +1,48 @@
+"""The folder of a run: the same name goes on where it stopped, other settings need another name."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cyclesep import checkpoints, files, settings
+from cyclesep.errors import ConfigError
+from cyclesep.training.config import TrainConfig
+
+
+def claim(folder: Path, config: TrainConfig) -> None:
+    """Write the config into a new run folder, or see that an old one was made with the same settings."""
+    file = folder / checkpoints.CONFIG
+    if not file.exists():
+        files.write_text(file, settings.to_yaml(config))
+        return
+    if config.start_from is not None:
+        raise ConfigError(f"name: the run {folder} exists, and start_from begins a new one; give it another name=")
+    before = settings.load(TrainConfig, [file])
+    now = replace(config, **{name: getattr(before, name) for name in _MAY_CHANGE})
+    if now != replace(before, storage=config.storage):
+        differing = [
+            name
+            for name, value in _flat(settings.to_dict(now))
+            if dict(_flat(settings.to_dict(before))).get(name) != value
+        ]
+        raise ConfigError(
+            f"name: the run {folder} was started with other settings ({', '.join(differing)}); "
+            f"give this one another name=, or take those of {file}"
+        )
+    files.write_text(file, settings.to_yaml(config))
+
+
+# What a run may be continued with differently: how long, where and on how many machines, none of which changes a step.
+_MAY_CHANGE = (
+    "steps", "shards", "start_from", "num_workers", "use_gpu", "cpus_per_worker", "num_loader_processes",
+    "validate_every", "num_validation_crops", "num_checkpoints", "max_failures",
+)  # fmt: skip
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

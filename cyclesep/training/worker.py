@@ -1,0 +1,181 @@
+"""One DDP worker: crops from the shards, steps, validation, checkpoints."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from cyclesep import __version__, checkpoints, provenance, settings, validation
+from cyclesep.checkpoints import Progress
+from cyclesep.crops import Batch, CropStream, crop_loader, validation_crops
+from cyclesep.cyclegan import CycleGAN
+from cyclesep.losses import identity
+from cyclesep.shards import ShardReader
+from cyclesep.training.clock import Clock
+from cyclesep.training.config import TrainConfig
+from cyclesep.training.progress import ShownProgress
+
+
+def train_worker(loop: dict[str, Any]) -> dict[str, float]:
+    """One DDP worker: runs in a Ray Train worker process, or in this one under `ScalingConfig(num_workers=0)`."""
+    run = _Run(loop)
+    if not run.finished:
+        for batch in run.batches():
+            run.step(batch)
+            if run.due():
+                run.validate_and_report()
+    run.close()
+    return run.progress.metrics
+
+
+class _Run:
+    """The state of one worker between steps."""
+
+    def __init__(self, loop: dict[str, Any]) -> None:
+        context = ray.train.get_context()
+        self.rank, self.world = context.get_world_rank(), context.get_world_size()
+        self.config = settings.build(TrainConfig, loop["config"])
+        self.folder = Path(loop["folder"])
+        self.device = ray.train.torch.get_device()
+        self.reader = ShardReader(self.config.shards)
+        manifest = self.reader.manifest
+        self.model = CycleGAN(
+            self.config.cyclegan,
+            targets=self.config.targets,
+            channels=manifest.channels,
+            sample_rate=manifest.sample_rate,
+            device=self.device,
+            wrap=ray.train.torch.prepare_model,
+            mean_over_ranks=_mean_over_ranks if self.world > 1 else identity,
+            num_steps=self.config.steps,
+            seed=self.config.seed,
+        )
+        self.progress = self._restored() or Progress(
+            step=0,
+            targets=self.config.targets,
+            sample_rate=manifest.sample_rate,
+            channels=manifest.channels,
+        )
+        self.progress = replace(
+            self.progress,
+            manifest_digest=manifest.digest,
+            commit=loop["commit"],
+            version=__version__,
+            hardware=provenance.hardware(self.device, self.world),
+        )
+        self.board: Any = loop["board"] if self.rank == 0 else None
+        self.writer = (
+            SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.progress.step) if self.rank == 0 else None
+        )
+        self.validation = validation_crops(
+            self.reader, self.config.crops, targets=self.config.targets, count=self.config.num_validation_crops
+        )
+        self.clock = Clock()
+        self.losses: dict[str, float] = {}
+
+    @property
+    def finished(self) -> bool:
+        return self.progress.step >= self.config.steps
+
+    def batches(self) -> Iterator[Batch]:
+        """Batches from the next step to the last, each on this worker's device; waiting for them is timed."""
+        stream = CropStream(
+            self.reader,
+            self.config.crops,
+            targets=self.config.targets,
+            seed=self.config.seed,
+            rank=self.rank,
+            world_size=self.world,
+            start_step=self.progress.step,
+            num_steps=self.config.steps - self.progress.step,
+        )
+        loader = iter(crop_loader(stream, num_processes=self.config.num_loader_processes))
+        for _ in range(self.config.steps - self.progress.step):
+            with self.clock.waiting():
+                batch: Batch = next(loader).to(self.device, non_blocking=True)
+            yield batch
+
+    def step(self, batch: Batch) -> None:
+        losses = self.model.step(batch)
+        self.progress = replace(self.progress, step=self.progress.step + 1)
+        if self.board is not None and self.clock.shall_tell():
+            self._tell(losses)
+
+    def due(self) -> bool:
+        return self.progress.step % self.config.validate_every == 0 or self.finished
+
+    def validate_and_report(self) -> None:
+        """Validate, then hand metrics and (from rank 0) a checkpoint to Ray Train; every rank must call."""
+        metrics = self._validated()
+        seconds = self.progress.training_seconds + self.clock.lap()
+        self.progress = replace(self.progress, metrics=metrics, training_seconds=seconds)
+        name = f"step-{self.progress.step:08d}"
+        reported: dict[str, Any] = {"step": self.progress.step, "score": metrics.get("validation/sdr", 0.0), **metrics}
+        if self.rank != 0:
+            ray.train.report(reported, checkpoint_dir_name=name)
+            return
+        self._write_scalars(metrics)
+        with tempfile.TemporaryDirectory(prefix="cyclesep-checkpoint-") as folder:
+            checkpoints.save(Path(folder), self.model, self.config, self.progress)
+            ray.train.report(reported, checkpoint=ray.train.Checkpoint.from_directory(folder), checkpoint_dir_name=name)
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+    def _restored(self) -> Progress | None:
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is not None:
+            with checkpoint.as_directory() as folder:
+                return checkpoints.load_state(Path(folder), self.model)
+        if self.config.start_from is not None:
+            return checkpoints.load_state(checkpoints.find(self.config.start_from), self.model)
+        return None
+
+    def _validated(self) -> dict[str, float]:
+        if self.validation is None:
+            return {}
+        own = (tensor[self.rank :: self.world].to(self.device) for tensor in self.validation)
+        total = validation.validate(self.model.ema_separator, *own, batch_size=self.config.crops.batch_size)
+        if self.world > 1:
+            torch.distributed.all_reduce(total)
+        return validation.summarise(total.cpu(), self.config.targets)
+
+    def _tell(self, losses: dict[str, float | Tensor]) -> None:
+        self.losses = {name: float(value) for name, value in losses.items()}
+        rates = self.clock.rates(self.config.crops.batch_size)
+        shown = ShownProgress(step=self.progress.step, losses=self.losses, metrics=self.progress.metrics, **rates)
+        self.board.tell.remote(shown)
+        if self.writer is not None:
+            for name, value in {
+                **self.losses,
+                "speed/crops_per_second": rates["crops_per_second"],
+                "speed/data_wait": rates["data_wait"],
+            }.items():
+                self.writer.add_scalar(name, value, self.progress.step)
+
+    def _write_scalars(self, metrics: dict[str, float]) -> None:
+        assert self.writer is not None
+        for name, value in metrics.items():
+            self.writer.add_scalar(name, value, self.progress.step)
+        self.writer.flush()
+        if self.board is not None:
+            rates = self.clock.rates(self.config.crops.batch_size)
+            self.board.tell.remote(ShownProgress(step=self.progress.step, losses=self.losses, metrics=metrics, **rates))
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": self.progress.step, **self.losses, **metrics}) + "\n")
+
+
+def _mean_over_ranks(value: Tensor) -> Tensor:
+    mean = value.detach().clone()
+    torch.distributed.all_reduce(mean)
+    return mean / torch.distributed.get_world_size()
