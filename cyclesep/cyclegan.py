@@ -205,6 +205,11 @@ class CycleGAN:
             terms = {name: term() for name, term in passes.terms.items() if name in self.weights}
             judged = {name: _matched(pair) for name, pair in passes.judged.items()} if self._adversarial_now() else {}
             terms |= self._judged_terms(judged, rng)
+        if not terms:
+            raise ConfigError(
+                f"loss_weights: an unpaired batch has no term among {', '.join(self.weights)}; "
+                "give cycle, identity or adversarial a weight, or choose paired crops"
+            )
         total = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
         taken, norm = self._update(self._generator_optimizer, total)
         if taken:

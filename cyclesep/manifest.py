@@ -90,8 +90,6 @@ class ShardManifest:
     sample_rate: int
     channels: int
     segment_samples: int
-    source: str = ""
-    """What was ingested, as text; a second ingest into the folder must name the same."""
     tracks: tuple[TrackRecord, ...]
 
     @property
@@ -116,7 +114,7 @@ class ShardManifest:
         return _sha256(content)
 
 
-def make_manifest(tracks: Iterable[TrackRecord], *, source: str = "") -> ShardManifest:
+def make_manifest(tracks: Iterable[TrackRecord]) -> ShardManifest:
     """The manifest of `tracks`, which share rate, channels and segment length; their order does not matter."""
     ordered = tuple(sorted(tracks, key=lambda track: (track.split, track.track_id)))
     if len({(track.sample_rate, track.channels, track.segment_samples) for track in ordered}) != 1:
@@ -125,7 +123,6 @@ def make_manifest(tracks: Iterable[TrackRecord], *, source: str = "") -> ShardMa
         sample_rate=ordered[0].sample_rate,
         channels=ordered[0].channels,
         segment_samples=ordered[0].segment_samples,
-        source=source,
         tracks=ordered,
     )
 
@@ -142,15 +139,15 @@ def read_manifest(folder: Path) -> ShardManifest:
     values = _read_json(path)
     if values.get("version") != VERSION:
         raise ShardError(
-            f"{path}: format version {values.get('version')!r}, this cyclesep reads {VERSION}; ingest the corpus again"
+            f"{path}: format version {values.get('version')!r}, this cyclesep reads {VERSION}; ingest into a new folder"
         )
     if values.pop("checksum", None) != _sha256(values):
-        raise ShardError(f"{path}: damaged, its checksum does not match; restore the file or ingest the corpus again")
+        raise ShardError(f"{path}: damaged, its checksum does not match; run the same ingest again")
     return _checked(_parse(ShardManifest, values, path), path)
 
 
 def write_track_record(path: Path, track: TrackRecord) -> None:
-    """Keep the record of one finished track until the manifest is written."""
+    """Keep the record of one finished track, so that an ingest that was interrupted need not redo it."""
     body = dataclasses.asdict(track)
     write_text(path, _canonical({**body, "checksum": _sha256(body)}))
 
@@ -159,7 +156,7 @@ def read_track_record(path: Path) -> TrackRecord:
     """The inverse of `write_track_record`; raises ShardError for a damaged file."""
     values = _read_json(path)
     if values.pop("checksum", None) != _sha256(values):
-        raise ShardError(f"{path}: damaged, its checksum does not match; delete it and ingest again")
+        raise ShardError(f"{path}: damaged, its checksum does not match; run the same ingest again")
     track: TrackRecord = _parse(TrackRecord, values, path)
     return track
 
@@ -184,9 +181,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     except OSError as problem:
         raise ShardError(f"{path}: cannot be read ({problem.strerror}); check its permissions") from problem
     except ValueError as problem:
-        raise ShardError(f"{path}: damaged, it is not JSON; restore the file or ingest the corpus again") from problem
+        raise ShardError(f"{path}: damaged, it is not JSON; run the same ingest again") from problem
     if not isinstance(values, dict):
-        raise ShardError(f"{path}: damaged, it holds no fields; restore the file or ingest the corpus again")
+        raise ShardError(f"{path}: damaged, it holds no fields; run the same ingest again")
     return values
 
 
@@ -195,13 +192,15 @@ def _parse(kind: type, values: dict[str, Any], path: Path) -> Any:
         return pydantic.TypeAdapter(kind).validate_python(values, extra="forbid")
     except pydantic.ValidationError as invalid:
         field = ".".join(str(part) for part in invalid.errors()[0]["loc"])
-        raise ShardError(f"{path}: field {field} is not what this cyclesep writes; ingest again") from invalid
+        raise ShardError(
+            f"{path}: field {field} is not what this cyclesep writes; run the same ingest again"
+        ) from invalid
 
 
 def _checked(manifest: ShardManifest, path: Path) -> ShardManifest:
     for shard in (shard for track in manifest.tracks for shard in track.shards):
         if not _SHARD_NAME.fullmatch(shard.name):
-            raise ShardError(f"{path}: shard name {shard.name!r} is not one that ingest writes; ingest again")
+            raise ShardError(f"{path}: shard name {shard.name!r} is none that ingest writes; run the same ingest again")
     return manifest
 
 

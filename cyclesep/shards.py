@@ -11,7 +11,6 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from weakref import WeakValueDictionary
 
 import lmdb
 import numpy as np
@@ -99,12 +98,14 @@ class ShardReader:
         while filled < num_samples:
             index, offset = divmod(start + filled, track.segment_samples)
             shard = _shard_of(track, index)
-            # This name keeps the map alive while it is read, even if another thread evicts the file.
-            opened = _open_shards.get(f"{self.folder}/{shard.name}", track, shard)
-            pcm = opened.segment(index)
-            taken = min(num_samples - filled, pcm.shape[2] - offset)
-            for place, row in enumerate(rows):
-                out[place, :, filled : filled + taken] = pcm[row, :, offset : offset + taken]
+            opened = _open_shards.borrow(f"{self.folder}/{shard.name}", track, shard)
+            try:
+                pcm = opened.segment(index)
+                taken = min(num_samples - filled, pcm.shape[2] - offset)
+                for place, row in enumerate(rows):
+                    out[place, :, filled : filled + taken] = pcm[row, :, offset : offset + taken]
+            finally:
+                _open_shards.give_back(opened)
             filled += taken
         # A cast, then a product in cache: two thirds of the time of numpy's product of mixed types.
         np.multiply(out, np.float32(track.gain / PCM16_SCALE), out=out)
@@ -130,7 +131,9 @@ class _OpenShard:
     """One LMDB file mapped into this process, with the one read transaction that lives as long as the map."""
 
     def __init__(self, path: str, track: TrackRecord, shard: ShardFile, verified: set[int]) -> None:
+        self.path = path
         self.sha256 = shard.sha256
+        self.num_borrowers = 0
         self._name = f"{path}: shard of track {track.track_id!r}"
         self._track = track
         self._verified = verified
@@ -145,11 +148,11 @@ class _OpenShard:
         except lmdb.Error as problem:
             raise ShardError(f"{self._name} cannot be opened ({problem}); {_REMEDY}") from problem
 
-    def __del__(self) -> None:
-        if hasattr(self, "_transaction"):
-            self._views.clear()
-            self._transaction.abort()
-            self._environment.close()
+    def close(self) -> None:
+        """Unmap the file; no view of it may be in use."""
+        self._views.clear()
+        self._transaction.abort()
+        self._environment.close()
 
     def segment(self, index: int) -> segments.Pcm16:
         """The payload `(stems, channels, time)` of a segment where it lies in the map; not to outlive this object."""
@@ -193,34 +196,43 @@ class _OpenShards:
     def forget(self) -> None:
         """Start anew, as a forked child has to: an LMDB environment must not be used across a fork."""
         self._lock = threading.Lock()
-        self._recent: OrderedDict[str, _OpenShard] = OrderedDict()
-        self._alive: WeakValueDictionary[str, _OpenShard] = WeakValueDictionary()
+        self._open: OrderedDict[str, _OpenShard] = OrderedDict()
         # Outlives the maps, so that a file opened again is not checked again.
         self._verified: dict[tuple[str, str], set[int]] = {}
 
     def __len__(self) -> int:
-        return len(self._recent)
+        return len(self._open)
 
-    def get(self, path: str, track: TrackRecord, shard: ShardFile) -> _OpenShard:
-        """The open file at `path`, opened and its index checked if it was not open."""
+    def borrow(self, path: str, track: TrackRecord, shard: ShardFile) -> _OpenShard:
+        """The open file at `path`, opened and its index checked if it was not; it stays open until given back."""
         with self._lock:
-            opened = self._recent.get(path)
-            if opened is None or opened.sha256 != shard.sha256:
-                return self._open(path, track, shard)
-            self._recent.move_to_end(path)
+            opened = self._open.get(path)
+            if opened is not None and opened.sha256 != shard.sha256:
+                self._close(opened)
+                opened = None
+            if opened is None:
+                self._make_room()
+                verified = self._verified.setdefault((path, shard.sha256), set())
+                opened = self._open[path] = _OpenShard(path, track, shard, verified)
+            self._open.move_to_end(path)
+            opened.num_borrowers += 1
             return opened
 
-    def _open(self, path: str, track: TrackRecord, shard: ShardFile) -> _OpenShard:
-        self._recent.pop(path, None)
-        opened = self._alive.get(path)
-        if opened is None or opened.sha256 != shard.sha256:
-            del opened
-            while len(self._recent) >= self.limit:
-                self._recent.popitem(last=False)
-            verified = self._verified.setdefault((path, shard.sha256), set())
-            opened = _OpenShard(path, track, shard, verified)
-        self._recent[path] = self._alive[path] = opened
-        return opened
+    def give_back(self, opened: _OpenShard) -> None:
+        """End a `borrow`."""
+        with self._lock:
+            opened.num_borrowers -= 1
+
+    def _make_room(self) -> None:
+        idle = [opened for opened in self._open.values() if not opened.num_borrowers]
+        for opened in idle[: max(0, len(self._open) - self.limit + 1)]:
+            self._close(opened)
+
+    def _close(self, opened: _OpenShard) -> None:
+        if opened.num_borrowers:
+            raise ShardError(f"{opened.path}: was ingested anew while it is read; start the program again")
+        del self._open[opened.path]
+        opened.close()
 
 
 _open_shards = _OpenShards(MAX_OPEN_SHARDS)
@@ -263,9 +275,12 @@ def _damage(place: tuple[Path, TrackRecord, ShardFile]) -> str | None:
     path = folder / shard.name
     try:
         _check_index(path, track, shard)
-        opened = _open_shards.get(str(path), track, shard)
-        for index in range(shard.first_segment, shard.first_segment + shard.num_segments):
-            opened.check(index)
+        opened = _open_shards.borrow(str(path), track, shard)
+        try:
+            for index in range(shard.first_segment, shard.first_segment + shard.num_segments):
+                opened.check(index)
+        finally:
+            _open_shards.give_back(opened)
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
                 return f"{path}: shard of track {track.track_id!r}: its SHA-256 does not match; {_REMEDY}"

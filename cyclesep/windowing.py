@@ -71,9 +71,9 @@ def separate_blocks(
 ) -> Iterator[tuple[Samples, Samples]]:
     """Separate a stream of `(channels, time)` blocks; memory does not grow with the length of the stream.
 
-    Yields pairs of a piece of the stream, unchanged, and its estimates `(targets, channels, time)`: same rate, channels,
-    length and gain. Pieces have other lengths than the blocks; together they are the stream. Each channel is separated
-    by itself if the network is mono; a mono stream is doubled for a stereo network and the mean of its output is taken.
+    Yields pairs of a piece of the stream, unchanged, and its estimates `(targets, channels, time)`: same rate, length,
+    channels and gain. Pieces have other lengths than the blocks; together they are the stream. A mono network separates
+    each channel by itself; a mono stream is doubled for a stereo network, and the mean of its output is taken.
 
     Raises AudioError for a channel count that the network cannot take, ConfigError for windows shorter than their ends.
     """
@@ -85,7 +85,8 @@ def separate_blocks(
     estimates = _resampled(_windowed(network, heard, geometry), parts, separator.sample_rate, sample_rate)
     for estimate in estimates:
         mixture = stream.take(estimate.shape[1])
-        yield mixture, estimate[:, : mixture.shape[1]].reshape(-1, channels, mixture.shape[1])
+        if mixture.shape[1]:
+            yield mixture, estimate[:, : mixture.shape[1]].reshape(-1, channels, mixture.shape[1])
     # Two resamplings may round the end away.
     rest = stream.take(stream.waiting)
     if rest.shape[1]:

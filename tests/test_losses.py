@@ -116,7 +116,10 @@ def test_half_batches_on_two_ranks_give_the_loss_and_gradient_of_the_whole(form:
 
 def _mean_over(whole_real: Tensor, whole_fake: Tensor, real: Tensor, fake: Tensor) -> losses.Reducer:
     """Stands for an all-reduce: this rank's mean is answered with the mean of all ranks."""
-    answers = {real.float().mean().item(): whole_real.float().mean(), fake.float().mean().item(): whole_fake.float().mean()}
+    answers = {
+        real.float().mean().item(): whole_real.float().mean(),
+        fake.float().mean().item(): whole_fake.float().mean(),
+    }
 
     def mean_over_ranks(value: Tensor) -> Tensor:
         return answers[value.item()].detach()

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from annotated_types import Ge, Le
 
@@ -12,6 +12,14 @@ from cyclesep.audio import Waveform
 from cyclesep.corpus import musdb18, stem_folders, unpaired
 from cyclesep.corpus.synthetic import SyntheticConfig, synthetic_tracks
 from cyclesep.errors import ConfigError, CorpusError
+from cyclesep.settings import to_dict
+
+_SETTINGS_OF_KIND = {
+    "musdb18": ("path", "flat_split"),
+    "stems": ("path", "valid_share", "test_share"),
+    "unpaired": ("target", "target_path", "others_path", "others_hold", "valid_share", "test_share"),
+    "synthetic": ("synthetic",),
+}
 
 
 class Track(Protocol):
@@ -56,9 +64,9 @@ class CorpusConfig:
     others_hold: Literal["mixtures", "accompaniment"] = "mixtures"
     """For unpaired: mixtures if the others contain the target among other sounds, accompaniment if they lack it."""
     valid_share: Annotated[float, Ge(0.0), Le(1.0)] = 0.1
-    """For stems without split folders and for unpaired: the share of tracks for validation, chosen by a hash of the name."""
+    """For stems without split folders and for unpaired: share of tracks for validation, by a hash of their names."""
     test_share: Annotated[float, Ge(0.0), Le(1.0)] = 0.1
-    """For stems without split folders and for unpaired: the share of tracks for testing, chosen by a hash of the name."""
+    """For stems without split folders and for unpaired: share of tracks for testing, by a hash of their names."""
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
     """For synthetic: how many songs, how long, from which seed."""
 
@@ -78,6 +86,13 @@ def find_tracks(config: CorpusConfig) -> list[Track]:
     return tracks
 
 
+def describe(config: CorpusConfig) -> dict[str, Any]:
+    """The settings that matter to the kind of corpus, as plain values, paths made absolute."""
+    values = to_dict(config)
+    kept = {name: values[name] for name in ("kind", *_SETTINGS_OF_KIND[config.kind])}
+    return {name: str(_absolute(value)) if name.endswith("path") else value for name, value in kept.items()}
+
+
 def _find(config: CorpusConfig) -> Sequence[Track]:
     if config.valid_share + config.test_share > 1.0:
         raise ConfigError(
@@ -90,16 +105,18 @@ def _find(config: CorpusConfig) -> Sequence[Track]:
         case "stems":
             return stem_folders.find_tracks(_folder(config, "path"), **shares)
         case "unpaired":
-            stem_of = {"mixtures": "mixture", "accompaniment": "accompaniment"}
-            return unpaired.find_tracks(
-                {
-                    config.target: _folder(config, "target_path"),
-                    stem_of[config.others_hold]: _folder(config, "others_path"),
-                },
-                **shares,
-            )
+            return unpaired.find_tracks(_unpaired_folders(config), **shares)
         case "synthetic":
             return synthetic_tracks(config.synthetic)
+
+
+def _unpaired_folders(config: CorpusConfig) -> dict[str, Path]:
+    others = {"mixtures": "mixture", "accompaniment": "accompaniment"}[config.others_hold]
+    if config.target == others:
+        raise ConfigError(
+            f"corpus.target: {config.target!r} is what the others are called; name the target for what it is"
+        )
+    return {config.target: _folder(config, "target_path"), others: _folder(config, "others_path")}
 
 
 def _folder(config: CorpusConfig, name: str) -> Path:
@@ -108,7 +125,11 @@ def _folder(config: CorpusConfig, name: str) -> Path:
         raise ConfigError(
             f"corpus.{name}: is empty, and corpus.kind={config.kind} needs it; set it to where the music is"
         )
-    path = Path(value).expanduser().absolute()
+    path = _absolute(value)
     if not path.exists():
         raise CorpusError(f"{path}: there is no such file or folder; check corpus.{name}")
     return path
+
+
+def _absolute(path: str) -> Path:
+    return Path(path).expanduser().absolute()

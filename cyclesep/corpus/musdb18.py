@@ -116,31 +116,24 @@ def _hq_tracks(root: Path, subsets: Sequence[str]) -> list[FileTrack]:
 def _index(root: Path, subsets: Sequence[str], *, is_wav: bool) -> list[tuple[str, Any, dict[str, Any]]]:
     """(split, musdb's track, musdb's setup) of each track."""
     setup_file = "setup.yaml" if (root / "setup.yaml").is_file() else None
-    found = []
+    found = {}
     for split in ("train", "valid", "test"):
         subset = "test" if split == "test" else "train"
         if subset not in subsets:
             continue
+        inner_split = None if split == "test" else split
         try:
-            index = musdb.DB(
-                root=str(root),
-                setup_file=setup_file,
-                is_wav=is_wav,
-                subsets=[subset],
-                split=None if split == "test" else split,
-            )
+            index = musdb.DB(root=str(root), setup_file=setup_file, is_wav=is_wav, subsets=[subset], split=inner_split)
         except (KeyError, TypeError, AttributeError, yaml.YAMLError) as problem:
             raise CorpusError(
-                f"{root / 'setup.yaml'}: is not a setup of musdb ({problem}); repair or remove it"
+                f"{root / 'setup.yaml'}: is no setup of musdb ({problem}); repair or remove it"
             ) from problem
-        # musdb walks down: a folder inside a track folder would become a track of its own.
-        depth = len((root / subset).parts) + (2 if is_wav else 1)
-        found += [
-            (split, track, index.setup)
-            for track in index.tracks
-            if len(Path(track.path).parts) == depth and not track.name.startswith(".")
-        ]
-    return found
+        for track in index.tracks:
+            # musdb walks down: what lies in a track folder would become a track of its own, of a path that is none.
+            place = Path(track.path).parent if is_wav else Path(track.path)
+            if place.exists() and not track.name.startswith("."):
+                found[split, track.name] = (split, track, index.setup)
+    return list(found.values())
 
 
 def _flat_track(path: Path, split: str) -> StemMp4Track:

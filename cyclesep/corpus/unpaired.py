@@ -17,10 +17,7 @@ def find_tracks(folders: Mapping[str, Path], *, valid_share: float, test_share: 
     for one, other in combinations((folder.resolve() for folder in folders.values()), 2):
         if one.is_relative_to(other) or other.is_relative_to(one):
             raise CorpusError(f"{one} and {other}: one holds the other; keep the two kinds of recordings apart")
-    tracks = [track for stem, folder in folders.items() for track in _tracks(stem, folder, valid_share, test_share)]
-    if len(folders) < 2:
-        raise CorpusError("corpus.target: is the name of the other recordings too; name the target for what it is")
-    return tracks
+    return [track for stem, folder in folders.items() for track in _tracks(stem, folder, valid_share, test_share)]
 
 
 def _tracks(stem: str, folder: Path, valid_share: float, test_share: float) -> list[FileTrack]:

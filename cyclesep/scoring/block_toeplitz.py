@@ -2,9 +2,9 @@
 
 The normal equations of BSS Eval hold the correlations of P channels at L lags: L x L blocks of P x P that depend only
 on the difference of their lags. Cholesky of the (L P)^2 matrix takes (L P)^3 / 3 operations, this takes about
-2 P^3 L^2. The mixed form of the hyperbolic step keeps it stable (T. Kailath and A. H. Sayed, "Displacement structure: theory
-and applications", SIAM Review 37, 1995; Stewart and Van Dooren, "Stability issues in the factorization of structured
-matrices", SIAM J. Matrix Anal. Appl. 18, 1997).
+2 P^3 L^2. The mixed form of the hyperbolic step keeps it stable (T. Kailath and A. H. Sayed, "Displacement structure:
+theory and applications", SIAM Review 37, 1995; M. Stewart and P. Van Dooren, "Stability issues in the factorization of
+structured matrices", SIAM J. Matrix Anal. Appl. 18, 1997).
 
 Arrays: `correlations` (L, P, P), entry [a, p, q] = sum over n of x_p[n - a] x_q[n]; right-hand sides (L, P, K).
 """

@@ -1,11 +1,12 @@
 """BSS Eval v4 and v3 of source images, equal to museval 0.4.1 and more than thirty times as fast.
 
-E. Vincent, R. Gribonval, C. Fevotte, "Performance measurement in blind audio source separation", IEEE TASLP 14(4), 2006;
+E. Vincent, R. Gribonval, C. Fevotte, "Performance measurement in blind audio source separation", IEEE TASLP 14, 2006;
 F.-R. Stoter, A. Liutkus, N. Ito, "The 2018 signal separation evaluation campaign", LVA/ICA 2018.
 
-An estimate is projected on its own reference and on all references, each delayed by 0 to `filters_len` - 1 samples; what the
-projections leave is distortion of the image (ISR), interference (SIR) and artifacts (SAR). One set of filters per track (v4)
-or per frame (v3). Everything follows from short correlations: see `correlations`, `distortion_filters` and `energies`.
+An estimate is projected on its own reference and on all references, each delayed by 0 to `filters_len` - 1 samples;
+what the projections leave is distortion of the image (ISR), interference (SIR) and artifacts (SAR). One set of filters
+serves the track (v4) or a frame (v3). Everything follows from short correlations: see `correlations`,
+`distortion_filters` and `energies`.
 """
 
 from collections.abc import Sequence
@@ -56,8 +57,8 @@ def evaluate(
     """SDR, ISR, SIR, SAR in dB, each (sources, frames): a drop-in for `museval.evaluate`.
 
     `references` and `estimates` are (sources, time, channels) or (sources, time); with `padding`, estimates are cut or
-    zero-padded to the length of the references. `win` and `hop` are in samples, infinite for the whole track. Frames where a
-    source is silent are NaN for all sources, all frames where one is silent throughout (museval raises there).
+    zero-padded to the length of the references. `win` and `hop` are in samples, infinite for the whole track. Frames
+    where a source is silent are NaN for all sources, all frames where one is silent throughout (museval raises there).
 
     Raises ScoringError for shapes that do not match and for NaN or infinite samples.
     """
@@ -75,9 +76,7 @@ def evaluate(
     names = [f"{kind} {j}" for kind in ("reference", "estimate") for j in range(len(ours))]
     require_finite(signals, names)
     sources = Sources(signals=signals, num_references=len(ours))
-    (scores,) = score_sources(
-        sources, (each_alone(len(ours)),), win=win, hop=hop, mode=mode, filters_len=filters_len
-    )
+    (scores,) = score_sources(sources, (each_alone(len(ours)),), win=win, hop=hop, mode=mode, filters_len=filters_len)
     return scores.sdr, scores.isr, scores.sir, scores.sar
 
 
@@ -109,7 +108,7 @@ def _with_filters_per_track(
     energies = [np.full((len(frames), len(Part), pairing.num_targets), np.nan) for pairing in pairings]
     for first in range(0, len(frames), FRAMES_AT_ONCE):
         spans = frames[first : first + FRAMES_AT_ONCE]
-        statistics = [kept.pop(span, None) or correlator.span(span, pairings) for span in spans]
+        statistics = [kept.pop(span) if span in kept else correlator.span(span, pairings) for span in spans]
         for number, scorer in enumerate(scorers):
             sounding = [i for i, frame in enumerate(statistics) if not frame.silent[number]]
             where = [first + i for i in sounding]
@@ -138,7 +137,8 @@ def _whole_track(
     """The correlations of the track, and the statistics of as many frames as the cache holds."""
     tiles = tiling(frames, correlator.sources.num_samples, TILE_SAMPLES)
     correlations = correlator.across_seams(tiles)
-    room, wanted, kept = CACHE_BYTES, set(frames), {}
+    kept: dict[Span, SpanStatistics] = {}
+    room, wanted = CACHE_BYTES, set(frames)
     for tile in tiles:
         statistics = correlator.span(tile, pairings)
         correlations += statistics.correlations
@@ -184,7 +184,7 @@ class _Scorer:
         if not spans:
             return np.empty((0, len(Part), self.forms.num_targets))
         energies = self.forms.evaluate(statistics)
-        for i in np.flatnonzero(~energies.trusted):
+        for i in np.flatnonzero(~energies.trusted).tolist():
             energies.values[i] = self.projector.energies(spans[i])
         return energies.values
 
@@ -212,7 +212,9 @@ def _three_dimensional(signals: ArrayLike, name: str) -> NDArray[np.number]:
     try:
         array = np.asarray(signals)
     except ValueError as problem:
-        raise ScoringError(f"{name}: the sources differ in shape; pad them to one length and channel count") from problem
+        raise ScoringError(
+            f"{name}: the sources differ in shape; pad them to one length and channel count"
+        ) from problem
     if array.dtype.kind not in "fiub" or array.ndim > 3:
         raise ScoringError(
             f"{name}: got {array.ndim} dimensions of {array.dtype}; give real numbers (sources, time, channels)"

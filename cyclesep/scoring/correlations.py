@@ -17,7 +17,7 @@ from cyclesep.scoring.sources import Array, Pairing, Sources
 
 Spectra = NDArray[np.complex128]
 
-# Blocks per matrix product: 15,360 samples at 512 lags, whose spectra stay near the caches; three fill a frame of 44,100.
+# Blocks per matrix product: 15,360 samples at 512 lags, so that the spectra stay near the caches.
 BLOCKS_AT_ONCE = 10
 
 
@@ -44,7 +44,7 @@ class Correlator:
     @property
     def fft_length(self) -> int:
         """Four times the lags: the fastest of 1.5 to 16 times for 512 lags, measured."""
-        return scipy.fft.next_fast_len(4 * self.lags, real=True)
+        return int(scipy.fft.next_fast_len(4 * self.lags, real=True))
 
     def span(self, span: Span, pairings: tuple[Pairing, ...]) -> SpanStatistics:
         """The statistics of one span, of any length, in bounded memory."""
@@ -109,8 +109,9 @@ class Correlator:
         return _products(past.transpose(2, 0, 1), present.transpose(2, 1, 0), self.fft_length)
 
     def _to_lags(self, spectra: Spectra, fft_length: int) -> Array:
-        # A window of the past starts `lags` samples before its block, so lag a stands at index a - lags, modulo the length.
-        return scipy.fft.irfft(spectra, fft_length, axis=0)[-self.lags :]
+        # A window of the past starts `lags` samples before its block, so lag a stands at index a - lags.
+        correlations: Array = scipy.fft.irfft(spectra, fft_length, axis=0)[-self.lags :]
+        return correlations
 
 
 def _products(past: Array, present: Array, fft_length: int) -> Spectra:

@@ -75,7 +75,7 @@ def _ladder(correlations: Array, right: Array) -> Iterator[tuple[Conditioning, A
     flat = right.reshape(-1, right.shape[2])
     yield Conditioning.LU, _dense_lu(correlations, flat, right.shape)
     least = np.linalg.lstsq(block_toeplitz.dense(correlations, 0.0), flat, rcond=None)[0]
-    yield Conditioning.LEAST_SQUARES, least.reshape(right.shape)
+    yield Conditioning.LEAST_SQUARES, np.asarray(least, dtype=np.float64).reshape(right.shape)
 
 
 def _structured(correlations: Array, right: Array, ridge: float) -> Array | None:
@@ -97,6 +97,7 @@ def _structured(correlations: Array, right: Array, ridge: float) -> Array | None
 
 def _dense_lu(correlations: Array, right: Array, shape: tuple[int, ...]) -> Array | None:
     try:
-        return np.linalg.solve(block_toeplitz.dense(correlations, ABSOLUTE_RIDGE), right).reshape(shape)
+        filters = np.linalg.solve(block_toeplitz.dense(correlations, ABSOLUTE_RIDGE), right)
     except np.linalg.LinAlgError:
         return None
+    return np.asarray(filters, dtype=np.float64).reshape(shape)

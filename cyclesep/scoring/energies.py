@@ -3,7 +3,8 @@
 Every part is `e = sum over p of f_p * x_p`, or minus the estimate `y` besides, with filters f that are known once the
 normal equations are solved. Its energy is then a sum of products of the frame's correlations with those of the
 filters: a matrix product for many frames, where museval convolves the audio of each. A form whose value is small
-beside its terms has lost its digits; `Energies.trusted` tells which frames, and `projections` computes those from the audio.
+beside its terms has lost its digits: `Energies.trusted` tells which frames, and `projections` computes those from the
+audio itself.
 """
 
 from collections.abc import Sequence
@@ -88,7 +89,7 @@ def quadratic_forms(sources: Sources, projections: Projections) -> QuadraticForm
     pairing, channels = projections.pairing, sources.channels
     estimate_mixing = pairing.estimate_mixing(sources)
     forms = []
-    for part, filters, minus_estimate in _parts(sources, projections):
+    for filters, minus_estimate in _parts(sources, projections):
         for target in range(pairing.num_targets):
             columns = slice(target * channels, (target + 1) * channels)
             forms.append(_form(filters[:, :, columns], estimate_mixing[columns] * minus_estimate))
@@ -101,20 +102,21 @@ def quadratic_forms(sources: Sources, projections: Projections) -> QuadraticForm
     )
 
 
-def _parts(sources: Sources, projections: Projections) -> list[tuple[Part, Array, bool]]:
+def _parts(sources: Sources, projections: Projections) -> list[tuple[Array, bool]]:
     """Each part's filters and whether the estimate is taken away from it, in the order of `Part`."""
     on_all, on_own = projections.on_all, projections.on_own
     unchanged = np.zeros_like(on_all)
     unchanged[0] = projections.pairing.reference_mixing(sources).T
-    return [
-        (Part.REFERENCE, unchanged, False),
-        (Part.ERROR, unchanged, True),
-        (Part.SPATIAL, on_own - unchanged, False),
-        (Part.OWN, on_own, False),
-        (Part.INTERFERENCE, on_all - on_own, False),
-        (Part.ALL, on_all, False),
-        (Part.ARTIFACTS, on_all, True),
-    ]
+    parts = {
+        Part.REFERENCE: (unchanged, False),
+        Part.ERROR: (unchanged, True),
+        Part.SPATIAL: (on_own - unchanged, False),
+        Part.OWN: (on_own, False),
+        Part.INTERFERENCE: (on_all - on_own, False),
+        Part.ALL: (on_all, False),
+        Part.ARTIFACTS: (on_all, True),
+    }
+    return [parts[part] for part in Part]
 
 
 def _form(filters: Array, estimate_mixing: Array) -> tuple[Array, Array, Array]:

@@ -59,7 +59,7 @@ def to_museval_json(score: TrackScore) -> str:
 
 
 def write_museval_json(score: TrackScore, folder: Path) -> Path:
-    """Write `folder/<split>/<track>.json` atomically, where museval's EvalStore looks for it; a slash becomes an underscore."""
+    """Write `folder/<split>/<track>.json` atomically, where museval's EvalStore looks (a slash becomes _)."""
     path = folder / score.split / f"{score.track_id.replace('/', '_')}.json"
     write_text(path, to_museval_json(score))
     return path
@@ -79,9 +79,7 @@ def eval_mus_track(
     frames, one target alone is scored, the JSON appears whole or not at all. Raises ScoringError as `score_track` does.
     """
     rate = int(track.rate)
-    estimates = {
-        name: _waveform(audio, rate) for name, audio in user_estimates.items() if name in track.targets
-    }
+    estimates = {name: _waveform(audio, rate) for name, audio in user_estimates.items() if name in track.targets}
     references = {name: _waveform(track.sources[name].audio, rate) for name in track.targets if name in track.sources}
     score = score_track(
         references,

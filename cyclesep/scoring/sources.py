@@ -30,11 +30,11 @@ class Sources:
 
     @property
     def channels(self) -> int:
-        return self.signals[0].shape[0]
+        return int(self.signals[0].shape[0])
 
     @property
     def num_samples(self) -> int:
-        return self.signals[0].shape[1]
+        return int(self.signals[0].shape[1])
 
     @property
     def reference_channels(self) -> int:
@@ -92,7 +92,9 @@ class Pairing:
         first_of = _first_identical(sources, span)
         channels = sources.channels
         made_of = [
-            tuple(sorted(first_of[j * channels + c] for j in group)) for group in self.references for c in range(channels)
+            tuple(sorted(first_of[j * channels + c] for j in group))
+            for group in self.references
+            for c in range(channels)
         ]
         return [made_of.index(summed) for summed in made_of]
 
@@ -121,15 +123,13 @@ def _mixing(groups: tuple[tuple[int, ...], ...], num_signals: int, channels: int
     chosen = np.zeros((len(groups), num_signals))
     for row, group in zip(chosen, groups, strict=True):
         row[list(group)] = 1.0
-    return np.kron(chosen, np.eye(channels))
+    return np.asarray(np.kron(chosen, np.eye(channels)), dtype=np.float64)
 
 
 def _silent(signals: Array, group: tuple[int, ...]) -> bool:
     # Nearly every frame sounds at once, which a short look settles.
-    for part in (signals[..., :64], signals):
-        if part[list(group)].sum(axis=0).sum(axis=0).any():
-            return False
-    return True
+    parts = (signals[..., :64], signals)
+    return all(not part[list(group)].sum(axis=0).sum(axis=0).any() for part in parts)
 
 
 def _first_identical(sources: Sources, span: tuple[int, int]) -> list[int]:

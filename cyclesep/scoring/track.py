@@ -1,4 +1,4 @@
-"""The scores of one separated track: who is scored with whom, BSS Eval per frame, SI-SDR and uSDR of the whole track."""
+"""The scores of one separated track: who is scored with whom, BSS Eval per frame, SI-SDR and uSDR of the track."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -99,11 +99,11 @@ def score_track(
 
     References and estimates are rounded to 16 bits first: below that grid lies nothing of the music, but correlations
     grow ill-conditioned and SIR and SAR meaningless. Louder than full scale is scaled, not clipped. "mixture" among the
-    references is passed over. `hop_seconds` is the window unless given. Estimates are cut or padded with zeros to the length of
-    the references. Silence is no error but NaN frames.
+    references is passed over. `hop_seconds` is the window unless given. Short references are padded with zeros to the
+    longest, estimates cut or padded to that. Silence is no error but NaN frames.
 
-    Raises ScoringError, naming track and stem, when nothing can be scored: no estimate of any reference, other rates or
-    channels, references of different lengths, NaN or infinite samples.
+    Raises ScoringError, naming track and stem, when nothing can be scored: no estimate of any reference, rates or
+    channels that differ, no samples, NaN or infinite samples.
     """
     references = {name: stem for name, stem in references.items() if name != MIXTURE}
     scenarios = _scenarios(tuple(references), tuple(estimates), derive_accompaniment, track_id)
@@ -181,7 +181,7 @@ def _scenario(
 ) -> _Scenario:
     """`lead` is what the accompaniment accompanies; `sums` the estimates that are sums of others."""
     others = tuple(name for name in references if name not in (lead, ACCOMPANIMENT))
-    made_of = {name: (name,) for name in references}
+    made_of: dict[str, tuple[str, ...]] = {name: (name,) for name in references}
     if ACCOMPANIMENT in targets and ACCOMPANIMENT not in references:
         if not others:
             raise ScoringError(f"accompaniment was estimated, but {lead!r} is the only reference; give the others")
@@ -217,7 +217,8 @@ def _target_scores(
 def _sum(signals: list[NDArray[np.number]]) -> NDArray[np.number]:
     if len(signals) == 1:
         return signals[0]
-    return np.sum(signals, axis=0, dtype=np.float32)
+    summed: NDArray[np.float32] = np.sum(signals, axis=0, dtype=np.float32)
+    return summed
 
 
 def _common_format(
@@ -230,7 +231,7 @@ def _common_format(
             if (wave.sample_rate, wave.channels) != (first.sample_rate, first.channels):
                 raise ScoringError(
                     f"{track_id}: {kind} {name!r} is {wave.sample_rate} Hz with {wave.channels} channels, reference "
-                    f"{first_name!r} {first.sample_rate} Hz with {first.channels}; convert one to the format of the other"
+                    f"{first_name!r} {first.sample_rate} Hz with {first.channels}; convert one to the other's format"
                 )
     num_samples = max(wave.num_samples for wave in references.values())
     if num_samples == 0 or first.channels == 0:

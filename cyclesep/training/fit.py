@@ -100,6 +100,10 @@ def _refuse_impossible(config: TrainConfig) -> None:
     missing = [target for target in config.targets if target not in known]
     if missing:
         raise ConfigError(f"targets: {config.shards} holds no stem {missing[0]!r}; it holds {', '.join(known)}")
+    if config.start_from is not None:
+        done = checkpoints.read_progress(checkpoints.find(config.start_from)).step
+        if done >= config.steps:
+            raise ConfigError(f"steps={config.steps}: {config.start_from} has done {done} steps; ask for more")
     CropStream(ShardReader(config.shards), config.crops, targets=config.targets, world_size=config.num_workers)
     resources = ray.cluster_resources()
     cpus = config.num_workers * config.cpus_per_worker

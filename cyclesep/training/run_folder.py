@@ -16,9 +16,9 @@ def claim(folder: Path, config: TrainConfig) -> None:
     if not file.exists():
         files.write_text(file, settings.to_yaml(config))
         return
-    if config.start_from is not None:
-        raise ConfigError(f"name: the run {folder} exists, and start_from begins a new one; give it another name=")
     before = settings.load(TrainConfig, [file])
+    if config.start_from not in (None, before.start_from):
+        raise ConfigError(f"name: the run {folder} exists, and start_from begins a new one; give it another name=")
     now = replace(config, **{name: getattr(before, name) for name in _MAY_CHANGE})
     if now != replace(before, storage=config.storage):
         differing = [

@@ -1,6 +1,7 @@
 """One DDP worker: crops from the shards, steps, validation, checkpoints."""
 
 import json
+import logging
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,6 +28,8 @@ from cyclesep.training.progress import ShownProgress
 
 def train_worker(loop: dict[str, Any]) -> dict[str, float]:
     """One DDP worker: runs in a Ray Train worker process, or in this one under `ScalingConfig(num_workers=0)`."""
+    # Ray Train logs each report of each worker; the board and the driver show what matters of them.
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
     run = _Run(loop)
     if not run.finished:
         for batch in run.batches():

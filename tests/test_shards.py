@@ -1,0 +1,344 @@
+import dataclasses
+import json
+import multiprocessing
+import os
+import pickle
+import shutil
+import threading
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cyclesep import shards
+from cyclesep.errors import ShardError, StorageError
+from cyclesep.manifest import MANIFEST_NAME, make_manifest, read_manifest, track_file_stem, write_manifest
+from cyclesep.segment_pb2 import Segment
+from cyclesep.shards import ShardReader, verify, write_track
+
+SAMPLE_RATE = 1000
+SEGMENT = 400
+STEMS = ("mixture", "vocals", "drums")
+
+
+def pcm_of(number: int, num_samples: int, channels: int = 2) -> np.ndarray:
+    rng = np.random.default_rng(number)
+    return rng.integers(-32768, 32768, (len(STEMS), channels, num_samples), dtype=np.int16)
+
+
+def write_corpus(folder: Path, lengths=(1234, 400, 37), **options) -> list[np.ndarray]:
+    pcm = [pcm_of(number, length) for number, length in enumerate(lengths)]
+    records = [
+        write_track(
+            folder,
+            dict(zip(STEMS, samples.astype(np.float32) / 32768, strict=True)),
+            track_id=f"Track {number}",
+            split="train",
+            sample_rate=SAMPLE_RATE,
+            segment_samples=SEGMENT,
+            **options,
+        )
+        for number, samples in enumerate(pcm)
+    ]
+    write_manifest(folder, make_manifest(records))
+    return pcm
+
+
+def read_all(folder: Path) -> list[np.ndarray]:
+    reader = ShardReader(folder)
+    return [reader.read(track, track.stems, 0, track.num_samples) for track in reader.manifest.tracks]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    # Small shards, so that the first track has several.
+    return folder, write_corpus(folder, max_shard_bytes=2 * SEGMENT * 2 * len(STEMS) * 2)
+
+
+@pytest.fixture
+def fresh(tmp_path):
+    """A corpus that a test may damage."""
+    write_corpus(tmp_path)
+    return tmp_path
+
+
+def test_every_pcm16_sample_is_read_back_bit_for_bit(corpus):
+    folder, pcm = corpus
+    for expected, found in zip(pcm, read_all(folder), strict=True):
+        np.testing.assert_array_equal(found, expected.astype(np.float32) / np.float32(32768))
+
+
+def test_a_track_beyond_the_bound_has_several_shards_that_follow_each_other(corpus):
+    folder, _ = corpus
+    files = read_manifest(folder).tracks[0].shards
+    assert [(file.first_segment, file.num_segments) for file in files] == [(0, 2), (2, 2)]
+    assert all((folder / file.name).stat().st_size == file.bytes for file in files)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_crop_is_the_slice_of_the_track_whatever_borders_it_crosses(corpus, data):
+    folder, pcm = corpus
+    number = data.draw(st.integers(0, 2))
+    length = pcm[number].shape[2]
+    start = data.draw(st.integers(0, length - 1))
+    num_samples = data.draw(st.integers(1, length - start))
+    rows = data.draw(st.lists(st.integers(0, 2), min_size=1, max_size=3))
+    reader = ShardReader(folder)
+    crop = reader.read(reader.manifest.tracks[number], [STEMS[row] for row in rows], start, num_samples)
+    expected = pcm[number][rows, :, start : start + num_samples].astype(np.float32) / 32768
+    np.testing.assert_array_equal(crop, expected)
+
+
+def test_a_batch_is_its_crops_in_the_order_of_the_requests(corpus):
+    folder, pcm = corpus
+    reader = ShardReader(folder)
+    first, second, _ = reader.manifest.tracks
+    requests = [(second, 10), (first, 700), (first, 3), (second, 0)]
+    out = np.full((4, 2, 2, 200), np.nan, dtype=np.float32)
+    reader.read_batch(out, requests, ("drums", "mixture"))
+    for crop, (track, start) in zip(out, requests, strict=True):
+        source = pcm[0 if track is first else 1][[2, 0], :, start : start + 200]
+        np.testing.assert_array_equal(crop, source.astype(np.float32) / 32768)
+
+
+def test_audio_over_full_scale_keeps_its_peak_by_a_stored_gain(tmp_path):
+    samples = np.linspace(-3.7, 3.7, 500, dtype=np.float32)[None]
+    record = write_track(
+        tmp_path, {"vocals": samples}, track_id="loud", split="test", sample_rate=SAMPLE_RATE, segment_samples=SEGMENT
+    )
+    write_manifest(tmp_path, make_manifest([record]))
+    assert record.gain == 4.0
+    found = ShardReader(tmp_path).read(record, ["vocals"], 0, 500)[0]
+    assert np.abs(found - samples).max() <= 0.5 * 4 / 32768
+
+
+def test_the_mixture_comes_first_and_levels_are_stored(tmp_path):
+    half = np.full((1, 2500), 0.5, dtype=np.float32)
+    half[:, 1000:2000] = 0.0
+    record = write_track(
+        tmp_path,
+        {"vocals": half, "mixture": half * 1.1},
+        track_id="levels",
+        split="train",
+        sample_rate=SAMPLE_RATE,
+        segment_samples=SEGMENT,
+    )
+    assert record.stems == ("mixture", "vocals")
+    assert record.loudness_db["vocals"] == (-6.0, -120.0, -6.0)
+    assert record.residual_db == pytest.approx(20 * np.log10(0.1 / 1.1), abs=0.01)
+
+
+def test_equal_audio_gives_equal_files_and_an_equal_manifest_in_any_order(tmp_path):
+    write_corpus(tmp_path / "one")
+    write_corpus(tmp_path / "two")
+    records = read_manifest(tmp_path / "two").tracks
+    write_manifest(tmp_path / "two", make_manifest(reversed(records)))
+    one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert one == two
+
+
+def test_shards_are_read_with_nothing_but_lmdb_and_the_generated_class(corpus):
+    folder, pcm = corpus
+    manifest = json.loads((folder / MANIFEST_NAME).read_text())
+    pieces = []
+    # A copy: this process may have the file open already, and LMDB opens it once.
+    copies = shutil.copytree(folder, folder.with_name("copies"))
+    for shard in manifest["tracks"][0]["shards"]:
+        with (
+            lmdb.open(str(copies / shard["name"]), subdir=False, readonly=True, lock=False) as environment,
+            environment.begin() as transaction,
+        ):
+            for _, value in transaction.cursor():
+                segment = Segment.FromString(value)
+                shape = (len(segment.stems), segment.channels, segment.num_samples)
+                pieces.append(np.frombuffer(segment.pcm, "<i2").reshape(shape))
+                assert segment.start == segment.index * SEGMENT
+                assert value.endswith(segment.pcm)
+                assert (len(value) - len(segment.pcm)) % 16 == 0
+    np.testing.assert_array_equal(np.concatenate(pieces, axis=2), pcm[0])
+
+
+@pytest.mark.parametrize("track_id", ["../../etc/passwd", "a/b\\c:*?\0\n", "ÄÖÜ 音楽", "", "." * 300, "CON"])
+def test_no_track_name_leaves_the_folder_or_breaks_a_file_name(tmp_path, track_id):
+    folder = tmp_path / "inside"
+    record = write_track(
+        folder,
+        {"vocals": np.zeros((1, 10), np.float32)},
+        track_id=track_id,
+        split="train",
+        sample_rate=SAMPLE_RATE,
+        segment_samples=SEGMENT,
+    )
+    write_manifest(folder, make_manifest([record]))
+    assert sorted(path.name for path in folder.iterdir()) == sorted([record.shards[0].name, MANIFEST_NAME])
+    assert [path.name for path in tmp_path.iterdir()] == ["inside"]
+    assert verify(folder).tracks[0].track_id == track_id
+
+
+def test_tracks_whose_readable_names_agree_get_different_files():
+    same = {"split": "train", "fingerprint": "", "sample_rate": 1, "channels": 1, "segment_samples": 1}
+    assert track_file_stem("a b", **same) != track_file_stem("a-b", **same)
+
+
+# Damage
+
+
+def flip(path: Path, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.unlink()
+    path.write_bytes(content)
+
+
+def test_a_flipped_bit_anywhere_in_data_index_or_manifest_is_refused(tmp_path):
+    write_corpus(tmp_path / "whole", lengths=(700, 90))
+    names = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    rng = np.random.default_rng(0)
+    for number in range(300):
+        folder = shutil.copytree(tmp_path / "whole", tmp_path / str(number))
+        path = folder / names[number % len(names)]
+        flip(path, int(rng.integers(path.stat().st_size * 8)))
+        with pytest.raises(ShardError, match=str(path)):
+            read_all(folder)
+        with pytest.raises(ShardError, match=str(path)):
+            verify(folder)
+        shutil.rmtree(folder)
+
+
+def test_damage_names_shard_track_and_segment_and_other_segments_are_still_read(fresh):
+    track = read_manifest(fresh).tracks[0]
+    offset, length = track.shards[0].records[2]
+    flip(fresh / track.shards[0].name, 8 * (offset + length - 5))
+    reader = ShardReader(fresh)
+    reader.read(track, STEMS, 0, 2 * SEGMENT)
+    with pytest.raises(ShardError, match=rf"{track.shards[0].name}.*'Track 0', segment 2: its checksum"):
+        reader.read(track, STEMS, 2 * SEGMENT - 1, 2)
+
+
+def test_truncated_missing_and_swapped_shards_are_refused(fresh):
+    first, second, third = read_manifest(fresh).tracks
+    os.truncate(fresh / first.shards[0].name, 4096)
+    (fresh / second.shards[0].name).unlink()
+    lmdb.open(str(fresh / "empty"), subdir=False, lock=False).close()
+    (fresh / "empty").rename(fresh / third.shards[0].name)
+    reader = ShardReader(fresh)
+    for track, reason in ((first, "4096 bytes"), (second, "No such file"), (third, "bytes, the manifest says")):
+        with pytest.raises(ShardError, match=rf"{track.track_id}.*{reason}"):
+            reader.read(track, ["vocals"], 0, 10)
+    with pytest.raises(ShardError, match="Track 0.*Track 1.*Track 2"):
+        verify(fresh)
+
+
+def test_a_record_of_another_track_is_refused_although_its_checksum_holds(tmp_path):
+    write_corpus(tmp_path, lengths=(400, 400))
+    manifest = read_manifest(tmp_path)
+    first, second = manifest.tracks
+    swapped = [dataclasses.replace(first, shards=second.shards), second]
+    write_manifest(tmp_path, make_manifest(swapped))
+    reader = ShardReader(tmp_path)
+    with pytest.raises(ShardError, match="header is not what the manifest says"):
+        reader.read(reader.manifest.tracks[0], ["vocals"], 0, 10)
+
+
+def test_a_folder_without_manifest_says_what_to_run(tmp_path):
+    with pytest.raises(ShardError, match=r"holds no manifest\.json.*cyclesep ingest"):
+        ShardReader(tmp_path)
+
+
+def test_another_format_version_is_refused_with_both_numbers(fresh):
+    path = fresh / MANIFEST_NAME
+    path.write_text(path.read_text().replace('"version":1', '"version":7'))
+    with pytest.raises(ShardError, match="format version 7, this cyclesep reads 1; ingest into a new folder"):
+        ShardReader(fresh)
+
+
+def test_a_manifest_cannot_name_a_file_outside_its_folder(fresh):
+    track = read_manifest(fresh).tracks[0]
+    outside = dataclasses.replace(track.shards[0], name="../outside.lmdb")
+    write_manifest(fresh, make_manifest([dataclasses.replace(track, shards=(outside,))]))
+    with pytest.raises(ShardError, match=r"'\.\./outside\.lmdb'"):
+        ShardReader(fresh)
+
+
+def test_unknown_stems_and_crops_beyond_the_track_are_refused(corpus):
+    folder, _ = corpus
+    reader = ShardReader(folder)
+    track = reader.manifest.tracks[1]
+    with pytest.raises(ShardError, match="holds no stem 'piano', only mixture, vocals, drums"):
+        reader.read(track, ["vocals", "piano"], 0, 10)
+    for start, num_samples in ((-1, 10), (track.num_samples - 9, 10)):
+        with pytest.raises(IndexError):
+            reader.read(track, ["vocals"], start, num_samples)
+
+
+def test_a_full_disk_is_a_storage_error_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_args, **_options):
+        raise lmdb.DiskError("No space left on device")
+
+    monkeypatch.setattr(lmdb, "open", full)
+    with pytest.raises(StorageError, match="No space left"):
+        write_corpus(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+# Processes and threads
+
+
+def checksum_of(reader: ShardReader, queue=None) -> float:
+    total = float(sum(np.abs(reader.read(t, t.stems, 0, t.num_samples)).sum() for t in reader.manifest.tracks))
+    if queue is not None:
+        queue.put(total)
+    return total
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_a_reader_in_use_goes_to_another_process(corpus, method):
+    reader = ShardReader(corpus[0])
+    expected = checksum_of(reader)
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    children = [context.Process(target=checksum_of, args=(reader, queue)) for _ in range(2)]
+    for child in children:
+        child.start()
+    assert [queue.get(timeout=60) for _ in children] == [expected, expected]
+    for child in children:
+        child.join()
+    assert checksum_of(reader) == expected
+
+
+def test_a_pickled_reader_and_its_original_read_side_by_side(corpus):
+    reader = ShardReader(corpus[0])
+    expected = checksum_of(reader)
+    assert checksum_of(pickle.loads(pickle.dumps(reader))) == expected
+    assert checksum_of(ShardReader(os.path.relpath(corpus[0]))) == expected
+
+
+def test_the_number_of_open_files_is_bounded_and_threads_survive_eviction(fresh, monkeypatch):
+    monkeypatch.setattr(shards._open_shards, "limit", 1)
+    reader = ShardReader(fresh)
+    expected = checksum_of(reader)
+    assert len(shards._open_shards) == 1
+    totals: list[float] = []
+    threads = [threading.Thread(target=lambda: totals.extend(checksum_of(reader) for _ in range(40))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert totals == [expected] * 160
+    # A thread that finds the files of the other three in use opens one more.
+    assert sum(str(fresh) in os.path.realpath(descriptor) for descriptor in Path("/proc/self/fd").iterdir()) <= 4
+    assert checksum_of(ShardReader(fresh)) == expected
+
+
+def test_a_corpus_ingested_anew_in_place_is_read_by_a_new_reader(fresh):
+    before = read_all(fresh)
+    for path in fresh.iterdir():
+        path.unlink()
+    write_corpus(fresh, lengths=(500,))
+    assert [samples.shape for samples in read_all(fresh)] == [(3, 2, 500)]
+    assert len(before) == 3

@@ -1,0 +1,89 @@
+"""Training on a real Ray cluster of this machine: workers, checkpoints, going on, refusals."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cyclesep import checkpoints, settings
+from cyclesep.errors import ConfigError
+from cyclesep.shards import ShardReader
+from cyclesep.training import TrainConfig, TrainingReport, fit
+
+SMALL = {
+    "crops.crop_seconds": 0.5,
+    "crops.batch_size": 8,
+    "cyclegan.separator.width": 8,
+    "cyclegan.separator.depth": 2,
+    "cyclegan.optimizer.schedule": "constant",
+    "num_validation_crops": 4,
+    "num_loader_processes": 0,
+    "validate_every": 4,
+    "steps": 8,
+}
+
+
+@pytest.fixture()
+def configured(tiny_shards: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
+    """A small TrainConfig with the given dotted changes."""
+
+    def build(**changes: object) -> TrainConfig:
+        config = TrainConfig(shards=str(tiny_shards), storage=str(tmp_path / "runs"))
+        return settings.replace(config, {**SMALL, **{name.replace("__", "."): value for name, value in changes.items()}})
+
+    return build
+
+
+def weights(report: TrainingReport) -> dict[str, torch.Tensor]:
+    return load_file(report.last / checkpoints.WEIGHTS)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_two_workers_leave_a_checkpoint_that_separates(configured: Callable[..., TrainConfig], tiny_shards: Path) -> None:
+    report = fit(configured(name="two", num_workers=2, num_loader_processes=1))
+    assert report.progress.step == 8
+    assert report.progress.manifest_digest == ShardReader(tiny_shards).manifest.digest
+    assert {"validation/sdr", "validation/si_sdr", "validation/si_sdr_gain"} <= set(report.progress.metrics)
+
+    loaded = checkpoints.load_separator(report.folder)
+    assert (loaded.targets, loaded.sample_rate, loaded.channels) == (("vocals",), 8000, 1)
+    assert loaded.module(torch.zeros(1, 1, 999)).shape == (1, 1, 1, 999)
+
+    lines = [json.loads(line) for line in (report.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [4, 8]
+    assert list((report.folder / "tensorboard").glob("events.out.tfevents.*"))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_run_that_goes_on_equals_one_that_never_stopped(configured: Callable[..., TrainConfig]) -> None:
+    straight = weights(fit(configured(name="straight")))
+    fit(configured(name="resumed", steps=4))
+    resumed = weights(fit(configured(name="resumed", steps=8)))
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"targets": ["piano"]}, "holds no stem 'piano'; it holds drums, vocals"),
+        ({"num_workers": 3, "crops__batch_size": 12}, "needs 3 CPUs and the cluster has 2"),
+        ({"use_gpu": True}, "needs as many GPUs and the cluster has 0"),
+        ({"num_workers": 3}, "batch_size: 8 is not a multiple of 3"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_starts(
+    configured: Callable[..., TrainConfig], changes: dict[str, object], told: str
+) -> None:
+    config = configured(**changes)
+    with pytest.raises(ConfigError, match=told):
+        fit(config)
+    assert not Path(config.storage).exists()
+
+
+def test_a_name_is_no_path() -> None:
+    with pytest.raises(ConfigError, match="name"):
+        settings.build(TrainConfig, {"name": "../elsewhere"})
