@@ -1,20 +1,22 @@
 import numpy as np
 import pytest
 
-from cyclesep.audio import Waveform, to_pcm16
+from cyclesep.audio import Waveform
 from cyclesep.errors import AudioError
 from cyclesep.preparation import count_clipped, mix, prepare
+from cyclesep.shards import ShardReader, make_manifest, write_manifest, write_track
 
 RATE = 8000
 
 
-def waveform(seed: int, seconds: float = 1.0, channels: int = 1, sample_rate: int = RATE, scale: float = 0.1) -> Waveform:
-    samples = np.random.default_rng(seed).normal(0, scale, (channels, round(seconds * sample_rate)))
+def waveform(seed: int, seconds: float = 1.0, channels: int = 1, sample_rate: int = RATE) -> Waveform:
+    samples = np.random.default_rng(seed).normal(0, 0.1, (channels, round(seconds * sample_rate)))
     return Waveform(samples=samples.astype(np.float32), sample_rate=sample_rate)
 
 
 def test_rates_channels_and_lengths_become_one():
-    sources = {"voice": waveform(0), "keys": waveform(1, channels=2, sample_rate=44100), "bass": waveform(2, seconds=0.5)}
+    keys = waveform(1, channels=2, sample_rate=44100)
+    sources = {"voice": waveform(0), "keys": keys, "bass": waveform(2, seconds=0.5)}
     prepared = prepare(sources, sample_rate=16000, channels=2)
     assert {stem.shape for stem in prepared.stems.values()} == {(2, 16000)}
     assert list(prepared.stems) == ["mixture", "voice", "keys", "bass"]
@@ -29,13 +31,15 @@ def test_a_mixture_that_is_there_is_kept_and_a_single_stem_gets_none():
     assert list(prepare({"piano": waveform(0)}, sample_rate=RATE, channels=1).stems) == ["piano"]
 
 
-@pytest.mark.parametrize("scale", [0.01, 0.3, 2.0])
-def test_the_pcm16_mixture_is_the_exact_sum_of_the_pcm16_stems(scale):
-    stems = {str(seed): waveform(seed, scale=scale).samples for seed in range(5)}
-    mixture = mix(stems)
-    gain = 2.0 ** np.ceil(np.log2(max(np.abs(x).max() for x in [mixture, *stems.values()], ))) if scale > 0.2 else 1.0
-    pcm = {name: to_pcm16(stem, gain=gain).astype(int) for name, stem in stems.items()}
-    np.testing.assert_array_equal(to_pcm16(mixture, gain=gain), sum(pcm.values()))
+@pytest.mark.parametrize(("scale", "gain"), [(0.01, 1.0), (0.2, 2.0), (0.5, 4.0), (2.0, 16.0)])
+def test_the_stored_mixture_is_the_exact_sum_of_the_stored_stems(tmp_path, scale, gain):
+    stems = {str(seed): np.clip(waveform(seed).samples * 10, -3.9, 3.9) * np.float32(scale) for seed in range(5)}
+    stored = {"mixture": mix(stems), **stems}
+    track = write_track(tmp_path, stored, track_id="a", split="train", sample_rate=RATE, segment_samples=1000)
+    write_manifest(tmp_path, make_manifest([track]))
+    assert track.gain == gain
+    mixture, *others = ShardReader(tmp_path).read(track, track.stems, 0, track.num_samples)
+    np.testing.assert_array_equal(mixture, np.sum(others, axis=0))
 
 
 def test_a_silent_stem_is_told_and_a_silent_track_refused():

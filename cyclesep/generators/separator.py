@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import torch
 from annotated_types import Gt
 from torch import Tensor, nn
 
@@ -75,13 +74,3 @@ def build_separator(config: SeparatorConfig, *, targets: int, channels: int, sam
             network = SeedGenerator(channels, outputs, width=config.width or 64, depth=config.depth or 8)
     consistent = config.mixture_consistency and targets > 1
     return Separator(network, targets=targets, channels=channels, consistent=consistent)
-
-
-def num_parameters(module: nn.Module) -> int:
-    """Trainable numbers of a network."""
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
-
-
-def rms(waveform: Tensor) -> Tensor:
-    """Root mean square over everything but the batch."""
-    return torch.sqrt(waveform.square().flatten(1).mean(dim=1))

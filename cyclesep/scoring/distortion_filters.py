@@ -16,8 +16,8 @@ from cyclesep.scoring.sources import Array
 
 # museval's: added to the diagonal of correlations of samples between -1 and 1.
 ABSOLUTE_RIDGE = float(np.finfo(np.float64).eps)
-# Relative to the mean diagonal; the least that agreed with museval on singular music.
-RELATIVE_RIDGE = 1e-10
+# Relative to the mean diagonal; the least one that holds is nearest to museval where museval is reproducible.
+RELATIVE_RIDGES = (1e-13, 1e-12, 1e-11, 1e-10)
 # Largest element of the residual relative to that of the right-hand side.
 GOOD_RESIDUAL = 2e-14
 WORST_RESIDUAL = 1e-12
@@ -32,7 +32,7 @@ class Conditioning(IntEnum):
     MERGED = 1
     """Bit-identical reference channels (dual mono) counted once; their projection is the same."""
     RIDGE = 2
-    """Not definite to working precision: a relative ridge of 1e-10 was added."""
+    """Not definite to working precision: a relative ridge of 1e-13 to 1e-10 was added."""
     LU = 3
     """Dense LU of museval's system."""
     LEAST_SQUARES = 4
@@ -71,7 +71,8 @@ def _first_that_holds(correlations: Array, right: Array) -> Solution:
 def _ladder(correlations: Array, right: Array) -> Iterator[tuple[Conditioning, Array | None]]:
     yield Conditioning.EXACT, _structured(correlations, right, ABSOLUTE_RIDGE)
     mean_diagonal = float(np.trace(correlations[0])) / correlations.shape[1]
-    yield Conditioning.RIDGE, _structured(correlations, right, RELATIVE_RIDGE * mean_diagonal + ABSOLUTE_RIDGE)
+    for relative in RELATIVE_RIDGES:
+        yield Conditioning.RIDGE, _structured(correlations, right, relative * mean_diagonal + ABSOLUTE_RIDGE)
     flat = right.reshape(-1, right.shape[2])
     yield Conditioning.LU, _dense_lu(correlations, flat, right.shape)
     least = np.linalg.lstsq(block_toeplitz.dense(correlations, 0.0), flat, rcond=None)[0]
