@@ -70,27 +70,29 @@ def draw(
         gain[row] = sign * 10.0 ** (rng.uniform(-config.gain_db, config.gain_db, stems) / 20.0)
         swap[row] = rng.random(stems) < config.channel_swap_share
     source = np.repeat(np.arange(len(numbers))[:, None], stems, axis=1)
-    if num_groups is not None and config.remix_share > 0.0:
+    if num_groups is not None:
         _shuffle_groups(source, config, seed, np.asarray(numbers), num_groups)
     return Augmentation(source=source, gain=gain, swap=swap)
 
 
 def apply(stems: Tensor, augmentation: Augmentation) -> Tensor:
     """Apply to `stems` `(batch, stems, channels, time)`; the result has the same shape and device."""
-    batch, count = augmentation.source.shape
-    source = torch.from_numpy(augmentation.source).to(stems.device)
-    if not torch.equal(source, torch.arange(batch, device=stems.device)[:, None].expand(batch, count)):
-        stems = stems[source, torch.arange(count, device=stems.device)]
-    if stems.shape[2] > 1 and augmentation.swap.any():
-        swap = torch.from_numpy(augmentation.swap).to(stems.device)[:, :, None, None]
-        stems = torch.where(swap, stems.flip(2), stems)
-    return stems * torch.from_numpy(augmentation.gain).to(stems.device)[:, :, None, None]
+    drawn = (augmentation.source, augmentation.gain, augmentation.swap)
+    source, gain, swap = (torch.from_numpy(values).to(stems.device) for values in drawn)
+    stem = torch.arange(stems.shape[1], device=stems.device)[None, :, None]
+    channel = torch.arange(stems.shape[2], device=stems.device).expand(*source.shape, -1)
+    channel = torch.where(swap[:, :, None], channel.flip(2), channel)
+    # One gather moves whole rows of time, for remix and swap together.
+    return stems[source[:, :, None], stem, channel].mul_(gain[:, :, None, None])
 
 
-def num_groups(config: AugmentConfig, *, batch_size: int, world_size: int) -> int:
-    """Groups in a global batch, so that each lies inside one worker's share; raises ConfigError if none fit."""
+def num_groups(config: AugmentConfig, *, batch_size: int, world_size: int) -> int | None:
+    """Groups in a global batch, so that each lies inside one worker's share; None if nothing is to be remixed.
+
+    Raises ConfigError if groups do not fit.
+    """
     if config.remix_share == 0.0:
-        return batch_size
+        return None
     if batch_size % (config.remix_group * world_size):
         raise ConfigError(
             f"batch_size: {batch_size} is not a multiple of {world_size} workers times augment.remix_group="

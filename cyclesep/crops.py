@@ -30,6 +30,9 @@ REST = "rest"
 # Stems whose sum misses more of the mixture than this are not all of it: what they leave over becomes one more stem.
 _COMPLETE_DB = -10.0
 
+# Crops whose stems are read and augmented together: few enough to stay in the processor's cache.
+_TOGETHER = 4
+
 # Recordings that never played together are brought to this mean level before they are composed.
 _COMPOSED_LEVEL_DB = -20.0
 
@@ -113,11 +116,19 @@ class Layout:
             first += pool.slots
         return torch.from_numpy(stems)
 
-    def batch(self, stems: Tensor) -> Batch:
-        """From `(batch, slots, channels, time)`; the mixture is the sum of its stems."""
+    def empty_batch(self, crops: int, channels: int, num_samples: int) -> Batch:
+        """A batch to be filled."""
+        targets = len(range(self.slots)[self.target])
         return Batch(
-            mixture=stems[:, self.mixture].sum(1), target=stems[:, self.target].contiguous(), paired=self.paired
+            mixture=torch.empty(crops, channels, num_samples),
+            target=torch.empty(crops, targets, channels, num_samples),
+            paired=self.paired,
         )
+
+    def fill(self, batch: Batch, crops: slice, stems: Tensor) -> None:
+        """Fill some crops of a batch from `(crops, slots, channels, time)`; the mixture is the sum of its stems."""
+        torch.sum(stems[:, self.mixture], dim=1, out=batch.mixture[crops])
+        batch.target[crops] = stems[:, self.target]
 
 
 class CropStream(IterableDataset[Batch]):
@@ -154,7 +165,11 @@ class CropStream(IterableDataset[Batch]):
         self.config, self.seed, self.rank, self.world_size = config, seed, rank, world_size
         self.start_step, self.num_steps = start_step, num_steps
         self._reader = reader
-        self._num_groups = augment.num_groups(config.augment, batch_size=config.batch_size, world_size=world_size)
+        self._num_groups = (
+            augment.num_groups(config.augment, batch_size=config.batch_size, world_size=world_size)
+            if self.layout.paired
+            else None
+        )
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
@@ -175,15 +190,18 @@ class CropStream(IterableDataset[Batch]):
     def batch(self, step: int) -> Batch:
         """This worker's share of the batch of one step, augmented."""
         numbers = self.numbers(step)
+        parts = self._num_groups // self.world_size if self._num_groups else -(-len(numbers) // _TOGETHER)
+        batch = self.layout.empty_batch(len(numbers), self._reader.manifest.channels, self.num_samples)
+        for part in range(parts):
+            self.layout.fill(batch, slice(part, None, parts), self._augmented(numbers[part::parts]))
+        return batch
+
+    def _augmented(self, numbers: Sequence[int]) -> Tensor:
         stems = self.layout.read(self._reader, [self.draws(number) for number in numbers], self.num_samples)
         drawn = augment.draw(
-            self.config.augment,
-            seed=self.seed,
-            numbers=numbers,
-            stems=self.layout.slots,
-            num_groups=self._num_groups if self.layout.paired else None,
+            self.config.augment, seed=self.seed, numbers=numbers, stems=self.layout.slots, num_groups=self._num_groups
         )
-        return self.layout.batch(augment.apply(stems, drawn))
+        return augment.apply(stems, drawn)
 
 
 def crop_loader(stream: CropStream, *, num_processes: int = 0, pin_memory: bool | None = None) -> DataLoader[Batch]:
@@ -219,7 +237,9 @@ def validation_crops(
     if layout is None:
         return None
     draws = [[pool.spaced(index, count) for pool in layout.pools] for index in range(count)]
-    batch = layout.batch(layout.read(reader, draws, num_samples))
+    batch = layout.empty_batch(count, reader.manifest.channels, num_samples)
+    for crop, draw in enumerate(draws):
+        layout.fill(batch, slice(crop, crop + 1), layout.read(reader, [draw], num_samples))
     return batch.mixture, batch.target
 
 

@@ -2,14 +2,13 @@
 
 import copy
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from cyclesep import losses
@@ -18,10 +17,8 @@ from cyclesep.discriminators import DiscriminatorConfig, build_discriminator
 from cyclesep.errors import ConfigError
 from cyclesep.generators import Separator, SeparatorConfig, build_separator
 from cyclesep.losses import AdversarialForm, Judgement, Reducer
+from cyclesep.optimization import OptimizerConfig, adam, schedule
 from cyclesep.recipes import RECIPES, TARGET, Judged, Passes, Recipe, RecipeName
-
-Rate = Annotated[float, Gt(0)]
-Betas = tuple[Annotated[float, Ge(0), Lt(1)], Annotated[float, Ge(0), Lt(1)]]
 
 # Waveforms quieter than this, relative to the mixtures (-26 dB), are not brought to full level for a discriminator.
 MATCHING_FLOOR = 0.05
@@ -29,35 +26,6 @@ MATCHING_FLOOR = 0.05
 SILENCE_RMS = 1e-4
 # Targets that should make up the mixture may differ from it by this share of its energy (lossy stems do).
 TOLERATED_REST = 0.1
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """Adam for the generators and for the discriminators, and the moving average of the separator."""
-
-    lr_separator: Rate | None = None
-    """Peak learning rate of the generators; empty takes the preset's (modern 0.001, seed 0.0002)."""
-
-    lr_discriminator: Rate | None = None
-    """Peak learning rate of the discriminators; empty takes the preset's (modern 0.0005, seed 0.0002)."""
-
-    betas_separator: Betas | None = None
-    """Adam's decay rates for the generators; empty takes the preset's (modern 0.8, 0.99; seed 0.5, 0.9)."""
-
-    betas_discriminator: Betas = (0.5, 0.9)
-    """Adam's decay rates for the discriminators."""
-
-    warmup_steps: Annotated[int, Ge(0)] | None = None
-    """Steps over which the learning rates rise from nothing; empty takes the preset's (modern 50, seed 0)."""
-
-    schedule: Literal["constant", "cosine"] | None = None
-    """After the warm-up constant, or half a cosine to 0 at the last step; empty: modern cosine, seed constant."""
-
-    clip_norm: Annotated[float, Gt(0)] = 5.0
-    """Largest gradient norm of a half-step; longer gradients are shortened to it."""
-
-    ema_decay: Annotated[float, Ge(0), Lt(1)] = 0.999
-    """Decay per step of the moving average of the separator's weights, which is what is validated and shipped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,8 +116,8 @@ class CycleGAN:
         optimizer = config.optimizer
         assert optimizer.lr_separator is not None
         assert optimizer.lr_discriminator is not None
-        self._generator_optimizer = _adam(self.generators, optimizer.lr_separator, optimizer.betas_separator)
-        self._discriminator_optimizer = _adam(
+        self._generator_optimizer = adam(self.generators, optimizer.lr_separator, optimizer.betas_separator)
+        self._discriminator_optimizer = adam(
             self.discriminators, optimizer.lr_discriminator, optimizer.betas_discriminator
         )
 
@@ -207,8 +175,8 @@ class CycleGAN:
             terms |= self._judged_terms(judged, rng)
         if not terms:
             raise ConfigError(
-                f"loss_weights: an unpaired batch has no term among {', '.join(self.weights)}; "
-                "give cycle, identity or adversarial a weight, or choose paired crops"
+                f"loss_weights: none of {', '.join(self.weights)} applies to step {self.step_number}; "
+                "regression needs paired crops, adversarial terms begin at adversarial_from_step"
             )
         total = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
         taken, norm = self._update(self._generator_optimizer, total)
@@ -224,11 +192,8 @@ class CycleGAN:
             for name, pair in judged.items():
                 fake = self.discriminators[name](pair.fake, rng)
                 matching = pair.aligned and "feature_matching" in self.weights
-                real = (
-                    self._judged_real(name, pair, rng)
-                    if matching or self.config.adversarial == "relativistic"
-                    else None
-                )
+                compares = matching or self._form == "relativistic"
+                real = self._judged_real(name, pair, rng) if compares else None
                 terms["adversarial"].append(self._generator_loss(fake, real))
                 if matching and real is not None:
                     terms["feature_matching"].append(losses.feature_matching(real, fake))
@@ -342,16 +307,6 @@ class CycleGAN:
         }
 
 
-def schedule(optimizer: OptimizerConfig, step: int, num_steps: int | None) -> float:
-    """The share of the peak learning rate at a step (counted from 0): warm-up, then constant or half a cosine."""
-    warmup = optimizer.warmup_steps or 0
-    rising = min(1.0, (step + 1) / (warmup + 1))
-    if optimizer.schedule != "cosine" or num_steps is None:
-        return rising
-    progress = min(1.0, max(0, step - warmup) / max(1, num_steps - warmup))
-    return rising * (1 + math.cos(math.pi * progress)) / 2
-
-
 _PRESETS: dict[str, dict[str, Any]] = {
     "modern": {
         "adversarial": "lsgan",
@@ -394,13 +349,6 @@ def _refuse_bad_weights(config: CycleGANConfig) -> None:
         )
     if not any(config.weights.values()):
         raise ConfigError("loss_weights: every term has weight 0; give at least one of them a positive weight")
-
-
-def _adam(modules: Mapping[str, nn.Module], lr: float, betas: tuple[float, float] | None) -> torch.optim.Optimizer:
-    parameters = [parameter for module in modules.values() for parameter in module.parameters()]
-    assert betas is not None
-    # Adam refuses an empty list; a recipe without discriminators gets an optimizer of nothing that is never stepped.
-    return torch.optim.Adam(parameters or [torch.zeros(0)], lr=lr, betas=betas, fused=True)
 
 
 @contextmanager

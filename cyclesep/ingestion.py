@@ -162,7 +162,7 @@ def ingest_track(track: Track, config: IngestConfig, folder: Path) -> TrackRecor
     if record.residual_db is not None and record.residual_db > RESIDUAL_DB:
         told = f"the mixture is not the sum of the stems, the residual is {record.residual_db:.1f} dB"
         record = replace(record, warnings=(*record.warnings, told))
-    write_track_record(folder / (_file_stem(track, config) + _RECORD_SUFFIX), record)
+    write_track_record(folder / _record_name(record), record)
     return record
 
 
@@ -273,7 +273,7 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
 def _settings_of(config: IngestConfig) -> dict[str, Any]:
     return {
         "format_version": VERSION,
-        "corpus": describe(config.corpus),
+        **{f"corpus.{name}": value for name, value in describe(config.corpus).items()},
         "sample_rate": config.sample_rate,
         "channels": config.channels,
         "segment_samples": _segment_samples(config),
@@ -294,6 +294,10 @@ def _file_stem(track: Track, config: IngestConfig) -> str:
         channels=config.channels,
         segment_samples=_segment_samples(config),
     )
+
+
+def _record_name(track: TrackRecord) -> str:
+    return track.shards[0].name.rpartition("-")[0] + _RECORD_SUFFIX
 
 
 def _finished(folder: Path, wanted: Iterable[str]) -> dict[str, TrackRecord]:
@@ -317,8 +321,7 @@ def _served(folder: Path) -> tuple[TrackRecord, ...]:
 
 def _remove_leftovers(folder: Path, keep: Iterable[TrackRecord]) -> None:
     """Delete files that an ingest wrote and that belong to none of the tracks to keep."""
-    kept = {shard.name for track in keep for shard in track.shards}
-    kept |= {name.rpartition("-")[0] + _RECORD_SUFFIX for name in kept}
+    kept = {name for track in keep for name in (_record_name(track), *(shard.name for shard in track.shards))}
     for path in folder.iterdir():
         if path.name not in kept and _OWN_FILE.fullmatch(path.name):
             path.unlink(missing_ok=True)

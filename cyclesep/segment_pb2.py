@@ -4,28 +4,33 @@
 # source: segment.proto
 # Protobuf Python Version: 7.35.1
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
-_runtime_version.ValidateProtobufRuntimeVersion(_runtime_version.Domain.PUBLIC, 7, 35, 1, "", "segment.proto")
+_runtime_version.ValidateProtobufRuntimeVersion(
+    _runtime_version.Domain.PUBLIC,
+    7,
+    35,
+    1,
+    '',
+    'segment.proto'
+)
 # @@protoc_insertion_point(imports)
 
 _sym_db = _symbol_database.Default()
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n\rsegment.proto\x12\x08\x63yclesep"\xbf\x01\n\x07Segment\x12\x10\n\x08track_id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\r\x12\r\n\x05start\x18\x03 \x01(\x04\x12\x13\n\x0bsample_rate\x18\x04 \x01(\r\x12\x10\n\x08\x63hannels\x18\x05 \x01(\r\x12\x13\n\x0bnum_samples\x18\x06 \x01(\r\x12\r\n\x05stems\x18\x07 \x03(\t\x12\x0c\n\x04gain\x18\x08 \x01(\x01\x12\r\n\x05\x63rc32\x18\t \x01(\x07\x12\x0f\n\x07padding\x18\x0e \x01(\x0c\x12\x0b\n\x03pcm\x18\x0f \x01(\x0c\x62\x06proto3'
-)
+
+
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\rsegment.proto\x12\x08\x63yclesep\"\xbf\x01\n\x07Segment\x12\x10\n\x08track_id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\r\x12\r\n\x05start\x18\x03 \x01(\x04\x12\x13\n\x0bsample_rate\x18\x04 \x01(\r\x12\x10\n\x08\x63hannels\x18\x05 \x01(\r\x12\x13\n\x0bnum_samples\x18\x06 \x01(\r\x12\r\n\x05stems\x18\x07 \x03(\t\x12\x0c\n\x04gain\x18\x08 \x01(\x01\x12\r\n\x05\x63rc32\x18\t \x01(\x07\x12\x0f\n\x07padding\x18\x0e \x01(\x0c\x12\x0b\n\x03pcm\x18\x0f \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "segment_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'segment_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_SEGMENT"]._serialized_start = 28
-    _globals["_SEGMENT"]._serialized_end = 219
+  DESCRIPTOR._loaded_options = None
+  _globals['_SEGMENT']._serialized_start=28
+  _globals['_SEGMENT']._serialized_end=219
 # @@protoc_insertion_point(module_scope)

@@ -27,6 +27,8 @@ from cyclesep.windowing import SeparationConfig, Separator, choose_device, separ
 
 __all__ = ["SeparateConfig", "SeparationConfig", "separate_file", "separate_paths", "separate_waveform"]
 
+ACCOMPANIMENT = "accompaniment"
+
 _BLOCK_SAMPLES = 1 << 18
 # The largest sample of a 16-bit file; 24 bits hold a little more.
 _PCM_PEAK = 32767 / 32768
@@ -111,7 +113,7 @@ def separate_waveform(
 
 def residual_name(targets: Sequence[str]) -> str:
     """What is left of a mixture without `targets`: "accompaniment" of one target, "residual" of several."""
-    return "accompaniment" if len(targets) == 1 else "residual"
+    return ACCOMPANIMENT if len(targets) == 1 and targets[0] != ACCOMPANIMENT else "residual"
 
 
 def separate_paths(config: SeparateConfig, separator: Separator | None = None) -> SeparationReport:

@@ -74,7 +74,7 @@ class ShardReader:
     def read_batch(self, out: Samples, requests: Sequence[tuple[TrackRecord, int]], stems: Sequence[str]) -> None:
         """Fill `out`, float32 `(batch, stems, channels, time)`, with the crop of each (track, start) in `requests`.
 
-        Files are read in the order in which they lie on disk, whatever the order of the requests.
+        Reads go track by track in the order of time, whatever the order of the requests: neighbours share pages.
         """
         if len(requests) != len(out):
             raise ValueError(f"{len(requests)} requests for a buffer of {len(out)} crops")

@@ -101,4 +101,4 @@ def test_seeds_and_steps_draw_differently() -> None:
 def test_a_batch_that_groups_do_not_divide_is_refused_with_the_remedy() -> None:
     with pytest.raises(ConfigError, match=r"batch_size: 16 is not a multiple of 8 workers .*remix_share=0"):
         augment.num_groups(AugmentConfig(), batch_size=16, world_size=8)
-    assert augment.num_groups(OFF, batch_size=16, world_size=8) == 16
+    assert augment.num_groups(OFF, batch_size=16, world_size=8) is None

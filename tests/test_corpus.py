@@ -10,7 +10,7 @@ import stempeg
 import yaml
 
 from cyclesep.corpus import CorpusConfig, describe, find_tracks
-from cyclesep.corpus.musdb18 import STREAMS, read_streams
+from cyclesep.corpus.musdb18 import STEMS, STREAMS, read_streams
 from cyclesep.corpus.stem_folders import split_by_name
 from cyclesep.corpus.synthetic import SyntheticConfig, synthetic_tracks
 from cyclesep.errors import AudioError, ConfigError, CorpusError
@@ -58,7 +58,7 @@ def test_the_real_excerpt_decodes_as_stempeg_does_by_the_order_of_streams():
     assert (track.track_id, track.split) == ("The Easton Ellises - Falcon 69", "test")
     found = track.read()
     expected, rate = stempeg.read_stems(str(EXCERPT), dtype=np.float32)
-    assert tuple(found) == STREAMS
+    assert tuple(found) == STEMS == HQ_NAMES
     for name, samples in zip(STREAMS, expected, strict=True):
         assert found[name].sample_rate == rate == RATE
         np.testing.assert_array_equal(found[name].samples, samples.T)

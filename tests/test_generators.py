@@ -136,7 +136,7 @@ def test_bands_cover_every_bin_once(n_fft: int) -> None:
 def test_a_mask_of_one_gives_back_the_mixture() -> None:
     network = TFSep(2, 1, width=8, depth=1, sample_rate=16000)
     for band_map in network.merge.maps:
-        nn.init.zeros_(band_map.weight)
+        nn.init.zeros_(band_map.linear.weight)
         with torch.no_grad():
             # Outputs of a band: real then imaginary part of each channel's mask, bin by bin.
             parts = band_map.bias.unflatten(-1, (2, 2, -1))

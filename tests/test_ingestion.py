@@ -153,7 +153,7 @@ def test_other_settings_or_other_music_are_refused_with_both_values(tmp_path, so
         CorpusError, match="was ingested with sample_rate=8000, not 16000; choose another output or delete"
     ):
         ingest(config_of(songs, tmp_path / "out", sample_rate=16000))
-    with pytest.raises(CorpusError, match="was ingested with corpus="):
+    with pytest.raises(CorpusError, match="was ingested with corpus.path=.*/songs, not .*/others;"):
         ingest(config_of(write_songs(tmp_path / "others"), tmp_path / "out"))
     assert state_of(tmp_path / "out") == before
 

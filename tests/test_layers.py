@@ -9,12 +9,12 @@ PACKAGE = Path(__file__).resolve().parent.parent / "cyclesep"
 
 LAYERS = [
     {"errors", "files", "audio", "settings"},
-    {"segment_pb2", "manifest", "shards", "corpus"},
+    {"segment_pb2", "manifest", "segments", "shards", "shard_writing", "corpus", "preparation"},
     {"augment", "pools", "crops", "generators", "discriminators", "losses", "scoring", "provenance"},
-    {"cyclegan", "recipes", "validation"},
-    {"checkpoints", "separation", "report"},
+    {"optimization", "cyclegan", "recipes", "validation"},
+    {"checkpoints", "windowing", "separation", "report"},
     {"cluster", "ingestion", "training", "evaluation"},
-    {"commands", "commandline", "quickstart"},
+    {"commands", "commandline"},
 ]
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
 RING = 5

@@ -3,6 +3,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import resource
 import shutil
 import threading
 from pathlib import Path
@@ -276,13 +277,14 @@ def test_unknown_stems_and_crops_beyond_the_track_are_refused(corpus):
             reader.read(track, ["vocals"], start, num_samples)
 
 
-def test_a_full_disk_is_a_storage_error_and_leaves_nothing(tmp_path, monkeypatch):
-    def full(*_args, **_options):
-        raise lmdb.DiskError("No space left on device")
-
-    monkeypatch.setattr(lmdb, "open", full)
-    with pytest.raises(StorageError, match="No space left"):
-        write_corpus(tmp_path)
+def test_a_disk_that_refuses_to_take_more_is_a_storage_error_and_leaves_nothing(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, before[1]))
+    try:
+        with pytest.raises(StorageError, match=r"\.lmdb: cannot be written \(.*\); free space or choose another place"):
+            write_corpus(tmp_path, lengths=(20000,))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
 
 

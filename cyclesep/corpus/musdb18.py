@@ -25,6 +25,8 @@ from cyclesep.errors import AudioError, CorpusError
 
 # The streams of a .stem.mp4 go by order; their titles are not to be relied on.
 STREAMS = ("mixture", "drums", "bass", "other", "vocals")
+# The order in which MUSDB18 names its stems, and in which they are kept, as those of MUSDB18-HQ are.
+STEMS = ("mixture", "vocals", "drums", "bass", "other")
 SUFFIX = ".stem.mp4"
 
 # A decoded stream that is this much shorter than its container says was cut off; encoders differ by less.
@@ -42,7 +44,8 @@ class StemMp4Track:
 
     def read(self) -> dict[str, Waveform]:
         """Decode all streams at once to float32; raises AudioError for a file that is damaged or cut off."""
-        return dict(zip(self.streams, read_streams(self.path, len(self.streams)), strict=True))
+        decoded = dict(zip(self.streams, read_streams(self.path, len(self.streams)), strict=True))
+        return {name: decoded[name] for name in sorted(decoded, key=_rank)}
 
     def fingerprint(self) -> str:
         """A hash of the file's name, size and time of change."""
@@ -80,10 +83,12 @@ def read_streams(path: Path, num_streams: int) -> list[Waveform]:
     formats = _probe(path)
     if len(formats) != num_streams:
         raise AudioError(f"{path}: has {len(formats)} audio streams, not {num_streams}; fetch or export the file again")
+    contents = _decode(path, num_streams)
     waveforms = []
-    for number, (stream, content) in enumerate(zip(formats, _decode(path, num_streams), strict=True)):
-        channels = int(stream["channels"])
-        samples = np.ascontiguousarray(np.frombuffer(content, dtype="<f4").reshape(-1, channels).T)
+    for number, stream in enumerate(formats):
+        # Taken out of the list, so that a song is not held twice.
+        decoded = np.frombuffer(contents.pop(0), dtype="<f4").reshape(-1, int(stream["channels"]))
+        samples = np.ascontiguousarray(decoded.T, dtype=np.float32)
         waveform = Waveform(samples=samples, sample_rate=int(stream["sample_rate"]))
         declared = float(stream.get("duration", 0.0))
         if waveform.seconds < declared - _TRUNCATED_SECONDS:
@@ -134,6 +139,10 @@ def _index(root: Path, subsets: Sequence[str], *, is_wav: bool) -> list[tuple[st
             if place.exists() and not track.name.startswith("."):
                 found[split, track.name] = (split, track, index.setup)
     return list(found.values())
+
+
+def _rank(stem: str) -> int:
+    return STEMS.index(stem) if stem in STEMS else len(STEMS)
 
 
 def _flat_track(path: Path, split: str) -> StemMp4Track:

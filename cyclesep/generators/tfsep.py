@@ -1,7 +1,7 @@
 """A mask on the complex spectrogram: bands in, convolutions over time and frequency, bands out.
 
-The spectrum is split into bands that widen with frequency, each with weights of its own (Luo & Yu, "Music source
-separation with band-split RNN", 2022); between them convolutions over time and neighbouring bands alternate with a
+The spectrum is split into bands that widen with frequency (Luo & Yu, "Music source separation with band-split RNN",
+2022; Tong et al., "SCNet", 2024); between splitting and merging, convolutions over time and neighbouring bands alternate with a
 linear map over all bands (Choi et al., "Investigating U-Nets with various intermediate blocks", 2020).
 """
 
@@ -99,17 +99,19 @@ class BandMerge(nn.Module):
 
 
 class BandLinear(nn.Module):
-    """One linear map per band: `(bands, batch, frames, inputs)` to `(bands, batch, frames, outputs)`."""
+    """A linear map that all bands of a zone share, so that a voice is known in any key; only the bias is each band's own.
+
+    Maps `(bands, batch, frames, inputs)` to `(bands, batch, frames, outputs)`.
+    """
 
     def __init__(self, bands: int, inputs: int, outputs: int) -> None:
         super().__init__()
-        bound = inputs**-0.5
-        self.weight = nn.Parameter(torch.empty(bands, inputs, outputs).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.zeros(bands, 1, outputs))
+        self.linear = nn.Linear(inputs, outputs, bias=False)
+        self.bias = nn.Parameter(torch.zeros(bands, 1, 1, outputs))
 
     def forward(self, vectors: Tensor) -> Tensor:
-        mapped: Tensor = torch.baddbmm(self.bias, vectors.flatten(1, 2), self.weight).unflatten(1, vectors.shape[1:3])
-        return mapped
+        mapped: Tensor = self.linear(vectors)
+        return mapped + self.bias
 
 
 class DualPathBlock(nn.Module):

@@ -1,12 +1,17 @@
 """Scores of separated music: BSS Eval v4 and v3 equal to museval's, SI-SDR, uSDR, tables, oracles."""
 
-from cyclesep.scoring.bss_eval import evaluate
+from cyclesep.scoring.bss_eval import Mode, evaluate
 from cyclesep.scoring.museval_format import eval_mus_track, to_museval_json, to_track_store, write_museval_json
+from cyclesep.scoring.oracles import OracleMask, mixture_as_estimate, separate_blindly, separate_by_oracle
 from cyclesep.scoring.simple import si_sdr, usdr
 from cyclesep.scoring.table import ScoreTable, Summary, TrackValue
-from cyclesep.scoring.track import TargetScore, TrackScore, score_track
+from cyclesep.scoring.track import FRAME_METRICS, TRACK_METRICS, TargetScore, TrackScore, score_track
 
 __all__ = [
+    "FRAME_METRICS",
+    "TRACK_METRICS",
+    "Mode",
+    "OracleMask",
     "ScoreTable",
     "Summary",
     "TargetScore",
@@ -14,7 +19,10 @@ __all__ = [
     "TrackValue",
     "eval_mus_track",
     "evaluate",
+    "mixture_as_estimate",
     "score_track",
+    "separate_blindly",
+    "separate_by_oracle",
     "si_sdr",
     "to_museval_json",
     "to_track_store",

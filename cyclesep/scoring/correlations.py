@@ -110,7 +110,8 @@ class Correlator:
 
     def _to_lags(self, spectra: Spectra, fft_length: int) -> Array:
         # A window of the past starts `lags` samples before its block, so lag a stands at index a - lags.
-        correlations: Array = scipy.fft.irfft(spectra, fft_length, axis=0)[-self.lags :]
+        # Copied: a view would keep the whole inverse FFT, four times as much.
+        correlations: Array = scipy.fft.irfft(spectra, fft_length, axis=0)[-self.lags :].copy()
         return correlations
 
 

@@ -16,12 +16,14 @@ from cyclesep.scoring.sources import Array
 
 # museval's: added to the diagonal of correlations of samples between -1 and 1.
 ABSOLUTE_RIDGE = float(np.finfo(np.float64).eps)
-# Relative to the mean diagonal; the least one that holds is nearest to museval where museval is reproducible.
-RELATIVE_RIDGES = (1e-13, 1e-12, 1e-11, 1e-10)
+# Relative to the mean diagonal; the least one that holds is taken.
+RELATIVE_RIDGES = (1e-14, 1e-13, 1e-12, 1e-11, 1e-10)
 # Largest element of the residual relative to that of the right-hand side.
 GOOD_RESIDUAL = 2e-14
-WORST_RESIDUAL = 1e-12
+WORST_RESIDUAL = 1e-10
 MAX_REFINEMENTS = 3
+# Of the ridged solution towards museval's own system, which brings it as near as museval is to itself.
+TIKHONOV_ITERATIONS = 3
 
 
 class Conditioning(IntEnum):
@@ -32,7 +34,7 @@ class Conditioning(IntEnum):
     MERGED = 1
     """Bit-identical reference channels (dual mono) counted once; their projection is the same."""
     RIDGE = 2
-    """Not definite to working precision: a relative ridge of 1e-13 to 1e-10 was added."""
+    """Not definite to working precision: iterated Tikhonov, with a relative ridge of 1e-14 to 1e-10."""
     LU = 3
     """Dense LU of museval's system."""
     LEAST_SQUARES = 4
@@ -80,11 +82,23 @@ def _ladder(correlations: Array, right: Array) -> Iterator[tuple[Conditioning, A
 
 
 def _structured(correlations: Array, right: Array, ridge: float) -> Array | None:
-    """The solution by the Schur algorithm with iterative refinement; None where it fails or its residual is bad."""
+    """The solution by the Schur algorithm with iterative refinement; None where it fails or its residual is bad.
+
+    A ridge above museval's is then iterated away (iterated Tikhonov regularisation), but for directions that are
+    smaller still, which stay damped.
+    """
     try:
         factor = block_toeplitz.factorise(correlations, ridge)
     except np.linalg.LinAlgError:
         return None
+    filters = _refined(factor, correlations, right, ridge)
+    if filters is not None and ridge > ABSOLUTE_RIDGE:
+        for _ in range(TIKHONOV_ITERATIONS):
+            filters = filters + factor.solve(right - block_toeplitz.multiply(correlations, ABSOLUTE_RIDGE, filters))
+    return filters
+
+
+def _refined(factor: block_toeplitz.Factor, correlations: Array, right: Array, ridge: float) -> Array | None:
     scale = max(float(np.abs(right).max()), np.finfo(np.float64).tiny)
     filters = factor.solve(right)
     for refinement in range(MAX_REFINEMENTS + 1):

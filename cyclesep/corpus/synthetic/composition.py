@@ -8,9 +8,9 @@ import numpy as np
 from cyclesep.corpus.synthetic.signals import pick
 from cyclesep.corpus.synthetic.styles import MODES, PROGRESSIONS, STYLES, Style
 
-STEMS = ("vocals", "drums", "bass", "other")
-
 ENERGY = {"intro": 0.55, "verse": 0.7, "chorus": 1.0, "bridge": 0.6, "outro": 0.6}
+
+SECTIONS = tuple(ENERGY)
 
 # Who may rest in a section, and how often. The chorus is always played by all.
 RESTS: dict[str, tuple[tuple[float, tuple[str, ...]], ...]] = {
@@ -145,7 +145,14 @@ def _form(rng: np.random.Generator, num_bars: int) -> list[tuple[str, int]]:
         verse = int(rng.integers(1, 1 + num_bars // 3))
         return [("intro", 1), ("verse", verse), ("chorus", num_bars // 2), ("bridge", 1), ("chorus", num_bars)]
     unit = 4 if num_bars < 40 else 8
-    round_of_song = [("verse", unit), ("chorus", unit), ("verse", unit), ("chorus", unit), ("bridge", 4), ("chorus", unit)]
+    round_of_song = [
+        ("verse", unit),
+        ("chorus", unit),
+        ("verse", unit),
+        ("chorus", unit),
+        ("bridge", 4),
+        ("chorus", unit),
+    ]
     form = [("intro", int(rng.choice([2, 4])))]
     while sum(length for _, length in form) < num_bars - 4:
         form += round_of_song

@@ -1,6 +1,6 @@
 """A mixing desk: filters, panning, rooms, echoes, compression. Time is the last axis; inputs are left as they are."""
 
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cyclesep.corpus.synthetic.composition import ENERGY, Bar, Song
+from cyclesep.corpus.synthetic.composition import SECTIONS, Bar, Song
 from cyclesep.corpus.synthetic.signals import pick
 
 VOWELS = ("i", "e", "E", "a", "A", "O", "o", "u")
@@ -43,7 +43,7 @@ def compose_melody(song: Song, low: int, high: int, rng: np.random.Generator) ->
     Every section has a phrase of its own, rhythm and syllables, which comes back with small changes; pitches are
     drawn anew, by steps rather than leaps and on chord notes where the accent is.
     """
-    phrases = {section: _write_phrase(song.style.steps_per_bar, rng) for section in ENERGY}
+    phrases = {section: _write_phrase(song.style.steps_per_bar, rng) for section in SECTIONS}
     walk = _PitchWalk(song=song, low=low, high=high, rng=rng)
     notes: list[SungNote] = []
     for number, bar, syllable in _syllables(song, phrases):

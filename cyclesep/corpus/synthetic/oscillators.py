@@ -9,7 +9,9 @@ TABLE_SIZE = 4096
 HIGHEST_PARTIAL_HERTZ = 16_000.0
 
 
-def damped_partials(frequencies: Curve, decay_seconds: Curve, amplitudes: Curve, phases: Curve, num_samples: int) -> Mono:
+def damped_partials(
+    frequencies: Curve, decay_seconds: Curve, amplitudes: Curve, phases: Curve, num_samples: int
+) -> Mono:
     """Sum of exponentially damped sines, `(time,)`: struck and plucked strings, bars, bells.
 
     The four curves have one value per partial (hertz, seconds to 1/e, linear, radians). A damped sine is a geometric

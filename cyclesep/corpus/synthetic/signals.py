@@ -82,3 +82,10 @@ def mix_into(buffer: NDArray[np.float32], start: int, samples: NDArray[np.float3
     length = min(buffer.shape[-1] - start, samples.shape[-1] - first)
     if length > 0:
         buffer[..., start : start + length] += np.float32(gain) * samples[..., first : first + length]
+
+
+def faded_in(samples: Mono, seconds: float) -> Mono:
+    """The same sound with a straight fade-in."""
+    length = min(samples.size, max(2, samples_in(seconds)))
+    ramp = np.linspace(0.0, 1.0, length, dtype=np.float32)
+    return np.concatenate([samples[:length] * ramp, samples[length:]])

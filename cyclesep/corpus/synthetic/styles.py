@@ -61,12 +61,22 @@ STYLES: Mapping[str, Style] = {
         modes=("major", "minor", "mixolydian"),
         grooves=(
             {"kick": "9.....7.9.8.....", "snare": "....9.......9...", "hat": "8.6.8.6.8.6.8.6."},
-            {"kick": "9..8....8.9.....", "snare": "....9..3....9..4", "hat": "9.5.9.5.9.5.9...", "open_hat": "..............6."},
+            {
+                "kick": "9..8....8.9.....",
+                "snare": "....9..3....9..4",
+                "hat": "9.5.9.5.9.5.9...",
+                "open_hat": "..............6.",
+            },
             {"kick": "9.8...8.9.8...8.", "snare": "....9.......9...", "ride": "8.6.8.6.8.6.8.6."},
         ),
         bass_lines=("r-r-r-r-r-r-r-r-", "r-r-r-r-r-r-f-a-", "r-..r-r-o-r-f-a-"),
         basses=("picked", "fingered"),
-        ensembles=(("crunch", "organ"), ("crunch", "crunch_high"), ("clean_guitar", "crunch"), ("crunch", "lead_synth")),
+        ensembles=(
+            ("crunch", "organ"),
+            ("crunch", "crunch_high"),
+            ("clean_guitar", "crunch"),
+            ("crunch", "lead_synth"),
+        ),
     ),
     "pop": Style(
         tempo_bpm=(94, 128),
@@ -74,12 +84,22 @@ STYLES: Mapping[str, Style] = {
         modes=("major", "major", "minor"),
         grooves=(
             {"kick": "9.......9.......", "snare": "....9.......9...", "hat": "7474747474747474"},
-            {"kick": "9..7..8...8.....", "snare": "....9.......9...", "hat": "8.5.8.5.8.5.8.5.", "shaker": "..5...5...5...5."},
+            {
+                "kick": "9..7..8...8.....",
+                "snare": "....9.......9...",
+                "hat": "8.5.8.5.8.5.8.5.",
+                "shaker": "..5...5...5...5.",
+            },
             {"kick": "9...8...9...8...", "clap": "....9.......9...", "shaker": "7353735373537353"},
         ),
         bass_lines=("r---r-r-r---r-f-", "r--r--o-r--r--a-", "r-------f-----a-"),
         basses=("fingered", "synth"),
-        ensembles=(("piano", "pad"), ("clean_guitar", "bells", "pad"), ("electric_piano", "strings"), ("piano", "clean_guitar")),
+        ensembles=(
+            ("piano", "pad"),
+            ("clean_guitar", "bells", "pad"),
+            ("electric_piano", "strings"),
+            ("piano", "clean_guitar"),
+        ),
     ),
     "funk": Style(
         tempo_bpm=(92, 114),
@@ -87,11 +107,21 @@ STYLES: Mapping[str, Style] = {
         modes=("dorian", "mixolydian"),
         grooves=(
             {"kick": "9..7......8..6..", "snare": "....9..3.3..9..3", "hat": "8464846484648464"},
-            {"kick": "9.8....6..9....7", "snare": "....9..4....9.4.", "hat": "9.649.649.649.6.", "open_hat": "..............7."},
+            {
+                "kick": "9.8....6..9....7",
+                "snare": "....9..4....9.4.",
+                "hat": "9.649.649.649.6.",
+                "open_hat": "..............7.",
+            },
         ),
         bass_lines=("r-.ro.r-.rf.ro.a", "r--.ro..r-.r.fa-", "r.r.o-.rf.r.o-a."),
         basses=("slapped", "fingered"),
-        ensembles=(("electric_piano", "brass"), ("clavinet", "brass"), ("clavinet", "organ"), ("electric_piano", "clavinet")),
+        ensembles=(
+            ("electric_piano", "brass"),
+            ("clavinet", "brass"),
+            ("clavinet", "organ"),
+            ("electric_piano", "clavinet"),
+        ),
     ),
     "ballad": Style(
         tempo_bpm=(60, 82),
@@ -141,7 +171,12 @@ STYLES: Mapping[str, Style] = {
         ),
         bass_lines=("r---f---r---f---", "r-------f-----a-", "r---t---f---a---"),
         basses=("upright", "fingered"),
-        ensembles=(("acoustic_guitar", "violin"), ("acoustic_guitar", "flute"), ("acoustic_guitar", "clarinet"), ("picked_guitar", "cello")),
+        ensembles=(
+            ("acoustic_guitar", "violin"),
+            ("acoustic_guitar", "flute"),
+            ("acoustic_guitar", "clarinet"),
+            ("picked_guitar", "cello"),
+        ),
     ),
     "reggae": Style(
         tempo_bpm=(68, 86),
@@ -166,7 +201,12 @@ STYLES: Mapping[str, Style] = {
         ),
         bass_lines=("r-----------", "r-------f-a-", "r---f---t---"),
         basses=("upright", "fingered"),
-        ensembles=(("piano", "violin"), ("acoustic_guitar", "clarinet"), ("piano", "strings"), ("picked_guitar", "flute")),
+        ensembles=(
+            ("piano", "violin"),
+            ("acoustic_guitar", "clarinet"),
+            ("piano", "strings"),
+            ("picked_guitar", "flute"),
+        ),
     ),
     "bossa nova": Style(
         tempo_bpm=(104, 136),
@@ -178,6 +218,11 @@ STYLES: Mapping[str, Style] = {
         ),
         bass_lines=("r-----r-f-----f-", "r-----f-f-----a-"),
         basses=("upright", "fingered"),
-        ensembles=(("picked_guitar", "flute"), ("electric_piano", "saxophone"), ("picked_guitar", "piano"), ("piano", "trumpet")),
+        ensembles=(
+            ("picked_guitar", "flute"),
+            ("electric_piano", "saxophone"),
+            ("picked_guitar", "piano"),
+            ("piano", "trumpet"),
+        ),
     ),
 }

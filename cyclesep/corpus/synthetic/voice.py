@@ -14,8 +14,8 @@ from scipy import fft
 
 from cyclesep.corpus.synthetic.effects import bandpass, lowpass, saturate
 from cyclesep.corpus.synthetic.melody import SungNote
-from cyclesep.corpus.synthetic.signals import SAMPLE_RATE, Curve, Mono, hertz, mix_into, noise, pick, samples_in, smooth
 from cyclesep.corpus.synthetic.oscillators import turns
+from cyclesep.corpus.synthetic.signals import SAMPLE_RATE, Curve, Mono, hertz, mix_into, noise, pick, samples_in, smooth
 
 CONTROL_HOP = 128
 CONTROL_RATE = SAMPLE_RATE / CONTROL_HOP
@@ -125,7 +125,7 @@ def draw_singer(rng: np.random.Generator) -> Singer:
         formant_scale=scale,
         vibrato_hertz=float(rng.uniform(4.8, 6.6)),
         vibrato_cents=float(rng.uniform(10.0, 60.0)),
-        breath=float(rng.uniform(0.01, 0.07)),
+        breath=float(rng.uniform(0.006, 0.04)),
         open_quotient=float(rng.uniform(0.48, 0.72)),
         softness_hertz=float(rng.uniform(1200.0, 3500.0)),
         scoop=float(rng.uniform(0.1, 0.6)),
@@ -238,7 +238,9 @@ def _glottal_source(frequency: Curve, loudness: Mono, singer: Singer, rng: np.ra
     cycle = phase.astype(np.int64)
     position = (phase - cycle).astype(np.float32)
     shimmer = (1.0 + 0.04 * rng.standard_normal(int(cycle[-1]) + 1)).astype(np.float32)
-    pulses = glottal_pulses(position, (frequency / SAMPLE_RATE).astype(np.float32), singer.open_quotient) * shimmer[cycle]
+    pulses = (
+        glottal_pulses(position, (frequency / SAMPLE_RATE).astype(np.float32), singer.open_quotient) * shimmer[cycle]
+    )
     soft = lowpass(pulses, singer.softness_hertz, order=1)
     pulses = soft + (0.25 + 0.75 * loudness) * (pulses - soft)
     breath = noise(rng, position.size) * (0.4 + np.sin(np.float32(np.pi) * position))

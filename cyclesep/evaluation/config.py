@@ -1,0 +1,60 @@
+"""What is evaluated, on which music, beside what."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pydantic import PositiveFloat, PositiveInt
+
+from cyclesep.corpus import CorpusConfig
+from cyclesep.windowing import SeparationConfig
+
+Oracle = Literal["IRM1", "IRM2", "IBM", "MWF"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """A separator or a folder of estimates, scored on a split beside the mixture, a blind heuristic and oracles."""
+
+    checkpoint: str | None = None
+    """Checkpoint or run folder of the separator to score; none: only what else is asked for."""
+
+    estimates: str | None = None
+    """Folder of estimates to score, as museval lays them out: SPLIT/TRACK/TARGET.wav (or flac)."""
+
+    name: str = "separator"
+    """What the separator is called in the tables; estimates are called by the name of their folder."""
+
+    shards: str | None = None
+    """Folder of shards that hold the references, at the rate of the shards; or give a corpus."""
+
+    corpus: CorpusConfig | None = None
+    """Music that holds the references, at its original rate, set as for ingest (corpus.kind=...); or give shards."""
+
+    split: Literal["train", "valid", "test"] = "test"
+    """Which tracks."""
+
+    targets: tuple[str, ...] = ()
+    """What is scored if there is no checkpoint to tell; none: all stems."""
+
+    output: str = "evaluation"
+    """Folder for tables, museval's JSON and estimates; on several machines one that all of them share."""
+
+    mixture: bool = True
+    """Whether the untouched mixture is scored as if it were each target."""
+
+    heuristic: bool = True
+    """Whether a blind separator that has learned nothing is scored."""
+
+    oracles: tuple[Oracle, ...] = ("IRM2",)
+    """Ideal masks, made from the references, to be scored."""
+
+    save_estimates: bool = False
+    """Whether what was separated is written as 16-bit wav files below OUTPUT/estimates."""
+
+    window_seconds: PositiveFloat = 1.0
+    """Length of the frames that are scored, and their distance."""
+
+    num_separators: PositiveInt | None = None
+    """Processes that separate at the same time; none: one per GPU, or half of the CPUs."""
+
+    separation: SeparationConfig = field(default_factory=SeparationConfig)

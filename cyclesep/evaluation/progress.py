@@ -1,0 +1,57 @@
+"""How far an evaluation is, on stderr: tracks scored, speed against real time, time left."""
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from cyclesep.evaluation.outcomes import TrackOutcome
+
+# Into a file or a pipe a line now and then is enough.
+_LINE_SECONDS = 10.0
+
+
+class Display:
+    """One live line in a terminal; elsewhere a line every ten seconds and one at the end."""
+
+    def __init__(self, *, total: int, num_kept: int) -> None:
+        self._console = Console(stderr=True, soft_wrap=True, highlight=False)
+        bar = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
+        columns = (*bar, TextColumn("{task.fields[told]}"))
+        times = (TimeElapsedColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, *times, console=self._console, disable=not self._console.is_terminal)
+        self._task = self._bar.add_task("evaluate", total=total, completed=num_kept, told="starting")
+        self._total, self._done, self._failed, self._seconds = total, num_kept, 0, 0.0
+        self._began = self._told = time.monotonic()
+
+    def __enter__(self) -> "Display":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+        if not self._console.is_terminal and kind is None:
+            self._console.print(self._line())
+
+    def advance(self, outcome: TrackOutcome) -> None:
+        """Count one outcome; a failure is told at once."""
+        self._done += 1
+        self._failed += outcome.failed
+        self._seconds += outcome.seconds
+        if outcome.failed:
+            self._console.print(f"failed: {outcome}", markup=False)
+        self._bar.update(self._task, completed=self._done, told=self._speed())
+        if not self._console.is_terminal and time.monotonic() - self._told > _LINE_SECONDS:
+            self._told = time.monotonic()
+            self._console.print(self._line())
+
+    def _line(self) -> str:
+        left = (self._total - self._done) * (time.monotonic() - self._began) / max(1, self._done)
+        return f"evaluate: {self._done}/{self._total} scored, {self._speed()}, {left:.0f} s left"
+
+    def _speed(self) -> str:
+        speed = self._seconds / max(time.monotonic() - self._began, 1e-9)
+        return f"{speed:.1f} x real time" + (f", {self._failed} failed" if self._failed else "")

@@ -1,0 +1,111 @@
+"""The tracks of a split with their true stems, from shards or from the music as it was published."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from cyclesep.audio import Samples, Waveform
+from cyclesep.corpus import Track, find_tracks
+from cyclesep.errors import ConfigError, CorpusError
+from cyclesep.evaluation.config import EvaluateConfig
+from cyclesep.manifest import MIXTURE, TrackRecord
+from cyclesep.preparation import prepare
+from cyclesep.shards import ShardReader
+
+
+class ReferenceTrack(Protocol):
+    """One track to score on: small, picklable, read where it is needed."""
+
+    @property
+    def track_id(self) -> str: ...
+    @property
+    def split(self) -> str: ...
+    def digest(self) -> str:
+        """Changes when the audio changes."""
+
+    def read(self) -> dict[str, Waveform]:
+        """All stems, the mixture among them, of one rate, length and channel count.
+
+        Raises AudioError, CorpusError or ShardError for what cannot be read.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardTrack:
+    """A track of an ingested corpus."""
+
+    folder: Path
+    record: TrackRecord
+
+    @property
+    def track_id(self) -> str:
+        return self.record.track_id
+
+    @property
+    def split(self) -> str:
+        return self.record.split
+
+    def digest(self) -> str:
+        return _sha256([self.record.gain, self.record.stems, [shard.sha256 for shard in self.record.shards]])
+
+    def read(self) -> dict[str, Waveform]:
+        record = self.record
+        samples = ShardReader(self.folder).read(record, record.stems, 0, record.num_samples)
+        return _with_mixture(dict(zip(record.stems, samples, strict=True)), record.track_id, record.sample_rate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusTrack:
+    """A track as its source holds it, at the rate and with the channels of its mixture."""
+
+    track: Track
+
+    @property
+    def track_id(self) -> str:
+        return self.track.track_id
+
+    @property
+    def split(self) -> str:
+        return self.track.split
+
+    def digest(self) -> str:
+        return self.track.fingerprint()
+
+    def read(self) -> dict[str, Waveform]:
+        waveforms = self.track.read()
+        main = waveforms.get(MIXTURE) or max(waveforms.values(), key=lambda waveform: waveform.channels)
+        stems = prepare(waveforms, sample_rate=main.sample_rate, channels=main.channels).stems
+        return _with_mixture(stems, self.track_id, main.sample_rate)
+
+
+def find_references(config: EvaluateConfig) -> list[ReferenceTrack]:
+    """The tracks of the split; raises ConfigError, CorpusError or ShardError if there are none."""
+    if (config.shards is None) == (config.corpus is None):
+        raise ConfigError("shards and corpus: give one of them, it holds the references")
+    tracks: Sequence[ReferenceTrack]
+    if config.shards is not None:
+        # Absolute: the tasks that read have other working directories.
+        reader = ShardReader(Path(config.shards).expanduser().absolute())
+        tracks = [ShardTrack(folder=reader.folder, record=record) for record in reader.manifest.split(config.split)]
+    else:
+        assert config.corpus is not None
+        tracks = [CorpusTrack(track=track) for track in find_tracks(config.corpus) if track.split == config.split]
+    if not tracks:
+        where = config.shards if config.shards is not None else f"corpus {config.corpus.kind}"  # type: ignore[union-attr]
+        raise CorpusError(f"{where}: holds no tracks of split={config.split}; choose another split")
+    return list(tracks)
+
+
+def _with_mixture(stems: dict[str, Samples], track_id: str, sample_rate: int) -> dict[str, Waveform]:
+    if len(stems) == 1:
+        raise CorpusError(f"{track_id}: holds {next(iter(stems))} alone, and no truth to score with; leave it out")
+    if MIXTURE not in stems:
+        stems = {MIXTURE: sum(stems.values()), **stems}  # type: ignore[dict-item]
+    return {name: Waveform(samples=samples, sample_rate=sample_rate) for name, samples in stems.items()}
+
+
+def _sha256(values: object) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()

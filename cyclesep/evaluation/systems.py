@@ -1,0 +1,183 @@
+"""What is scored: a separator, a folder of estimates, and what they are measured against."""
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import override
+
+from cyclesep import audio, checkpoints, settings
+from cyclesep.audio import Waveform
+from cyclesep.errors import ConfigError, ScoringError
+from cyclesep.evaluation.config import EvaluateConfig, Oracle
+from cyclesep.evaluation.references import ReferenceTrack
+from cyclesep.manifest import MIXTURE
+from cyclesep.scoring import oracles
+from cyclesep.scoring.track import ACCOMPANIMENT
+
+HEURISTIC = "heuristic"
+HEURISTIC_TARGETS = frozenset({"vocals", "drums", "bass", "other"})
+ESTIMATE_SUFFIXES = (".wav", ".flac")
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """Whatever gives estimates of a track's stems."""
+
+    name: str
+    targets: tuple[str, ...]
+    """What is scored; none: every stem of the track."""
+
+    def digest(self, track: ReferenceTrack) -> list[Any]:
+        """What decides the estimates of a track, as plain values."""
+        return [type(self).__name__, self.targets, track.digest()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Separator(System):
+    """A trained separator, whose estimates an actor makes."""
+
+    checkpoint: Path
+    """Absolute, of one checkpoint."""
+    weights: str
+    """SHA-256 of the weights."""
+    windows: dict[str, Any]
+    """How tracks are cut, as plain values."""
+
+    @override
+    def digest(self, track: ReferenceTrack) -> list[Any]:
+        return [*super().digest(track), self.weights, self.windows]
+
+
+class Comparison(System, abc.ABC):
+    """A system whose estimates are made by the task that scores them."""
+
+    @abc.abstractmethod
+    def estimates(self, stems: Mapping[str, Waveform], track: ReferenceTrack) -> dict[str, Waveform]:
+        """By target, from all stems of the track, the mixture among them; raises ScoringError if there are none."""
+
+    def _wanted(self, stems: Mapping[str, Waveform]) -> tuple[str, ...]:
+        return self.targets or tuple(name for name in stems if name != MIXTURE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Untouched(Comparison):
+    """The mixture as the estimate of every target."""
+
+    @override
+    def estimates(self, stems: Mapping[str, Waveform], track: ReferenceTrack) -> dict[str, Waveform]:
+        return oracles.mixture_as_estimate(stems[MIXTURE], self._wanted(stems))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heuristic(Comparison):
+    """Rules that have learned nothing; knows vocals, drums, bass and other."""
+
+    @override
+    def estimates(self, stems: Mapping[str, Waveform], track: ReferenceTrack) -> dict[str, Waveform]:
+        separated = oracles.separate_blindly(stems[MIXTURE])
+        wanted = {name: separated[name] for name in self._wanted(stems) if name in separated}
+        if not wanted:
+            raise ScoringError(f"{track.track_id}: the heuristic knows none of its stems; set heuristic=false")
+        return with_accompaniment(wanted, stems[MIXTURE])
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdealMask(Comparison):
+    """An oracle: masks made of the references."""
+
+    mask: Oracle
+
+    @override
+    def estimates(self, stems: Mapping[str, Waveform], track: ReferenceTrack) -> dict[str, Waveform]:
+        separated = oracles.separate_by_oracle(self.mask, stems)
+        wanted = {name: separated[name] for name in self._wanted(stems) if name in separated}
+        if not wanted:
+            raise ScoringError(f"{track.track_id}: holds no reference of {' or '.join(self.targets)}; leave it out")
+        return with_accompaniment(wanted, stems[MIXTURE])
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimateFolder(Comparison):
+    """Estimates that somebody else has written: FOLDER/SPLIT/TRACK/TARGET.wav."""
+
+    folder: Path
+
+    @override
+    def digest(self, track: ReferenceTrack) -> list[Any]:
+        found = [(path.name, path.stat()) for path in self._files(track)]
+        return [*super().digest(track), [(name, stat.st_size, stat.st_mtime_ns) for name, stat in found]]
+
+    @override
+    def estimates(self, stems: Mapping[str, Waveform], track: ReferenceTrack) -> dict[str, Waveform]:
+        wanted = {*self._wanted(stems), ACCOMPANIMENT}
+        found = {path.stem: audio.read(path) for path in self._files(track) if path.stem in wanted}
+        if not found:
+            raise ScoringError(
+                f"{self._place(track)}: holds no {' or '.join(sorted(wanted))} (wav or flac); write estimates there"
+            )
+        return found
+
+    def _place(self, track: ReferenceTrack) -> Path:
+        return self.folder / track.split / track.track_id.replace("/", "_")
+
+    def _files(self, track: ReferenceTrack) -> list[Path]:
+        place = self._place(track)
+        return sorted(path for path in place.glob("*") if path.suffix.lower() in ESTIMATE_SUFFIXES)
+
+
+def find_systems(config: EvaluateConfig) -> list[System]:
+    """All that `config` asks for, the oracles last. Raises ConfigError or CheckpointError if something is not there."""
+    separators = _separators(config)
+    targets = separators[0].targets if config.checkpoint is not None else config.targets
+    systems: list[System] = [Untouched(name=MIXTURE, targets=targets)] if config.mixture else []
+    if config.heuristic and (not targets or set(targets) & HEURISTIC_TARGETS):
+        systems.append(Heuristic(name=HEURISTIC, targets=targets))
+    systems += separators
+    systems += [IdealMask(name=mask, targets=targets, mask=mask) for mask in config.oracles]
+    names = [system.name for system in systems]
+    doubled = next((name for name in names if names.count(name) > 1), None)
+    if doubled is not None:
+        raise ConfigError(f"name: two systems would be called {doubled!r}; choose another name")
+    if not systems:
+        raise ConfigError("there is nothing to score; give a checkpoint or estimates, or set mixture=true")
+    return systems
+
+
+def with_accompaniment(estimates: Mapping[str, Waveform], mixture: Waveform) -> dict[str, Waveform]:
+    """One estimate is joined by what it leaves of the mixture; several stay as they are."""
+    if len(estimates) != 1 or ACCOMPANIMENT in estimates:
+        return dict(estimates)
+    ((name, estimate),) = estimates.items()
+    rest = Waveform(samples=mixture.samples - estimate.samples, sample_rate=mixture.sample_rate)
+    return {name: estimate, ACCOMPANIMENT: rest}
+
+
+def _separators(config: EvaluateConfig) -> list[System]:
+    found: list[System] = []
+    if config.checkpoint is not None:
+        if config.targets:
+            raise ConfigError("targets: the checkpoint tells what its targets are; leave them out")
+        loaded = checkpoints.load_separator(config.checkpoint)
+        # Where a window is computed is no part of what it is.
+        windows = {k: v for k, v in settings.to_dict(config.separation).items() if k not in ("device", "batch_size")}
+        found.append(
+            Separator(
+                name=config.name,
+                targets=loaded.targets,
+                checkpoint=loaded.path.absolute(),
+                weights=loaded.digest,
+                windows=windows,
+            )
+        )
+    if config.estimates is not None:
+        folder = Path(config.estimates).expanduser().absolute()
+        if not (folder / config.split).is_dir():
+            raise ConfigError(
+                f"estimates: there is no folder {folder / config.split}; lay them out SPLIT/TRACK/TARGET.wav"
+            )
+        targets = found[0].targets if found else config.targets
+        found.append(EstimateFolder(name=folder.name, targets=targets, folder=folder))
+    return found

@@ -1,0 +1,60 @@
+"""Adam, its learning rates along a run, and their config."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Ge, Gt, Lt
+from torch import nn
+
+Rate = Annotated[float, Gt(0)]
+Betas = tuple[Annotated[float, Ge(0), Lt(1)], Annotated[float, Ge(0), Lt(1)]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Adam for the generators and for the discriminators, and the moving average of the separator."""
+
+    lr_separator: Rate | None = None
+    """Peak learning rate of the generators; empty takes the preset's (modern 0.001, seed 0.0002)."""
+
+    lr_discriminator: Rate | None = None
+    """Peak learning rate of the discriminators; empty takes the preset's (modern 0.0005, seed 0.0002)."""
+
+    betas_separator: Betas | None = None
+    """Adam's decay rates for the generators; empty takes the preset's (modern 0.8, 0.99; seed 0.5, 0.9)."""
+
+    betas_discriminator: Betas = (0.5, 0.9)
+    """Adam's decay rates for the discriminators."""
+
+    warmup_steps: Annotated[int, Ge(0)] | None = None
+    """Steps over which the learning rates rise from nothing; empty takes the preset's (modern 50, seed 0)."""
+
+    schedule: Literal["constant", "cosine"] | None = None
+    """After the warm-up constant, or half a cosine to 0 at the last step; empty: modern cosine, seed constant."""
+
+    clip_norm: Annotated[float, Gt(0)] = 5.0
+    """Largest gradient norm of a half-step; longer gradients are shortened to it."""
+
+    ema_decay: Annotated[float, Ge(0), Lt(1)] = 0.999
+    """Decay per step of the moving average of the separator's weights, which is what is validated and shipped."""
+
+
+def schedule(optimizer: OptimizerConfig, step: int, num_steps: int | None) -> float:
+    """The share of the peak learning rate at a step (counted from 0): warm-up, then constant or half a cosine."""
+    warmup = optimizer.warmup_steps or 0
+    rising = min(1.0, (step + 1) / (warmup + 1))
+    if optimizer.schedule != "cosine" or num_steps is None:
+        return rising
+    progress = min(1.0, max(0, step - warmup) / max(1, num_steps - warmup))
+    return rising * (1 + math.cos(math.pi * progress)) / 2
+
+
+def adam(modules: Mapping[str, nn.Module], lr: float, betas: tuple[float, float] | None) -> torch.optim.Optimizer:
+    """Fused Adam over all parameters of `modules`."""
+    parameters = [parameter for module in modules.values() for parameter in module.parameters()]
+    assert betas is not None
+    # Adam refuses an empty list; a recipe without discriminators gets an optimizer of nothing that is never stepped.
+    return torch.optim.Adam(parameters or [torch.zeros(0)], lr=lr, betas=betas, fused=True)

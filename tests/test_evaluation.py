@@ -1,0 +1,411 @@
+"""Evaluation on a real Ray cluster of this machine: what is scored, kept, resumed and told."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute
+import pyarrow.parquet
+import pytest
+from ray import cloudpickle
+
+from cyclesep import checkpoints, settings
+from cyclesep.audio import Waveform, write_wav
+from cyclesep.corpus import CorpusConfig
+from cyclesep.cyclegan import CycleGAN
+from cyclesep.errors import ConfigError, CorpusError, CyclesepError, ScoringError
+from cyclesep.evaluation import EvaluateConfig, EvaluationReport, TrackOutcome, evaluate, run
+from cyclesep.evaluation.outcomes import Part
+from cyclesep.evaluation.progress import Display
+from cyclesep.evaluation.references import ReferenceTrack, ShardTrack, find_references
+from cyclesep.evaluation.systems import Comparison, find_systems
+from cyclesep.evaluation.work import Item, PackedEstimates, SeparationActor, score
+from cyclesep.scoring import ScoreTable, score_track
+from cyclesep.separation import separate_waveform
+from cyclesep.shards import ShardReader
+from cyclesep.training import TrainConfig
+from cyclesep.windowing import SeparationConfig
+
+# Ray's workers cannot import this file, and some tracks of its own go there.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+WINDOWS = SeparationConfig(window_seconds=1.5, context_seconds=0.2, crossfade_seconds=0.05, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained separator of vocals, mono at 8 kHz."""
+    config = settings.replace(TrainConfig(), {"cyclegan.separator.width": 8, "cyclegan.separator.depth": 2})
+    model = CycleGAN(config.cyclegan, targets=("vocals",), channels=1, sample_rate=8000)
+    folder = tmp_path_factory.mktemp("checkpoint")
+    progress = checkpoints.Progress(step=0, targets=("vocals",), sample_rate=8000, channels=1)
+    checkpoints.save(folder, model, config, progress)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def configured(checkpoint: Path, tiny_shards: Path) -> Callable[..., EvaluateConfig]:
+    """A config for the checkpoint on the two test songs of the tiny corpus, with the given changes."""
+
+    def build(**changes: object) -> EvaluateConfig:
+        values: dict[str, object] = {"checkpoint": str(checkpoint), "shards": str(tiny_shards), "separation": WINDOWS}
+        return EvaluateConfig(**(values | changes))  # type: ignore[arg-type]
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def evaluated(
+    configured: Callable[..., EvaluateConfig],
+    tmp_path_factory: pytest.TempPathFactory,
+    ray_cluster: object,  # noqa: ARG001  (a fixture of this scope cannot use a mark)
+) -> EvaluationReport:
+    """Mixture, heuristic, separator and IRM2 on two songs, with estimates."""
+    output = tmp_path_factory.mktemp("evaluation")
+    return evaluate(configured(output=str(output), save_estimates=True))
+
+
+def sdr(table: ScoreTable, system: str, track_id: str, target: str = "vocals") -> float:
+    (value,) = [
+        value.value
+        for value in table.track_values()
+        if (value.system, value.track_id, value.target, value.metric) == (system, track_id, target, "SDR")
+    ]
+    return value
+
+
+def test_every_system_is_scored_on_every_track_of_the_split(evaluated: EvaluationReport) -> None:
+    assert [(outcome.system, outcome.track_id) for outcome in evaluated.outcomes] == [
+        (system, track) for system in ("mixture", "heuristic", "separator", "IRM2") for track in ("Song 8", "Song 9")
+    ]
+    assert evaluated.failed == ()
+    assert evaluated.num_kept == 0
+    targets = {(value.system, value.target) for value in evaluated.table.track_values()}
+    assert {target for _, target in targets} == {"vocals", "accompaniment"}
+    assert len(targets) == 8
+
+
+def test_the_table_holds_what_the_scorer_says_of_what_the_separator_gives(
+    evaluated: EvaluationReport, checkpoint: Path, tiny_shards: Path
+) -> None:
+    reader = ShardReader(tiny_shards)
+    track = next(track for track in reader.manifest.tracks if track.track_id == "Song 9")
+    stems = ShardTrack(folder=tiny_shards, record=track).read()
+    separated = separate_waveform(checkpoints.load_separator(checkpoint), stems["mixture"], WINDOWS)
+    references = {name: stems[name] for name in ("vocals", "drums")}
+    expected = score_track(references, separated, track_id="Song 9").of("vocals")
+    assert sdr(evaluated.table, "separator", "Song 9") == pytest.approx(np.nanmedian(expected.sdr), abs=1e-6)
+
+
+def test_the_oracle_stands_far_above_the_mixture(evaluated: EvaluationReport) -> None:
+    for track in ("Song 8", "Song 9"):
+        assert sdr(evaluated.table, "IRM2", track) > sdr(evaluated.table, "mixture", track) + 5
+
+
+def test_all_files_are_there_and_readable_by_others(evaluated: EvaluationReport) -> None:
+    output = evaluated.output
+    assert ScoreTable.read(output / "scores.parquet").table.equals(evaluated.table.table)
+    tracks = pyarrow.parquet.read_table(output / "tracks.parquet").to_pylist()
+    assert [row["seconds"] for row in tracks] == [4.0] * 8
+    assert all(row["separation_seconds"] > 0 for row in tracks if row["system"] == "separator")
+    summary = json.loads((output / "summary.json").read_text())
+    assert (summary["tracks"], summary["failed"], len(summary["scores"])) == (2, [], 8)
+    museval = json.loads((output / "museval/separator/test/Song 8.json").read_text())
+    assert [target["name"] for target in museval["targets"]] == ["vocals", "accompaniment"]
+    stems = sorted(path.name for path in (output / "estimates/separator/test/Song 9").iterdir())
+    assert stems == ["accompaniment.wav", "vocals.wav"]
+    assert not list(output.rglob("*.partial"))
+
+
+def test_a_second_run_does_nothing_and_tells_the_same(
+    evaluated: EvaluationReport, configured: Callable[..., EvaluateConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(run, "Schedule")
+    again = evaluate(configured(output=str(evaluated.output), save_estimates=True))
+    assert again.num_kept == 8
+    assert again.table.table.equals(evaluated.table.table)
+    assert again.outcomes == evaluated.outcomes
+
+
+def test_only_what_is_missing_or_damaged_is_done_again_with_the_identical_table(
+    evaluated: EvaluationReport, configured: Callable[..., EvaluateConfig]
+) -> None:
+    parts = sorted((evaluated.output / "parts").glob("separator-*.json"))
+    parts[0].unlink()
+    oracle = sorted((evaluated.output / "parts").glob("IRM2-*.parquet"))[0]
+    oracle.write_bytes(oracle.read_bytes()[:100])
+    untouched = {path: path.stat().st_mtime_ns for path in (evaluated.output / "parts").iterdir()}
+    again = evaluate(configured(output=str(evaluated.output), save_estimates=True))
+    assert again.num_kept == 6
+    assert again.table.table.equals(evaluated.table.table)
+    changed = [path for path, before in untouched.items() if path.stat().st_mtime_ns != before]
+    assert len({path.stem for path in changed}) == 2
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_interrupted_run_goes_on_where_it_stopped_with_the_identical_table(
+    evaluated: EvaluationReport,
+    configured: Callable[..., EvaluateConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = configured(output=str(tmp_path), oracles=())
+
+    def interrupt(_display: Display, _outcome: TrackOutcome) -> None:
+        raise KeyboardInterrupt
+
+    advance = Display.advance
+    monkeypatch.setattr(Display, "advance", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(config)
+    monkeypatch.setattr(Display, "advance", advance)
+    assert not (tmp_path / "scores.parquet").exists()
+    finished = len(list((tmp_path / "parts").glob("*.json")))
+    assert finished >= 1
+    report = evaluate(config)
+    assert finished <= report.num_kept < 6
+    rows = evaluated.table.table
+    without_oracle = rows.filter(pyarrow.compute.not_equal(rows["system"], "IRM2"))
+    assert report.table.table.equals(without_oracle)
+
+
+def test_written_estimates_score_as_the_separator_that_wrote_them(
+    evaluated: EvaluationReport, configured: Callable[..., EvaluateConfig], tmp_path: Path
+) -> None:
+    config = configured(
+        checkpoint=None,
+        targets=("vocals",),
+        estimates=str(evaluated.output / "estimates/separator"),
+        mixture=False,
+        heuristic=False,
+        oracles=(),
+        output=str(tmp_path),
+    )
+    (system,) = find_systems(config)
+    assert system.name == "separator"
+    for track in find_references(config):
+        outcome = score(item(system, track, tmp_path), None)
+        assert outcome.reason == ""
+    tables = [part[0] for part in map(read_part, (tmp_path / "parts").glob("*.json"))]
+    table = ScoreTable.concatenate(tables)
+    for track_id in ("Song 8", "Song 9"):
+        for target in ("vocals", "accompaniment"):
+            expected = sdr(evaluated.table, "separator", track_id, target)
+            assert sdr(table, "separator", track_id, target) == expected
+
+
+def read_part(outcome: Path) -> tuple[ScoreTable, object]:
+    found = Part(scores=outcome.with_suffix(".parquet"), outcome=outcome).read()
+    assert found is not None
+    return found
+
+
+def item(system: object, track: ReferenceTrack, output: Path) -> Item:
+    part = Part.of(output / "parts", system.name, track.track_id, system.digest(track))  # type: ignore[attr-defined]
+    return Item(
+        system=system,  # type: ignore[arg-type]
+        track=track,
+        part=part,
+        output=output,
+        window_seconds=1.0,
+        save_estimates=False,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TroubledTrack:
+    """A track that cannot be read, or that takes its process along the first time it is read."""
+
+    inner: ShardTrack
+    track_id: str
+    killed: Path | None = None
+
+    @property
+    def split(self) -> str:
+        return self.inner.split
+
+    def digest(self) -> str:
+        return self.track_id
+
+    def read(self) -> dict[str, Waveform]:
+        if self.killed is None:
+            raise ValueError("the tape is torn")
+        if not self.killed.exists():
+            self.killed.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.inner.read()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_failing_track_is_told_a_killed_process_is_replaced_and_the_rest_finish(
+    configured: Callable[..., EvaluateConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    config = configured(output=str(tmp_path), mixture=False, heuristic=False, oracles=())
+    good, other = find_references(config)
+    assert isinstance(other, ShardTrack)
+    torn = TroubledTrack(inner=other, track_id="torn")
+    deadly = TroubledTrack(inner=other, track_id="deadly", killed=tmp_path / "killed")
+    monkeypatch.setattr(run, "find_references", lambda _: [deadly, torn, good])
+    report = evaluate(config)
+    assert (tmp_path / "killed").exists()
+    assert [(outcome.track_id, outcome.failed) for outcome in report.outcomes] == [
+        ("deadly", False),
+        ("torn", True),
+        ("Song 8", False),
+    ]
+    assert [str(outcome) for outcome in report.failed] == ["separator: torn: ValueError: the tape is torn"]
+    assert "failed: separator: torn: ValueError: the tape is torn" in capfd.readouterr().err
+    assert json.loads((tmp_path / "summary.json").read_text())["failed"] == [str(report.failed[0])]
+    # The failure is not kept as a result: only that track is tried again.
+    monkeypatch.setattr(run, "find_references", lambda _: [deadly, other, good])
+    again = evaluate(config)
+    assert (again.num_kept, again.failed) == (2, ())
+
+
+def write_stems(folder: Path, **stems: Waveform) -> None:
+    for name, waveform in stems.items():
+        write_wav(folder / f"{name}.wav", waveform, subtype="PCM_16")
+
+
+def noise(seed: int, seconds: float, sample_rate: int = 11025, channels: int = 2) -> Waveform:
+    samples = np.random.default_rng(seed).normal(0, 0.1, (channels, round(seconds * sample_rate)))
+    return Waveform(samples=samples.astype(np.float32), sample_rate=sample_rate)
+
+
+@pytest.fixture
+def four_stems(tmp_path: Path) -> EvaluateConfig:
+    """One stereo song of four stems at 11.025 kHz, read from its folder."""
+    music = tmp_path / "music"
+    stems = {name: noise(number, 2.0) for number, name in enumerate(("vocals", "drums", "bass", "other"))}
+    write_stems(music / "test" / "A song", **stems)
+    return EvaluateConfig(
+        corpus=CorpusConfig(kind="stems", path=str(music)), output=str(tmp_path / "out"), oracles=("IRM1", "MWF")
+    )
+
+
+def test_a_corpus_is_scored_at_its_own_rate_and_channels_with_all_its_stems(four_stems: EvaluateConfig) -> None:
+    (track,) = find_references(four_stems)
+    stems = track.read()
+    assert set(stems) == {"mixture", "vocals", "drums", "bass", "other"}
+    assert all((wave.sample_rate, wave.channels, wave.num_samples) == (11025, 2, 22050) for wave in stems.values())
+    systems = find_systems(four_stems)
+    assert [system.name for system in systems] == ["mixture", "heuristic", "IRM1", "MWF"]
+    for system in systems:
+        entry = item(system, track, Path(four_stems.output))
+        assert score(entry, None).reason == ""
+        found = entry.part.read()
+        assert found is not None
+        # Four stems together, and vocals beside the accompaniment, as museval pairs them.
+        companies = {(value.target, value.scored_with) for value in found[0].track_values()}
+        assert (
+            len({target for target, company in companies if company.count("+") == 3}) == 4 or system.name == "mixture"
+        )
+        assert {target for target, company in companies if company.count("+") == 1} == {"vocals", "accompaniment"}
+
+
+def test_estimates_of_several_targets_stay_as_they_are_and_one_gets_its_accompaniment(
+    four_stems: EvaluateConfig,
+) -> None:
+    (track,) = find_references(four_stems)
+    stems = track.read()
+
+    def names(system_name: str, *targets: str) -> set[str]:
+        systems = find_systems(settings.replace(four_stems, {"targets": list(targets)}))
+        system = next(system for system in systems if system.name == system_name)
+        assert isinstance(system, Comparison)
+        estimates = system.estimates(stems, track)
+        if len(targets) == 1:
+            total = estimates[targets[0]].samples + estimates["accompaniment"].samples
+            np.testing.assert_allclose(total, stems["mixture"].samples, atol=1e-6)
+        return set(estimates)
+
+    assert names("heuristic", "drums") == names("IRM1", "drums") == {"drums", "accompaniment"}
+    assert names("heuristic", "drums", "bass") == names("MWF", "drums", "bass") == {"drums", "bass"}
+
+
+def test_estimates_travel_in_sixteen_bits_and_lose_nothing_that_is_scored() -> None:
+    loud = noise(0, 0.5)
+    loud = Waveform(samples=30 * loud.samples, sample_rate=loud.sample_rate)
+    packed = PackedEstimates.of({"vocals": loud}, wall_seconds=1.0)
+    assert packed.stems["vocals"][0].dtype == np.int16
+    once = packed.unpacked()["vocals"].samples
+    step = 2 ** np.ceil(np.log2(np.abs(loud.samples).max())) / 32768
+    np.testing.assert_allclose(once, loud.samples, atol=step / 2)
+    twice = PackedEstimates.of(packed.unpacked(), wall_seconds=1.0).unpacked()["vocals"].samples
+    assert np.array_equal(once, twice)
+
+
+def test_the_actor_gives_a_reason_instead_of_a_traceback(checkpoint: Path, tiny_shards: Path) -> None:
+    actor = SeparationActor(str(checkpoint), WINDOWS, "cpu")
+    record = ShardReader(tiny_shards).manifest.tracks[0]
+    gone = ShardTrack(folder=tiny_shards / "gone", record=record)
+    reason = actor.separate(gone)
+    assert isinstance(reason, str)
+    assert "gone" in reason
+    outcome = score(item(find_systems(EvaluateConfig(shards="x"))[0], gone, tiny_shards), reason)
+    assert (outcome.failed, outcome.reason) == (True, reason)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem", "told"),
+    [
+        ({"shards": None}, ConfigError, "give one of them"),
+        ({"corpus": CorpusConfig()}, ConfigError, "give one of them"),
+        ({"split": "train", "targets": ("vocals",)}, ConfigError, "targets: the checkpoint tells"),
+        ({"name": "IRM2"}, ConfigError, "two systems would be called 'IRM2'"),
+        ({"checkpoint": None, "mixture": False, "heuristic": False, "oracles": ()}, ConfigError, "nothing to score"),
+        ({"estimates": "/nowhere"}, ConfigError, "no folder /nowhere/test"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_before_anything_is_written(
+    configured: Callable[..., EvaluateConfig],
+    tmp_path: Path,
+    changes: Mapping[str, object],
+    problem: type[CyclesepError],
+    told: str,
+) -> None:
+    with pytest.raises(problem, match=told):
+        evaluate(configured(output=str(tmp_path / "out"), **changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_split_without_tracks_is_refused(four_stems: EvaluateConfig) -> None:
+    with pytest.raises(CorpusError, match="holds no tracks of split=valid"):
+        find_references(settings.replace(four_stems, {"split": "valid"}))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_the_cluster_cannot_give_is_refused(configured: Callable[..., EvaluateConfig], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="num_separators: 64, but the cluster has 2 CPUs"):
+        evaluate(configured(output=str(tmp_path), num_separators=64))
+    cuda = settings.replace(WINDOWS, {"device": "cuda"})
+    with pytest.raises(ConfigError, match="the cluster has no GPU"):
+        evaluate(configured(output=str(tmp_path), separation=cuda))
+
+
+def test_a_part_of_which_a_byte_is_missing_does_not_count(tmp_path: Path, four_stems: EvaluateConfig) -> None:
+    (track,) = find_references(four_stems)
+    entry = item(find_systems(four_stems)[0], track, tmp_path)
+    assert entry.part.read() is None
+    score(entry, None)
+    assert entry.part.read() is not None
+    entry.part.scores.write_bytes(entry.part.scores.read_bytes()[:-1])
+    assert entry.part.read() is None
+
+
+def test_a_folder_without_a_track_s_estimates_is_told(four_stems: EvaluateConfig, tmp_path: Path) -> None:
+    (tmp_path / "theirs/test").mkdir(parents=True)
+    config = settings.replace(four_stems, {"estimates": str(tmp_path / "theirs"), "targets": ["vocals"]})
+    system = next(system for system in find_systems(config) if system.name == "theirs")
+    assert isinstance(system, Comparison)
+    (track,) = find_references(config)
+    with pytest.raises(ScoringError, match=r"theirs/test/A song: holds no accompaniment or vocals"):
+        system.estimates(track.read(), track)

@@ -1,0 +1,97 @@
+"""Tables of scores: medians over frames, then over tracks, for people and for programs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from cyclesep import report
+from cyclesep.scoring import ScoreTable, TargetScore, TrackScore
+
+NAN = float("nan")
+
+
+def target_score(target: str, sdr: list[float], *, company: tuple[str, ...] = (), si_sdr: float = 3.0) -> TargetScore:
+    frames = np.array(sdr)
+    return TargetScore(
+        target=target,
+        scored_with=company or (target,),
+        sdr=frames,
+        isr=frames + 1,
+        sir=frames + 2,
+        sar=frames + 3,
+        si_sdr=si_sdr,
+        usdr=si_sdr + 1,
+        conditioning="exact",
+    )
+
+
+def track_score(track_id: str, *targets: TargetScore) -> TrackScore:
+    return TrackScore(
+        track_id=track_id, split="test", sample_rate=8000, window_seconds=1.0, hop_seconds=1.0, targets=targets
+    )
+
+
+@pytest.fixture
+def table() -> ScoreTable:
+    pair = ("vocals", "accompaniment")
+    model = [
+        track_score("a", target_score("vocals", [1.0, 2.0, 9.0, NAN], company=pair, si_sdr=1.0)),
+        track_score("b", target_score("vocals", [4.0], company=pair, si_sdr=2.0)),
+        track_score("c", target_score("vocals", [NAN], company=pair, si_sdr=9.0)),
+    ]
+    four = ("vocals", "drums")
+    mixture = [
+        track_score("a", target_score("vocals", [0.5], company=pair), target_score("drums", [7.0], company=four))
+    ]
+    return ScoreTable.concatenate([ScoreTable.from_scores("mixture", mixture), ScoreTable.from_scores("model", model)])
+
+
+def test_rows_hold_the_median_of_medians_the_mean_of_usdr_and_count_what_is_left_out(table: ScoreTable) -> None:
+    row = next(row for row in report.summary_rows(table) if row["system"] == "model")
+    assert (row["SDR"], row["ISR"], row["SIR"], row["SAR"]) == (3.0, 4.0, 5.0, 6.0)
+    assert row["SI-SDR"] == 2.0
+    assert row["uSDR"] == 5.0
+    assert (row["tracks"], row["tracks_left_out"], row["frames"], row["nan_frames"]) == (2, 1, 6, 2)
+
+
+def test_systems_of_one_target_stand_together_and_companies_are_not_mixed(table: ScoreTable) -> None:
+    order = [(row["scored_with"], row["target"], row["system"]) for row in report.summary_rows(table)]
+    pair = "vocals+accompaniment"
+    assert order == [(pair, "vocals", "mixture"), (pair, "vocals", "model"), ("vocals+drums", "drums", "mixture")]
+
+
+def test_the_terminal_shows_every_row_with_two_decimals(table: ScoreTable) -> None:
+    console = Console(width=140)
+    with console.capture() as capture:
+        report.print_summary(table, console=console, title="test of 3 tracks")
+    lines = capture.get().splitlines()
+    assert "test of 3 tracks" in lines[0]
+    (model,) = [line for line in lines if " model " in line]
+    assert [cell.strip() for cell in model.split("│")[1:-1]] == [
+        *("", "", "model", "3.00", "4.00", "5.00", "6.00", "2.00", "5.00", "2", "2")
+    ]
+    assert any("drums" in line and "vocals" in line and "7.00" in line for line in lines)
+    assert "up to 1 tracks without a finite value are left out" in " ".join(lines)
+
+
+def test_nothing_scored_is_said_so() -> None:
+    console = Console(width=80)
+    with console.capture() as capture:
+        report.print_summary(ScoreTable.concatenate([]), console=console)
+    assert capture.get().strip() == "nothing was scored"
+
+
+def test_the_json_is_strict_and_has_null_for_what_is_not_finite(tmp_path: Path) -> None:
+    silent = ScoreTable.from_scores("model", [track_score("a", target_score("vocals", [NAN], si_sdr=NAN))])
+    report.write_summary(tmp_path / "summary.json", silent, commit="abc", failed=["b: broken"])
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    read = json.loads((tmp_path / "summary.json").read_text(), parse_constant=refuse)
+    assert (read["commit"], read["failed"]) == ("abc", ["b: broken"])
+    (row,) = read["scores"]
+    assert (row["SDR"], row["SI-SDR"], row["tracks_left_out"]) == (None, None, 1)
