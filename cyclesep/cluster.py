@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 # Read by Ray when it is imported: Train V2 only, no usage report, no reminder lines that a user cannot act on.
 _ENVIRONMENT = {
@@ -50,11 +51,11 @@ def connect(*, num_cpus: int | None = None) -> Iterator[None]:
 def _private_cluster(num_cpus: int | None) -> Iterator[None]:
     # Short, because Ray puts Unix sockets below it and their paths may have 107 characters.
     folder = tempfile.mkdtemp(prefix="cyclesep-ray-")
-    # Ray's own helpers look here for "the" cluster of this host; without it they may find somebody else's.
     before = os.environ.get("RAY_TMPDIR")
     os.environ["RAY_TMPDIR"] = folder
     try:
         ray.init(address="local", num_cpus=num_cpus, logging_level=logging.WARNING, _temp_dir=folder)
+        _note_address(Path(folder))
         yield
     finally:
         ray.shutdown()
@@ -62,3 +63,14 @@ def _private_cluster(num_cpus: int | None) -> Iterator[None]:
         if before is not None:
             os.environ["RAY_TMPDIR"] = before
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _note_address(folder: Path) -> None:
+    """Leave the cluster's address where `ray start` would.
+
+    Train's helper actors ask for "the" cluster of this host, which they look up below RAY_TMPDIR; where they find nothing
+    they take any other cluster that is running, or none if there are several, and give up the run's resources.
+    """
+    place = folder / "ray" / "ray_current_cluster"
+    place.parent.mkdir(exist_ok=True)
+    place.write_text(ray.get_runtime_context().gcs_address)

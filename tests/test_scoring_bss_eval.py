@@ -191,6 +191,13 @@ def test_pure_tones_are_singular_solved_by_a_ridge_and_within_a_hundredth_of_a_d
     assert conditioning_of(tones, estimates) == Conditioning.RIDGE
 
 
+def test_panned_mono_is_singular_and_its_ridge_is_iterated_away(excerpt: Signals) -> None:
+    panned = 0.9 * excerpt[:2, :24000].mean(axis=2, keepdims=True) * [1, 0.7]
+    estimates = leaking(panned)
+    assert conditioning_of(panned, estimates) == Conditioning.RIDGE
+    assert difference_db(panned, estimates, win=WINDOW, hop=WINDOW)[0] < 1e-3
+
+
 def test_ordinary_music_is_solved_exactly(excerpt: Signals) -> None:
     assert conditioning_of(excerpt[:2], leaking(excerpt[:2])) == Conditioning.EXACT
 

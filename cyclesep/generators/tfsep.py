@@ -1,8 +1,8 @@
 """A mask on the complex spectrogram: bands in, convolutions over time and frequency, bands out.
 
 The spectrum is split into bands that widen with frequency (Luo & Yu, "Music source separation with band-split RNN",
-2022; Tong et al., "SCNet", 2024); between splitting and merging, convolutions over time and neighbouring bands alternate with a
-linear map over all bands (Choi et al., "Investigating U-Nets with various intermediate blocks", 2020).
+2022; Tong et al., "SCNet", 2024). Between splitting and merging, convolutions over time and neighbouring bands
+alternate with a linear map over all bands (Choi et al., "Investigating U-Nets with various intermediate blocks", 2020).
 """
 
 import math
@@ -99,7 +99,7 @@ class BandMerge(nn.Module):
 
 
 class BandLinear(nn.Module):
-    """A linear map that all bands of a zone share, so that a voice is known in any key; only the bias is each band's own.
+    """A linear map that all bands of a zone share, so that a voice is known in any key; each band has its own bias.
 
     Maps `(bands, batch, frames, inputs)` to `(bands, batch, frames, outputs)`.
     """

@@ -17,8 +17,7 @@ class ShownProgress:
     """What a run shows of itself at one moment."""
 
     step: int
-    crops_per_second: float
-    data_wait: float
+    speed: dict[str, float] = field(default_factory=dict)
     losses: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
 
@@ -98,5 +97,6 @@ def _line(progress: ShownProgress) -> str:
     if "validation/sdr" in progress.metrics:
         metrics = progress.metrics
         parts.append(f"SDR {metrics['validation/sdr']:.2f} dB (SI-SDR {metrics['validation/si_sdr_gain']:+.2f})")
-    parts.append(f"{progress.crops_per_second:.0f} crops/s, {progress.data_wait:.1%} data wait")
+    if progress.speed:
+        parts.append(f"{progress.speed['crops_per_second']:.0f} crops/s, {progress.speed['data_wait']:.1%} data wait")
     return "  ".join(parts)

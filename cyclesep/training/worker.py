@@ -28,8 +28,7 @@ from cyclesep.training.progress import ShownProgress
 
 def train_worker(loop: dict[str, Any]) -> dict[str, float]:
     """One DDP worker: runs in a Ray Train worker process, or in this one under `ScalingConfig(num_workers=0)`."""
-    # Ray Train logs each report of each worker; the board and the driver show what matters of them.
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    _quieten_ray_train()
     run = _Run(loop)
     if not run.finished:
         for batch in run.batches():
@@ -84,6 +83,7 @@ class _Run:
         )
         self.clock = Clock()
         self.losses: dict[str, float] = {}
+        self.rates: dict[str, float] = {}
 
     @property
     def finished(self) -> bool:
@@ -126,7 +126,10 @@ class _Run:
         if self.rank != 0:
             ray.train.report(reported, checkpoint_dir_name=name)
             return
+        self._show()
         self._write_scalars(metrics)
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": self.progress.step, **self.losses, **metrics}) + "\n")
         with tempfile.TemporaryDirectory(prefix="cyclesep-checkpoint-") as folder:
             checkpoints.save(Path(folder), self.model, self.config, self.progress)
             ray.train.report(reported, checkpoint=ray.train.Checkpoint.from_directory(folder), checkpoint_dir_name=name)
@@ -155,27 +158,28 @@ class _Run:
 
     def _tell(self, losses: dict[str, float | Tensor]) -> None:
         self.losses = {name: float(value) for name, value in losses.items()}
-        rates = self.clock.rates(self.config.crops.batch_size)
-        shown = ShownProgress(step=self.progress.step, losses=self.losses, metrics=self.progress.metrics, **rates)
-        self.board.tell.remote(shown)
-        if self.writer is not None:
-            for name, value in {
-                **self.losses,
-                "speed/crops_per_second": rates["crops_per_second"],
-                "speed/data_wait": rates["data_wait"],
-            }.items():
-                self.writer.add_scalar(name, value, self.progress.step)
+        self.rates = self.clock.rates(self.config.crops.batch_size)
+        self._show()
+        self._write_scalars(self.losses | {f"speed/{name}": value for name, value in self.rates.items()})
 
-    def _write_scalars(self, metrics: dict[str, float]) -> None:
+    def _show(self) -> None:
+        shown = ShownProgress(
+            step=self.progress.step, losses=self.losses, metrics=self.progress.metrics, speed=self.rates
+        )
+        self.board.tell.remote(shown)
+
+    def _write_scalars(self, values: dict[str, float]) -> None:
         assert self.writer is not None
-        for name, value in metrics.items():
+        for name, value in values.items():
             self.writer.add_scalar(name, value, self.progress.step)
-        self.writer.flush()
-        if self.board is not None:
-            rates = self.clock.rates(self.config.crops.batch_size)
-            self.board.tell.remote(ShownProgress(step=self.progress.step, losses=self.losses, metrics=metrics, **rates))
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": self.progress.step, **self.losses, **metrics}) + "\n")
+
+
+def _quieten_ray_train() -> None:
+    """Let Ray Train log warnings only: each report of each worker is a line, and the board shows what matters."""
+    for name in list(logging.root.manager.loggerDict):
+        # Ray names one of these loggers after its file.
+        if name.startswith("ray.train") or "/ray/train/" in name:
+            logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _mean_over_ranks(value: Tensor) -> Tensor:

@@ -129,8 +129,9 @@ def _write_bars(rng: np.random.Generator, mode: str, num_bars: int) -> tuple[Bar
 
 
 def _draw_rest(rng: np.random.Generator, section: str) -> tuple[str, ...]:
-    chances, choices = zip(*RESTS[section], strict=True)
-    return choices[int(rng.choice(len(choices), p=chances))]
+    choices = RESTS[section]
+    drawn = rng.choice(len(choices), p=[chance for chance, _ in choices])
+    return choices[int(drawn)][1]
 
 
 def _form(rng: np.random.Generator, num_bars: int) -> list[tuple[str, int]]:

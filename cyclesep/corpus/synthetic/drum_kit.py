@@ -105,7 +105,7 @@ class DrumKit:
 
     def _metal(self, num_samples: int) -> Mono:
         turned = self._cymbal_hertz[:, None] * times(num_samples)
-        return np.where(turned % 1.0 < 0.5, 1.0, -1.0).mean(axis=0).astype(np.float32)
+        return np.asarray(np.where(turned % 1.0 < 0.5, 1.0, -1.0).mean(axis=0), dtype=np.float32)
 
     def _hat(self, seconds: float) -> Mono:
         length = samples_in(min(1.2, 7.0 * seconds + 0.03))

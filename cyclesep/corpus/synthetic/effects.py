@@ -1,6 +1,6 @@
 """A mixing desk: filters, panning, rooms, echoes, compression. Time is the last axis; inputs are left as they are."""
 
-from typing import TypeVar
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,15 +8,20 @@ from scipy.signal import butter, lfilter, oaconvolve, sosfilt
 
 from cyclesep.corpus.synthetic.signals import SAMPLE_RATE, Mono, Stereo, amplitude, mix_into, noise, samples_in, times
 
-Audio = TypeVar("Audio", bound=NDArray[np.float32])
+Audio = NDArray[np.float32]
 
 LEVEL_BLOCK = samples_in(0.1)
 COMPRESSOR_BLOCK = 128
 
 
+@lru_cache(maxsize=128)
+def _butterworth(kind: str, corner: float | tuple[float, float], order: int) -> NDArray[np.float64]:
+    return np.asarray(butter(order, corner, kind, fs=SAMPLE_RATE, output="sos"))
+
+
 def _filtered(audio: Audio, kind: str, corner: float | tuple[float, float], order: int) -> Audio:
-    sections = butter(order, corner, kind, fs=SAMPLE_RATE, output="sos")
-    return sosfilt(sections, audio, axis=-1).astype(np.float32)  # type: ignore[no-any-return]
+    filtered = sosfilt(_butterworth(kind, corner, order), audio, axis=-1)
+    return np.asarray(filtered, dtype=np.float32)
 
 
 def lowpass(audio: Audio, hertz: float, order: int = 2) -> Audio:
@@ -37,12 +42,12 @@ def bandpass(audio: Audio, low_hertz: float, high_hertz: float, order: int = 1) 
 def high_shelf(audio: Audio, hertz: float, gain_db: float) -> Audio:
     """Raise or lower what lies above `hertz`, with a slope of one pole."""
     low = lowpass(audio, hertz, order=1)
-    return (low + np.float32(amplitude(gain_db)) * (audio - low)).astype(np.float32)  # type: ignore[return-value]
+    return np.asarray(low + np.float32(amplitude(gain_db)) * (audio - low))
 
 
 def saturate(audio: Audio, drive: float) -> Audio:
     """Soft clipping by tanh after a gain of `drive`."""
-    return np.tanh(np.float32(drive) * audio)  # type: ignore[return-value]
+    return np.tanh(np.float32(drive) * audio)
 
 
 def pan(mono: Mono, position: float) -> Stereo:
@@ -92,11 +97,12 @@ def echoes(stereo: Stereo, delay_seconds: float, feedback: float, repeats: int =
     return stereo + lowpass(repeated, 4500.0, order=1)
 
 
-def active_level(audio: NDArray[np.float32]) -> float:
+def active_level(audio: Audio) -> float:
     """RMS over the blocks of 0.1 s that lie within 30 dB of the loudest; 0 for silence."""
-    power = np.atleast_2d(audio).astype(np.float64) ** 2
-    blocks = max(1, power.shape[1] // LEVEL_BLOCK)
-    mean = np.array([block.mean() for block in np.array_split(power.mean(axis=0), blocks)])
+    channels = np.atleast_2d(audio)
+    power = np.einsum("ct,ct->t", channels, channels, dtype=np.float64) / len(channels)
+    whole = max(LEVEL_BLOCK, power.size - power.size % LEVEL_BLOCK)
+    mean = np.add.reduceat(power[:whole], np.arange(0, power[:whole].size, LEVEL_BLOCK)) / LEVEL_BLOCK
     if mean.max() == 0.0:
         return 0.0
     return float(np.sqrt(mean[mean > 1e-3 * mean.max()].mean()))
@@ -105,7 +111,7 @@ def active_level(audio: NDArray[np.float32]) -> float:
 def levelled(audio: Audio, level_db: float) -> Audio:
     """Scale to this `active_level` in dB of full scale; silence stays silence."""
     level = active_level(audio)
-    return audio if level == 0.0 else (audio * np.float32(amplitude(level_db) / level))  # type: ignore[return-value]
+    return audio if level == 0.0 else (audio * np.float32(amplitude(level_db) / level))
 
 
 def compress(audio: Audio, *, threshold_db: float, ratio: float, release_seconds: float = 0.12) -> Audio:
@@ -116,17 +122,16 @@ def compress(audio: Audio, *, threshold_db: float, ratio: float, release_seconds
     excess = np.maximum(0.0, 20.0 * np.log10(envelope + 1e-6) - threshold_db)
     gain = 10.0 ** (-excess * (1.0 - 1.0 / ratio) / 20.0)
     gain = lfilter([0.4], [1.0, -0.6], gain, zi=[0.6 * gain[0]])[0]
-    return audio * block_curve(gain, COMPRESSOR_BLOCK, audio.shape[-1])  # type: ignore[return-value]
+    return audio * block_curve(gain, COMPRESSOR_BLOCK, audio.shape[-1])
 
 
-def block_peaks(audio: NDArray[np.float32], block: int) -> NDArray[np.float32]:
+def block_peaks(audio: Audio, block: int) -> Mono:
     """The largest absolute value over all channels in each block of samples; the last block may be short."""
     peak = np.abs(np.atleast_2d(audio)).max(axis=0)
-    blocks = -(-peak.size // block)
-    return np.pad(peak, (0, blocks * block - peak.size)).reshape(blocks, block).max(axis=1)
+    return np.asarray(np.maximum.reduceat(peak, np.arange(0, peak.size, block)))
 
 
 def block_curve(values: NDArray[np.floating], block: int, num_samples: int) -> Mono:
     """One value per block, drawn through the blocks' centres, as a curve of one value per sample."""
     centres = (np.arange(values.size) + 0.5) * block
-    return np.interp(np.arange(num_samples), centres, values).astype(np.float32)
+    return np.asarray(np.interp(np.arange(num_samples), centres, values), dtype=np.float32)

@@ -157,25 +157,26 @@ def _broken(song: Song, bar: Bar, pattern: str, rng: np.random.Generator) -> Ite
 def _strum(song: Song, bar: Bar, pattern: str, rng: np.random.Generator) -> Iterator[Stroke]:
     """Five strings, down on the beat and up between, one after the other."""
     chord = close_voicing(song, bar, 52)
+    seconds_per_string = rng.uniform(0.006, 0.012)
     strings = [chord[0] - 5 if song.in_scale(chord[0] - 5) else chord[0] - 12, *chord, chord[0] + 12]
     for step, steps, loudness in events(pattern):
         upward = step % 4 == 2
         for number, midi in enumerate(reversed(strings) if upward else strings):
-            yield step, 1.1 * steps, midi, int(loudness) / 10.0, 0.009 * number
+            yield step, 1.1 * steps, midi, int(loudness) / 10.0, seconds_per_string * number
 
 
 def _arpeggio(song: Song, bar: Bar, pattern: str, rng: np.random.Generator) -> Iterator[Stroke]:
     chord = close_voicing(song, bar, 60)
     ladder = [*chord, chord[0] + 12, chord[2], chord[1]]
     for number, (step, steps, loudness) in enumerate(events(pattern)):
-        yield step, 1.4 * steps, ladder[number % len(ladder)], int(loudness) / 10.0, 0.0
+        yield step, 1.4 * steps, ladder[number % len(ladder)], int(loudness) / 10.0, float(rng.uniform(0.0, 0.004))
 
 
 def _power(song: Song, bar: Bar, pattern: str, rng: np.random.Generator) -> Iterator[Stroke]:
     root = close_voicing(song, bar, 40, tones=1)[0]
     for step, steps, loudness in events(pattern):
         for midi in (root, root + 7, root + 12):
-            yield step, 0.9 * steps, midi, int(loudness) / 10.0, 0.0
+            yield step, 0.9 * steps, midi, int(loudness) / 10.0, float(rng.uniform(0.0, 0.004))
 
 
 FIGURES: Mapping[str, Figure] = {
@@ -195,7 +196,7 @@ class _LinePlayer:
         self._low, self._high = (blown.lowest + 3, blown.highest - 3) if blown else (60, 84)
         self._last = (self._low + self._high) // 2
 
-    def __call__(self, song: Song, bar: Bar, pattern: str, rng: np.random.Generator) -> Iterator[Stroke]:
+    def __call__(self, song: Song, bar: Bar, _pattern: str, rng: np.random.Generator) -> Iterator[Stroke]:
         step = 0
         while step < song.style.steps_per_bar:
             steps = pick(rng, (2, 2, 3, 4, 4, 6))

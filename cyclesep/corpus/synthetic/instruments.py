@@ -34,7 +34,7 @@ from cyclesep.corpus.synthetic.signals import (
 
 
 def _at_peak_of_one(samples: Mono) -> Mono:
-    return samples / (np.abs(samples).max() + np.float32(1e-9))
+    return np.asarray(samples / (np.abs(samples).max() + 1e-9), dtype=np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,9 @@ class Piano:
         number = harmonics_below(fundamental, 36, 12_000.0)
         stiffness = self.inharmonicity * 2.0 ** ((midi - 60) / 10.0)
         frequency = number * fundamental * np.sqrt(1.0 + stiffness * number**2)
-        level = number ** (-self.tilt / (0.35 + 0.65 * velocity)) * np.abs(np.sin(np.pi * number * self.strike_position))
+        level = number ** (-self.tilt / (0.35 + 0.65 * velocity)) * np.abs(
+            np.sin(np.pi * number * self.strike_position)
+        )
         decay = ring_seconds / (3.0 + 0.9 * number * (fundamental / 220.0) ** 0.3)
         detune = self.detune * rng.uniform(0.6, 1.4, size=number.size)
         start = np.zeros(number.size)
@@ -182,7 +184,7 @@ class Bell:
 
 @dataclass(frozen=True, kw_only=True)
 class Blown:
-    """A wind, brass or bowed instrument: a body resonance, more partials the fuller it sounds, vibrato, air or rosin."""
+    """A wind, brass or bowed instrument: body resonance, more partials the fuller it sounds, vibrato, air or rosin."""
 
     tilt: float
     even: float

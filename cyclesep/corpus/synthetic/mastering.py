@@ -10,7 +10,7 @@ from cyclesep.corpus.synthetic.effects import block_curve, block_peaks, levelled
 from cyclesep.corpus.synthetic.signals import Stereo, amplitude
 
 # Mean level of what sounds, dB of full scale; and how far a song may be from it.
-STEM_LEVELS_DB: Mapping[str, float] = {"vocals": -17.0, "drums": -17.5, "bass": -18.5, "other": -18.0}
+STEM_LEVELS_DB: Mapping[str, float] = {"vocals": -18.2, "drums": -17.5, "bass": -17.8, "other": -17.5}
 LEVEL_SPREAD_DB = 2.0
 CEILING = 0.89
 LIMITER_BLOCK = 64
@@ -47,6 +47,5 @@ def quantise(stems: Mapping[str, Stereo]) -> dict[str, NDArray[np.int16]]:
     rounded = {name: np.rint(audio * np.float32(FULL_SCALE)).astype(np.int32) for name, audio in stems.items()}
     mixture = np.sum(list(rounded.values()), axis=0)
     peak = max(int(np.abs(samples).max()) for samples in (mixture, *rounded.values()))
-    if peak > FULL_SCALE:
-        raise AssertionError(f"the limiter let a peak of {peak} pass")
+    assert peak <= FULL_SCALE, f"the limiter let a peak of {peak} pass"
     return {"mixture": mixture.astype(np.int16)} | {name: samples.astype(np.int16) for name, samples in rounded.items()}

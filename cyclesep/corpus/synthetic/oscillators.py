@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from cyclesep.corpus.synthetic.signals import SAMPLE_RATE, Curve, Mono
 
-TABLE_SIZE = 4096
+TABLE_SIZE = 1 << 12
 HIGHEST_PARTIAL_HERTZ = 16_000.0
 
 
@@ -48,14 +48,16 @@ def turns(frequency_hertz: Curve, start: float = 0.0) -> Curve:
 
 
 def play_wavetable(table: Mono, phase_turns: Curve) -> Mono:
-    """Read a `wavetable` at these phases, with linear interpolation."""
-    position = (phase_turns % 1.0) * TABLE_SIZE
-    index = position.astype(np.int32)
-    fraction = (position - index).astype(np.float32)
+    """Read a `wavetable` at these phases, none of them negative, with linear interpolation."""
+    position = phase_turns * TABLE_SIZE
+    whole = position.astype(np.int64)
+    fraction = (position - whole).astype(np.float32)
+    # Phases are not negative and the size is a power of two, so that a mask takes the remainder.
+    index = whole & (TABLE_SIZE - 1)
     lower = table[index]
-    return lower + fraction * (table[index + 1] - lower)
+    return np.asarray(lower + fraction * (table[index + 1] - lower))
 
 
 def sine(phase_turns: Curve) -> Mono:
     """A sine at these phases."""
-    return np.sin(2.0 * np.pi * (phase_turns % 1.0)).astype(np.float32)
+    return np.asarray(np.sin((2.0 * np.pi * (phase_turns % 1.0)).astype(np.float32)))

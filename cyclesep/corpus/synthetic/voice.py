@@ -1,12 +1,14 @@
 """A singing voice: a glottal source and breath, sent through a vocal tract whose resonances move with the vowels.
 
 The source is the glottal flow derivative of Klatt & Klatt (1990, "Analysis, synthesis, and perception of voice quality
-variations"); the tract is the lossy uniform tube of Fant (1960, "Acoustic Theory of Speech Production") whose first four
-resonances are moved to the formants of each vowel, so that all higher ones stay where a tract of that length has them.
+variations"); the tract is the lossy uniform tube of Fant (1960, "Acoustic Theory of Speech Production"), whose first
+four resonances are moved to the formants of each vowel, while all higher ones stay where a tract of that length has
+them.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,7 +145,7 @@ def sing(notes: Sequence[SungNote], num_samples: int, singer: Singer, rng: np.ra
     frequency = np.interp(at_samples, frames, hertz(controls.midi))
     loudness = np.interp(at_samples, frames, controls.loudness).astype(np.float32)
     source = _glottal_source(frequency, loudness, singer, rng)
-    voice = filter_by_tract(source, _tuned_formants(controls, singer), singer.tract_metres)
+    voice = filter_by_tract(source, _tuned_formants(controls), singer.tract_metres)
     voice = voice / (np.abs(voice).max() + np.float32(1e-9))
     _add_consonants(voice, notes, rng)
     _add_inhalations(voice, notes, singer, rng)
@@ -238,13 +240,12 @@ def _glottal_source(frequency: Curve, loudness: Mono, singer: Singer, rng: np.ra
     cycle = phase.astype(np.int64)
     position = (phase - cycle).astype(np.float32)
     shimmer = (1.0 + 0.04 * rng.standard_normal(int(cycle[-1]) + 1)).astype(np.float32)
-    pulses = (
-        glottal_pulses(position, (frequency / SAMPLE_RATE).astype(np.float32), singer.open_quotient) * shimmer[cycle]
-    )
+    pulses = glottal_pulses(position, (frequency / SAMPLE_RATE).astype(np.float32), singer.open_quotient)
+    pulses = pulses * shimmer[cycle]
     soft = lowpass(pulses, singer.softness_hertz, order=1)
     pulses = soft + (0.25 + 0.75 * loudness) * (pulses - soft)
     breath = noise(rng, position.size) * (0.4 + np.sin(np.float32(np.pi) * position))
-    return loudness * (pulses + np.float32(singer.breath) * breath)
+    return np.asarray(loudness * (pulses + np.float32(singer.breath) * breath))
 
 
 def glottal_pulses(position: Mono, increment: Mono, open_quotient: float) -> Mono:
@@ -260,10 +261,10 @@ def glottal_pulses(position: Mono, increment: Mono, open_quotient: float) -> Mon
     after = (distance >= 0.0) & (distance < 1.0)
     pulses[before] += 0.5 * (distance[before] + 1.0) ** 2
     pulses[after] -= 0.5 * (1.0 - distance[after]) ** 2
-    return pulses.astype(np.float32)
+    return np.asarray(pulses, dtype=np.float32)
 
 
-def _tuned_formants(controls: _Controls, singer: Singer) -> Curve:
+def _tuned_formants(controls: _Controls) -> Curve:
     """High notes open the mouth: the first formant is never below the pitch."""
     formants = controls.formants.copy()
     formants[0] = np.maximum(formants[0], 1.05 * hertz(controls.midi))
@@ -279,8 +280,8 @@ TRACT_CHUNK = 256
 def filter_by_tract(source: Mono, formants: Curve, tract_metres: float) -> Mono:
     """Send `source` `(time,)` through a tract whose formants `(4, frames)` move at CONTROL_RATE.
 
-    Frames of 1024 samples under a Hann window, half overlapping, are each filtered by the tract at their centre and added
-    up; the FFT has room for a ring of another 1024 samples.
+    Frames of 1024 samples under a Hann window, half overlapping, are each filtered by the tract at their centre and
+    added up; the FFT has room for a ring of another 1024 samples.
     """
     frame = 2 * TRACT_HOP
     num_frames = source.size // TRACT_HOP + 1
@@ -338,7 +339,7 @@ def _add_consonants(voice: Mono, notes: Sequence[SungNote], rng: np.random.Gener
 
 def _add_inhalations(voice: Mono, notes: Sequence[SungNote], singer: Singer, rng: np.random.Generator) -> None:
     """A breath before each phrase that follows a rest of more than 0.4 s."""
-    for before, note in zip(notes, notes[1:], strict=False):
+    for before, note in pairwise(notes):
         if note.start - before.start - before.seconds < 0.4:
             continue
         length = samples_in(rng.uniform(0.2, 0.35))
