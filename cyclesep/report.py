@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -30,27 +31,37 @@ def summary_rows(table: ScoreTable) -> list[dict[str, Any]]:
     return [_row(key, summaries[key]) for key in ordered]
 
 
-def summary_table(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> Table:
-    """The rows as a table for the terminal."""
-    table = Table(title=title or None, title_justify="left", caption_justify="left", caption=_caption(rows))
-    companies = len({row["scored_with"] for row in rows}) > 1
-    for heading in ("target", *(["beside"] if companies else []), "system"):
-        table.add_column(heading, overflow="fold")
-    for heading in (*METRICS, "tracks", "NaN frames"):
+def summary_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Rows of one company as a table for the terminal; 80 columns hold it."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+    for heading in ("target", "system"):
+        table.add_column(heading, no_wrap=True)
+    for heading in (*METRICS, "tracks", "NaN"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for number, row in enumerate(rows):
-        last = number + 1 == len(rows) or _group(rows[number + 1]) != _group(row)
-        first = number == 0 or _group(rows[number - 1]) != _group(row)
-        names = [row["target"] if first else ""] + ([_beside(row) if first else ""] if companies else [])
+    before = None
+    for row in rows:
+        if before not in (None, row["target"]):
+            table.add_section()
         values = ["-" if row[metric] is None else f"{row[metric]:.2f}" for metric in METRICS]
-        table.add_row(*names, row["system"], *values, str(row["tracks"]), str(row["nan_frames"]), end_section=last)
+        name = row["target"] if row["target"] != before else ""
+        table.add_row(name, row["system"], *values, str(row["tracks"]), str(row["nan_frames"]))
+        before = row["target"]
     return table
 
 
 def print_summary(table: ScoreTable, *, console: Console, title: str = "") -> None:
-    """Print the table of a score table."""
+    """Print a score table: one table for each split and company, and what the columns mean."""
     rows = summary_rows(table)
-    console.print(summary_table(rows, title=title) if rows else "nothing was scored")
+    if not rows:
+        console.print("nothing was scored")
+        return
+    if title:
+        console.print(title)
+    groups = list(dict.fromkeys((row["split"], row["scored_with"]) for row in rows))
+    for split, company in groups:
+        console.print(f"\n{split}: {company.replace('+', ', ')} scored together", highlight=False)
+        console.print(summary_table([row for row in rows if (row["split"], row["scored_with"]) == (split, company)]))
+    console.print(f"\n{_legend(rows)}", highlight=False)
 
 
 def write_summary(path: Path, table: ScoreTable, **about: Any) -> None:
@@ -81,17 +92,10 @@ def _finite(value: float) -> float | None:
     return round(value, 6) if math.isfinite(value) else None
 
 
-def _group(row: Mapping[str, Any]) -> tuple[str, str, str]:
-    return row["split"], row["scored_with"], row["target"]
-
-
-def _beside(row: Mapping[str, Any]) -> str:
-    return ", ".join(name for name in row["scored_with"].split("+") if name != row["target"])
-
-
-def _caption(rows: Sequence[Mapping[str, Any]]) -> str:
+def _legend(rows: Sequence[Mapping[str, Any]]) -> str:
     told = (
-        "dB; SDR, ISR, SIR, SAR as museval v4: median over frames, then tracks; SI-SDR: median over tracks; uSDR: mean"
+        "dB. SDR, ISR, SIR, SAR as museval v4: median over frames, then over tracks; SI-SDR: median over tracks; "
+        "uSDR: mean over tracks. NaN: frames without a value, where something is silent."
     )
-    left_out = max((row["tracks_left_out"] for row in rows), default=0)
-    return f"{told}; up to {left_out} tracks without a finite value are left out" if left_out else told
+    left_out = max(row["tracks_left_out"] for row in rows)
+    return f"{told} Up to {left_out} tracks without a finite value are left out." if left_out else told

@@ -223,8 +223,9 @@ def test_a_killed_ingest_leaves_no_corpus_and_a_second_run_keeps_what_was_finish
     for seed in range(24):
         write(songs / f"song {seed}" / "vocals.wav", 60.0, seed=seed)
         write(songs / f"song {seed}" / "drums.wav", 60.0, seed=100 + seed)
-    # Ray's sockets need a short path; what the killed one leaves is removed with it.
-    short = tempfile.mkdtemp(prefix="killed-")
+    # Holds what the killed Ray leaves. Its name is short because Ray's sockets lie deep below it, in a folder named by
+    # the process's number: where a path exceeds 107 characters, Ray waits a minute for its dashboard.
+    short = tempfile.mkdtemp(prefix="k", dir="/tmp")
     script = SCRIPT.format(tests=str(Path(__file__).parent))
     process = subprocess.Popen(
         [sys.executable, "-c", script, str(songs), str(folder)],

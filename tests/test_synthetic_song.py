@@ -1,5 +1,7 @@
 """The song on paper and the instruments that play it."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -50,7 +52,7 @@ def test_chords_are_thirds_of_the_scale():
         for degree in range(7):
             chord = song.chord(degree, 4)
             assert all(song.in_scale(tone) for tone in chord)
-            assert all(3 <= upper - lower <= 4 for lower, upper in zip(chord, chord[1:], strict=False))
+            assert all(3 <= upper - lower <= 4 for lower, upper in pairwise(chord))
 
 
 def test_patterns_fit_their_bars_and_name_what_exists():
@@ -105,7 +107,7 @@ def test_takes_of_a_sampler_are_few_and_reused():
         release_seconds = 0.01
         rendered = 0
 
-        def note(self, midi, velocity, rng):
+        def note(self, _midi, _velocity, _rng):
             self.rendered += 1
             return np.ones(4410, dtype=np.float32)
 

@@ -1,6 +1,7 @@
 """The singer: pitch, harmonics, formants, consonants."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -132,5 +133,5 @@ def test_harmonies_are_in_the_key_and_above():
 def test_phrases_leave_rests_to_breathe():
     song = compose(random_stream(3), 40.0)
     notes = compose_melody(song, 48, 64, random_stream(5))
-    rests = [after.start - before.start - before.seconds for before, after in zip(notes, notes[1:], strict=False)]
+    rests = [after.start - before.start - before.seconds for before, after in pairwise(notes)]
     assert sum(rest > 0.3 for rest in rests) >= 3

@@ -9,6 +9,7 @@ from cyclesep.corpus.synthetic.oscillators import damped_partials, sine, turns
 from cyclesep.corpus.synthetic.signals import Mono, Stereo, decaying, mix_into, noise, pick, samples_in, times
 
 TAKES = 3
+FADE_SECONDS = 0.02
 LEVELS: Mapping[str, float] = {
     "kick": 1.0,
     "snare": 0.85,
@@ -67,6 +68,8 @@ class DrumKit:
             "high_tom": lambda: self._tom(210.0),
         }
         stereo = self._crash() if piece == "crash" else pan(strikes[piece](), self._positions[piece])
+        fade = samples_in(FADE_SECONDS)
+        stereo[:, -fade:] *= np.linspace(1.0, 0.0, fade, dtype=np.float32)
         return stereo * np.float32(LEVELS[piece])
 
     def _kick(self) -> Mono:
@@ -78,7 +81,7 @@ class DrumKit:
         return saturate(samples, 1.8)
 
     def _snare(self) -> Mono:
-        length = samples_in(0.45)
+        length = samples_in(0.6)
         modes = self._snare_hertz * np.array([1.0, 1.59, 2.14]) * self._rng.uniform(0.99, 1.01)
         shell = damped_partials(modes, np.array([0.06, 0.045, 0.03]), np.array([1.0, 0.6, 0.3]), np.ones(3), length)
         wires = highpass(noise(self._rng, length), 1200.0, order=1) * decaying(length, self._snare_seconds)

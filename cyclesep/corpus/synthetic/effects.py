@@ -42,12 +42,12 @@ def bandpass(audio: Audio, low_hertz: float, high_hertz: float, order: int = 1) 
 def high_shelf(audio: Audio, hertz: float, gain_db: float) -> Audio:
     """Raise or lower what lies above `hertz`, with a slope of one pole."""
     low = lowpass(audio, hertz, order=1)
-    return np.asarray(low + np.float32(amplitude(gain_db)) * (audio - low))
+    return low + np.float32(amplitude(gain_db)) * (audio - low)
 
 
 def saturate(audio: Audio, drive: float) -> Audio:
     """Soft clipping by tanh after a gain of `drive`."""
-    return np.tanh(np.float32(drive) * audio)
+    return np.asarray(np.tanh(np.float32(drive) * audio))
 
 
 def pan(mono: Mono, position: float) -> Stereo:

@@ -1,6 +1,7 @@
 """From stems to a release: levels as in MUSDB, one limiter for all stems, 16-bit samples whose sum is the mixture."""
 
 from collections.abc import Mapping
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from cyclesep.corpus.synthetic.effects import block_curve, block_peaks, levelled
 from cyclesep.corpus.synthetic.signals import Stereo, amplitude
 
 # Mean level of what sounds, dB of full scale; and how far a song may be from it.
-STEM_LEVELS_DB: Mapping[str, float] = {"vocals": -18.2, "drums": -17.5, "bass": -17.8, "other": -17.5}
+STEM_LEVELS_DB: Mapping[str, float] = {"vocals": -19.0, "drums": -17.5, "bass": -17.8, "other": -17.5}
 LEVEL_SPREAD_DB = 2.0
 CEILING = 0.89
 LIMITER_BLOCK = 64
@@ -32,7 +33,7 @@ def limit(stems: Mapping[str, Stereo], rng: np.random.Generator) -> dict[str, St
 
     One gain curve is applied to all stems, so that they still add up to the limited mixture.
     """
-    mixture = np.sum(list(stems.values()), axis=0)
+    mixture = reduce(np.add, stems.values())
     peaks = np.max([block_peaks(audio, LIMITER_BLOCK) for audio in (mixture, *stems.values())], axis=0)
     drive = amplitude(rng.uniform(0.0, 5.0))
     allowed = np.minimum(1.0, CEILING / (drive * peaks + 1e-9))
@@ -45,7 +46,7 @@ def limit(stems: Mapping[str, Stereo], rng: np.random.Generator) -> dict[str, St
 def quantise(stems: Mapping[str, Stereo]) -> dict[str, NDArray[np.int16]]:
     """16-bit stems, with "mixture" first: their exact sum. Nothing is clipped."""
     rounded = {name: np.rint(audio * np.float32(FULL_SCALE)).astype(np.int32) for name, audio in stems.items()}
-    mixture = np.sum(list(rounded.values()), axis=0)
+    mixture = reduce(np.add, rounded.values())
     peak = max(int(np.abs(samples).max()) for samples in (mixture, *rounded.values()))
     assert peak <= FULL_SCALE, f"the limiter let a peak of {peak} pass"
     return {"mixture": mixture.astype(np.int16)} | {name: samples.astype(np.int16) for name, samples in rounded.items()}
