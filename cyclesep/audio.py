@@ -18,7 +18,10 @@ Samples = NDArray[np.float32]
 # int16 = round(float * 32768): soundfile's convention, so a 16-bit wav survives the round trip bit for bit.
 PCM16_SCALE = 32768.0
 
-AUDIO_SUFFIXES = frozenset(".wav .wave .flac .ogg .oga .opus .mp3 .mp4 .m4a .aac .aif .aiff .w64 .caf .au .wma".split())
+AUDIO_SUFFIXES = frozenset(
+    {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp4", ".m4a", ".aac"}
+    | {".aif", ".aiff", ".w64", ".caf", ".au", ".wma"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,10 +140,8 @@ def decibels(power: float | NDArray[np.floating]) -> NDArray[np.float64]:
 def _read_by_ffmpeg(path: Path, *, reason: Exception) -> Waveform:
     if shutil.which("ffmpeg") is None or shutil.which("ffprobe") is None:
         raise AudioError(f"{path}: libsndfile cannot read it and ffmpeg is not installed; install ffmpeg") from reason
-    probe = _run(
-        ["ffprobe", "-v", "error", "-select_streams", "a:0", "-show_entries", "stream=sample_rate,channels"]
-        + ["-of", "csv=p=0", str(path)]
-    )
+    entries = ["-show_entries", "stream=sample_rate,channels", "-of", "csv=p=0"]
+    probe = _run(["ffprobe", "-v", "error", "-select_streams", "a:0", *entries, str(path)])
     fields = probe.stdout.decode().strip().split(",")
     if probe.returncode != 0 or len(fields) < 2:
         raise AudioError(f"{path}: neither libsndfile nor ffmpeg can read it as audio; export it again") from reason

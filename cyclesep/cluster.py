@@ -17,6 +17,8 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
+_SHORT = "/tmp"
+
 for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
@@ -49,8 +51,8 @@ def connect(*, num_cpus: int | None = None) -> Iterator[None]:
 
 @contextmanager
 def _private_cluster(num_cpus: int | None) -> Iterator[None]:
-    # Short, because Ray puts Unix sockets below it and their paths may have 107 characters.
-    folder = tempfile.mkdtemp(prefix="cyclesep-ray-")
+    # Not below TMPDIR, which may be long: Ray puts Unix sockets here and their paths may have 107 characters.
+    folder = tempfile.mkdtemp(prefix="cyclesep-", dir=_SHORT if os.access(_SHORT, os.W_OK) else None)
     before = os.environ.get("RAY_TMPDIR")
     os.environ["RAY_TMPDIR"] = folder
     try:
@@ -68,8 +70,8 @@ def _private_cluster(num_cpus: int | None) -> Iterator[None]:
 def _note_address(folder: Path) -> None:
     """Leave the cluster's address where `ray start` would.
 
-    Train's helper actors ask for "the" cluster of this host, which they look up below RAY_TMPDIR; where they find nothing
-    they take any other cluster that is running, or none if there are several, and give up the run's resources.
+    Train's helper actors ask for "the" cluster of this host, which they look up below RAY_TMPDIR; where they find
+    nothing they take any other cluster that is running, or none if there are several, and give up the run's resources.
     """
     place = folder / "ray" / "ray_current_cluster"
     place.parent.mkdir(exist_ok=True)

@@ -55,8 +55,8 @@ JOBS = {
         config="cyclesep.separation:SeparateConfig",
         function="cyclesep.commands:separate",
         examples=(
-            "song.mp3 checkpoint=runs/quickstart/best",
-            "folder-of-songs checkpoint=runs/quickstart/best output=stems",
+            "song.mp3 checkpoint=runs/quickstart",
+            "folder-of-songs checkpoint=runs/quickstart output=stems",
         ),
         words_fill="inputs",
     ),
@@ -64,7 +64,7 @@ JOBS = {
         sentence="Separate and score a whole test split in parallel, beside the mixture, an oracle and a heuristic.",
         config="cyclesep.evaluation:EvaluateConfig",
         function="cyclesep.commands:evaluate",
-        examples=("checkpoint=runs/quickstart/best shards=data/quickstart output=runs/quickstart/test",),
+        examples=("checkpoint=runs/quickstart shards=data/quickstart output=runs/quickstart/test",),
     ),
 }
 
@@ -96,15 +96,15 @@ def run_job(name: str, words: Sequence[str] | None = None) -> None:
     parser.add_argument("--print-config", action="store_true")
     parser.add_argument("words", nargs="*")
     chosen = parser.parse_args(sys.argv[1:] if words is None else list(words))
+    sys.exit(_guarded(name, lambda: _run(name, job, chosen), debug=chosen.debug))
+
+
+def _run(name: str, job: Job, chosen: argparse.Namespace) -> int:
     if chosen.help:
         print(_help(name, job))
-        sys.exit(0)
-    sys.exit(_guarded(name, lambda: _run(job, chosen.words, print_config=chosen.print_config), debug=chosen.debug))
-
-
-def _run(job: Job, words: Sequence[str], *, print_config: bool) -> int:
-    config = settings.load(_imported(job.config), *_sorted_words(job, words))
-    if print_config:
+        return 0
+    config = settings.load(_imported(job.config), *_sorted_words(job, chosen.words))
+    if chosen.print_config:
         print(settings.to_yaml(config), end="")
         return 0
     status: int = _imported(job.function)(config)

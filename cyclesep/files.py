@@ -1,6 +1,5 @@
 """Files that appear whole or not at all."""
 
-import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +18,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
-        os.replace(partial, path)
+        partial.replace(path)
     except OSError as problem:
         raise StorageError(
             f"{path}: cannot be written ({problem.strerror or problem}); free space or choose another place"

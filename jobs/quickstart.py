@@ -12,7 +12,6 @@ import stempeg
 from rich.console import Console
 
 from cyclesep import commands, settings
-from cyclesep.checkpoints import load_separator
 from cyclesep.cluster import connect
 from cyclesep.evaluation import EvaluateConfig
 from cyclesep.ingestion import IngestConfig

@@ -1,6 +1,7 @@
 """What several test files share: a tiny corpus in shards, and a Ray cluster of this machine."""
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ TINY_RATE = 8000
 
 
 def tiny_song(seed: int, seconds: float) -> dict[str, Samples]:
-    """Mono stems at 8 kHz: `vocals` a gliding harmonic tone, `drums` decaying noise bursts; the mixture is their sum."""
+    """Mono stems at 8 kHz: `vocals` a gliding harmonic tone, `drums` bursts of noise; the mixture is their sum."""
     rng = np.random.default_rng(seed)
     time = np.arange(round(seconds * TINY_RATE)) / TINY_RATE
     pitch = np.cumsum(200 * 2 ** (np.sin(2 * np.pi * rng.uniform(0.2, 0.6) * time + rng.uniform(0, 6)) / 2)) / TINY_RATE
@@ -45,12 +46,11 @@ def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[Callable[[], None]]:
+def ray_cluster() -> Iterator[None]:
     """One private Ray cluster of two CPUs for all tests that need one."""
-    import os
-
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    # Here, because the tests of the lower layers need no Ray.
     from cyclesep.cluster import connect
 
     with connect(num_cpus=2):
-        yield lambda: None
+        yield

@@ -17,7 +17,8 @@ from cyclesep.errors import AudioError
 def sine(hertz: float, seconds: float, sample_rate: int, channels: int = 1) -> Waveform:
     time = np.arange(round(seconds * sample_rate)) / sample_rate
     return Waveform(
-        samples=np.tile(0.5 * np.sin(2 * np.pi * hertz * time), (channels, 1)).astype(np.float32), sample_rate=sample_rate
+        samples=np.tile(0.5 * np.sin(2 * np.pi * hertz * time), (channels, 1)).astype(np.float32),
+        sample_rate=sample_rate,
     )
 
 

@@ -35,7 +35,7 @@ def work(config: ToyConfig) -> int:
     return config.times - 1
 
 
-@pytest.fixture()
+@pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Run a job of this file with words; gives its exit status."""
     seen.clear()

@@ -11,9 +11,8 @@ from cyclesep.errors import StorageError
 def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "table.json"
     files.write_text(target, "old")
-    with pytest.raises(KeyError), files.replacing(target) as partial:
-        partial.write_text("half")
-        raise KeyError("lost")
+    with pytest.raises(KeyError):
+        _fail_half_way(target)
     assert target.read_text() == "old"
     assert [path.name for path in target.parent.iterdir()] == ["table.json"]
 
@@ -30,3 +29,9 @@ def test_a_place_that_refuses_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="cannot be written"):
         files.write_text(tmp_path / "file" / "below", "x")
+
+
+def _fail_half_way(target: Path) -> None:
+    with files.replacing(target) as partial:
+        partial.write_text("half")
+        raise KeyError("lost")

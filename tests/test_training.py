@@ -26,13 +26,15 @@ SMALL = {
 }
 
 
-@pytest.fixture()
+@pytest.fixture
 def configured(tiny_shards: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
     """A small TrainConfig with the given dotted changes."""
 
     def build(**changes: object) -> TrainConfig:
         config = TrainConfig(shards=str(tiny_shards), storage=str(tmp_path / "runs"))
-        return settings.replace(config, {**SMALL, **{name.replace("__", "."): value for name, value in changes.items()}})
+        return settings.replace(
+            config, {**SMALL, **{name.replace("__", "."): value for name, value in changes.items()}}
+        )
 
     return build
 
@@ -42,7 +44,9 @@ def weights(report: TrainingReport) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_two_workers_leave_a_checkpoint_that_separates(configured: Callable[..., TrainConfig], tiny_shards: Path) -> None:
+def test_two_workers_leave_a_checkpoint_that_separates(
+    configured: Callable[..., TrainConfig], tiny_shards: Path
+) -> None:
     report = fit(configured(name="two", num_workers=2, num_loader_processes=1))
     assert report.progress.step == 8
     assert report.progress.manifest_digest == ShardReader(tiny_shards).manifest.digest
