@@ -1,4 +1,4 @@
-"""MUSDB18 (.stem.mp4) and MUSDB18-HQ (wav): musdb gives the index and the split, the audio is read without it.
+"""MUSDB18 (.stem.mp4) and MUSDB18-HQ (wav): musdb gives the layout and the splits, the audio is read without it.
 
 musdb reads wavs as 16-bit and so clips float files, and starts two processes per stem; here wavs go through libsndfile
 and all streams of a .stem.mp4 through one ffmpeg.
@@ -100,45 +100,54 @@ def read_streams(path: Path, num_streams: int) -> list[Waveform]:
 
 
 def _stem_mp4_tracks(root: Path, subsets: Sequence[str]) -> list[StemMp4Track]:
+    setup = _read_setup(root)
     tracks = []
-    for split, track, setup in _index(root, subsets, is_wav=False):
-        ids = setup["stem_ids"]
-        streams = tuple(sorted(ids, key=ids.__getitem__))
-        tracks.append(StemMp4Track(track_id=track.name, split=split, path=Path(track.path), streams=streams))
+    for subset in subsets:
+        for path in sorted((root / subset).glob(f"[!.]*{SUFFIX}")):
+            name = path.name.removesuffix(SUFFIX)
+            tracks.append(
+                StemMp4Track(track_id=name, split=setup.split(subset, name), path=path, streams=setup.streams)
+            )
     return tracks
 
 
 def _hq_tracks(root: Path, subsets: Sequence[str]) -> list[FileTrack]:
+    setup = _read_setup(root)
     tracks = []
-    for split, track, setup in _index(root, subsets, is_wav=True):
-        folder = Path(track.path).parent
-        names = {"mixture": setup["mixture"], **setup["sources"]}
-        files = tuple((stem, folder / name) for stem, name in names.items())
-        tracks.append(FileTrack(track_id=track.name, split=split, folder=folder, files=files))
+    for subset in subsets:
+        for folder in sorted(path for path in (root / subset).glob("[!.]*") if path.is_dir()):
+            files = tuple((stem, folder / name) for stem, name in setup.files.items())
+            split = setup.split(subset, folder.name)
+            tracks.append(FileTrack(track_id=folder.name, split=split, folder=folder, files=files))
     return tracks
 
 
-def _index(root: Path, subsets: Sequence[str], *, is_wav: bool) -> list[tuple[str, Any, dict[str, Any]]]:
-    """(split, musdb's track, musdb's setup) of each track."""
+@dataclass(frozen=True, kw_only=True)
+class _Setup:
+    """What musdb knows about the corpus: its own setup, or that of `root`/setup.yaml."""
+
+    streams: tuple[str, ...]
+    files: dict[str, str]
+    validation_tracks: frozenset[str]
+
+    def split(self, subset: str, name: str) -> str:
+        return "valid" if subset == "train" and name in self.validation_tracks else subset
+
+
+def _read_setup(root: Path) -> _Setup:
     setup_file = "setup.yaml" if (root / "setup.yaml").is_file() else None
-    found = {}
-    for split in ("train", "valid", "test"):
-        subset = "test" if split == "test" else "train"
-        if subset not in subsets:
-            continue
-        inner_split = None if split == "test" else split
-        try:
-            index = musdb.DB(root=str(root), setup_file=setup_file, is_wav=is_wav, subsets=[subset], split=inner_split)
-        except (KeyError, TypeError, AttributeError, yaml.YAMLError) as problem:
-            raise CorpusError(
-                f"{root / 'setup.yaml'}: is no setup of musdb ({problem}); repair or remove it"
-            ) from problem
-        for track in index.tracks:
-            # musdb walks down: what lies in a track folder would become a track of its own, of a path that is none.
-            place = Path(track.path).parent if is_wav else Path(track.path)
-            if place.exists() and not track.name.startswith("."):
-                found[split, track.name] = (split, track, index.setup)
-    return list(found.values())
+    try:
+        # No subsets: to index tracks musdb probes every stem of every file, and gives up at the first damaged one.
+        setup = musdb.DB(root=str(root), setup_file=setup_file, subsets=[]).setup
+        ids = setup["stem_ids"]
+        return _Setup(
+            streams=tuple(sorted(ids, key=ids.__getitem__)),
+            files={"mixture": setup["mixture"], **setup["sources"]},
+            validation_tracks=frozenset(setup["validation_tracks"]),
+        )
+    except (KeyError, TypeError, AttributeError, yaml.YAMLError) as problem:
+        told = " ".join(str(problem).split())
+        raise CorpusError(f"{root / 'setup.yaml'}: is no setup of musdb ({told}); repair or remove it") from problem
 
 
 def _rank(stem: str) -> int:

@@ -122,7 +122,9 @@ class _Run:
         seconds = self.progress.training_seconds + self.clock.lap()
         self.progress = replace(self.progress, metrics=metrics, training_seconds=seconds)
         name = f"step-{self.progress.step:08d}"
-        reported: dict[str, Any] = {"step": self.progress.step, "score": metrics.get("validation/sdr", 0.0), **metrics}
+        # Where no truth is known to validate against, the later checkpoint counts as the better one.
+        score = metrics.get("validation/sdr", float(self.progress.step))
+        reported: dict[str, Any] = {"step": self.progress.step, "score": score, **metrics}
         if self.rank != 0:
             ray.train.report(reported, checkpoint_dir_name=name)
             return
