@@ -8,6 +8,7 @@ progress.json           step, metrics, and what they were made from and on: the 
 
 import hashlib
 import json
+import pickle
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,11 +81,15 @@ def load_state(folder: Path, model: CycleGAN) -> Progress:
     """Put a checkpoint's whole training state into `model`; raises CheckpointError if it does not fit."""
     progress = read_progress(folder)
     try:
-        model.load_state_dict(torch.load(folder / STATE, map_location="cpu", weights_only=True))
-    except OSError as problem:
+        state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as problem:
+        # What torch says of a damaged file tells about torch.
+        told = _short(problem) if isinstance(problem, OSError) else "it cannot be unpacked"
         raise CheckpointError(
-            f"{folder / STATE}: cannot be read ({problem.strerror}); training cannot go on from here"
+            f"{folder / STATE}: is missing or damaged ({told}); copy the checkpoint again"
         ) from problem
+    try:
+        model.load_state_dict(state)
     except (RuntimeError, KeyError, ValueError) as problem:
         raise CheckpointError(
             f"{folder / STATE}: does not fit the networks of this config ({_short(problem)}); "
@@ -168,13 +173,14 @@ def _separator_config(folder: Path) -> SeparatorConfig:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return values
-    except (OSError, ValueError) as problem:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as problem:
         raise CheckpointError(
             f"{path}: is missing or damaged ({_short(problem)}); copy the checkpoint again"
         ) from problem
 
 
 def _short(problem: BaseException) -> str:
+    if isinstance(problem, OSError) and problem.strerror:
+        return problem.strerror
     return " ".join(str(problem).split())[:160]

@@ -9,7 +9,9 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from typing_extensions import override
 
 from cyclesep import __version__, settings
 from cyclesep.errors import ConfigError, CyclesepError
@@ -35,7 +37,7 @@ JOBS = {
         examples=(
             "corpus.kind=musdb18 corpus.path=MUSDB18 output=data/musdb18",
             "corpus.kind=stems corpus.path=my-songs output=data/mine sample_rate=16000 channels=1",
-            "jobs/configs/ingest-synthetic.yaml corpus.synthetic.num_train=80",
+            "jobs/configs/quickstart/ingest.yaml output=data/songs corpus.synthetic.num_train=80",
         ),
     ),
     "train": Job(
@@ -43,10 +45,10 @@ JOBS = {
         config="cyclesep.training:TrainConfig",
         function="cyclesep.commands:train",
         examples=(
-            "jobs/configs/quickstart.yaml",
+            "jobs/configs/quickstart/train.yaml",
             "shards=data/musdb18 name=vocals targets=[vocals] num_workers=4 use_gpu=true",
-            "jobs/configs/quickstart.yaml cyclegan.recipe=supervised name=twin",
-            "runs/quickstart/step-00002000 name=longer steps=4000",
+            "jobs/configs/quickstart/train.yaml cyclegan.recipe=supervised name=twin",
+            "runs/quickstart/step-00000700 name=longer steps=1400",
         ),
         checkpoint_fills="start_from",
     ),
@@ -90,13 +92,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run_job(name: str, words: Sequence[str] | None = None) -> None:
     """Run one job on its command-line words (default: this process's) and exit with its status."""
     job = JOBS[name]
-    parser = argparse.ArgumentParser(prog=f"cyclesep {name}", add_help=False)
+    parser = _Parser(prog=f"cyclesep {name}", add_help=False, allow_abbrev=False)
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("--debug", action="store_true")
     parser.add_argument("--print-config", action="store_true")
     parser.add_argument("words", nargs="*")
     chosen = parser.parse_args(sys.argv[1:] if words is None else list(words))
     sys.exit(_guarded(name, lambda: _run(name, job, chosen), debug=chosen.debug))
+
+
+class _Parser(argparse.ArgumentParser):
+    @override
+    def error(self, message: str) -> NoReturn:
+        """Exit with one line, where argparse prints its usage as well."""
+        _fail(self.prog, f"{message}; `{self.prog} --help` lists options and settings")
 
 
 def _run(name: str, job: Job, chosen: argparse.Namespace) -> int:
@@ -124,8 +133,11 @@ def _sorted_words(job: Job, words: Sequence[str]) -> tuple[list[str], list[str]]
             values.insert(0, f"{job.checkpoint_fills}={_quoted(word)}")
         elif job.words_fill:
             others.append(word)
+        elif job.checkpoint_fills and Path(word).is_dir():
+            raise ConfigError(f"{word}: holds no config.yaml; give a checkpoint folder, or settings as name=value")
         else:
-            raise ConfigError(f"{word!r} is neither a YAML file nor a setting; write settings as name=value")
+            known = "a YAML file, a checkpoint folder" if job.checkpoint_fills else "a YAML file"
+            raise ConfigError(f"{word!r} is neither {known} nor a setting; write settings as name=value")
     if others:
         values.insert(0, f"{job.words_fill}=[{', '.join(_quoted(word) for word in others)}]")
     return files, values
@@ -165,7 +177,7 @@ def _told(name: str, message: str, status: int = 1) -> int:
     return status
 
 
-def _fail(name: str, message: str) -> None:
+def _fail(name: str, message: str) -> NoReturn:
     print(f"{name}: error: {message}", file=sys.stderr)
     sys.exit(2)
 

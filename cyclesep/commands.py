@@ -1,5 +1,7 @@
 """The jobs as the command line runs them: connect to Ray, do the work, print the outcome, give the exit status."""
 
+import sys
+
 from rich.console import Console
 
 from cyclesep import evaluation, ingestion, report, separation, training
@@ -35,7 +37,7 @@ def separate(config: SeparateConfig) -> int:
         softer = f" (all {file.gain:.3f} times as loud, to fit)" if file.gain < 1 else ""
         print(f"{file.source}: {', '.join(str(path) for path in file.stems.values())}{softer}")
     for failure in done.failed:
-        print(f"failed: {failure.reason}")
+        print(f"cyclesep separate: error: {failure.reason}", file=sys.stderr)
     return 1 if done.failed else 0
 
 

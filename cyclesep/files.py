@@ -12,13 +12,16 @@ from cyclesep.errors import StorageError
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it onto `path` when the block ends well, else delete it.
 
-    Folders above are made. Raises StorageError when the place is full, read-only or otherwise refuses.
+    Folders above are made, and go again with a block that fails. Raises StorageError when the place is full, read-only
+    or otherwise refuses.
     """
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    made = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         partial.replace(path)
+        made = []
     except OSError as problem:
         raise StorageError(
             f"{path}: cannot be written ({problem.strerror or problem}); free space or choose another place"
@@ -26,6 +29,10 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink()
+        with suppress(OSError):
+            for folder in made:
+                # Only an empty one goes.
+                folder.rmdir()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -123,8 +123,9 @@ def ingest(config: IngestConfig) -> IngestReport:
         ingested = [outcome for outcome in outcomes if isinstance(outcome, TrackRecord)]
         failed = [outcome for outcome in outcomes if isinstance(outcome, FailedTrack)]
         if not ingested and not kept:
+            more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
             raise CorpusError(
-                f"none of {len(tracks)} tracks could be ingested; {failed[0].track_id}: {failed[0].reason}"
+                f"none of {len(tracks)} tracks could be ingested; {failed[0].track_id}: {failed[0].reason}{more}"
             )
         manifest = make_manifest([*kept.values(), *ingested])
         if manifest.tracks != _served(folder):
@@ -171,7 +172,9 @@ def _ingest_all(
 ) -> Iterator[TrackRecord | FailedTrack]:
     """Outcomes as they come, shown on a progress bar on stderr."""
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("tracks"), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True)) as progress:
+    console = Console(stderr=True)
+    title = TextColumn("{task.description}")
+    with Progress(title, *columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("ingest", total=num_kept + len(tracks), completed=num_kept)
         num_failed = 0
         for outcome in _outcomes(tracks.values(), config, folder):

@@ -139,7 +139,6 @@ def separate_paths(config: SeparateConfig, separator: Separator | None = None) -
                 console.print(f"{source}: {done.seconds:.1f} s of audio, {speed:.1f} x real time", markup=False)
             except CyclesepError as problem:
                 failed.append(FailedFile(source=source, reason=str(problem)))
-                console.print(f"failed: {problem}", markup=False)
             bar.advance(task)
     return SeparationReport(separated=tuple(separated), failed=tuple(failed))
 
@@ -185,7 +184,10 @@ def find_inputs(inputs: Sequence[str], *, output: Path | None = None) -> dict[st
             if path not in found.values():
                 found[_unused(_track_name(path.relative_to(root)), path, found)] = path
     if not found:
-        raise ConfigError(f"inputs: {', '.join(inputs)} holds no audio files ({' '.join(sorted(AUDIO_SUFFIXES))})")
+        raise ConfigError(
+            f"inputs: {', '.join(inputs)} holds no audio files; give some, or folders of them "
+            f"({' '.join(sorted(AUDIO_SUFFIXES))})"
+        )
     return found
 
 

@@ -83,7 +83,7 @@ def parse_word(word: str) -> tuple[str, Any]:
         return name, yaml.safe_load(text)
     except yaml.YAMLError as problem:
         raise ConfigError(
-            f"{name}: the value {text!r} is not valid YAML ({_first_line(problem)}); quote it"
+            f"{name}: the value {text!r} is not valid YAML ({_yaml_fault(problem)}); quote it"
         ) from problem
 
 
@@ -154,7 +154,23 @@ def _problem(config_class: type, error: Any) -> str:
         return f"{name}: there is no such setting; {remedy}"
     if error["type"] == "missing":
         return f"{name}: has no value and no default; give one as {name}=..."
-    return f"{name}: {error['input']!r} is refused; {error['msg'][0].lower()}{error['msg'][1:]}"
+    value = error["input"]
+    if value is None:
+        return f"{name}: is empty; give a value as {name}=..., or leave it out"
+    told = _REMEDIES.get(error["type"], "").format(name=name, value=value)
+    return f"{name}: {value!r} is refused; {told or error['msg'][0].lower() + error['msg'][1:]}"
+
+
+# What pydantic says of these kinds of error is true and does not help.
+_REMEDIES = {
+    "string_type": "it is read as YAML and is no text; quote it twice: {name}=\"'{value}'\"",
+    "tuple_type": "write a list: {name}=[{value}]",
+    "list_type": "write a list: {name}=[{value}]",
+    "too_short": "it is empty; name at least one: {name}=[...]",
+    "dataclass_type": "it holds settings of its own; set those as {name}.setting=value",
+    "int_parsing": "input should be a whole number",
+    "float_parsing": "input should be a number",
+}
 
 
 def _same_ending(name: str, known: Sequence[str]) -> list[str]:
@@ -168,9 +184,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as problem:
-        raise ConfigError(f"{path}: cannot be read as a config ({_first_line(problem)}); check the path") from problem
+        told = getattr(problem, "strerror", None) or _first_line(problem)
+        raise ConfigError(f"{path}: cannot be read as a config ({told}); check the path") from problem
     except yaml.YAMLError as problem:
-        raise ConfigError(f"{path}: is not valid YAML ({_first_line(problem)})") from problem
+        mark = getattr(problem, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{where}: is not valid YAML ({_yaml_fault(problem)}); correct the file") from problem
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -198,6 +217,10 @@ def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
         below = result.get(name)
         result[name] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return result
+
+
+def _yaml_fault(problem: yaml.YAMLError) -> str:
+    return getattr(problem, "problem", None) or _first_line(problem)
 
 
 def _first_line(problem: Exception) -> str:

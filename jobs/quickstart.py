@@ -42,7 +42,7 @@ def main() -> int:
 
 
 def compose_and_ingest() -> int:
-    return commands.ingest(_config(IngestConfig, "ingest.yaml", output=SONGS))
+    return commands.ingest(_config(IngestConfig, "ingest.yaml"))
 
 
 def ingest_excerpt() -> int:
@@ -52,11 +52,11 @@ def ingest_excerpt() -> int:
 
 
 def train() -> int:
-    return commands.train(_config(TrainConfig, "train.yaml", shards=SONGS))
+    return commands.train(_config(TrainConfig, "train.yaml"))
 
 
 def evaluate_songs() -> int:
-    return commands.evaluate(_config(EvaluateConfig, "evaluate.yaml", shards=SONGS, output=f"{RUN}/test-songs"))
+    return commands.evaluate(_config(EvaluateConfig, "evaluate.yaml"))
 
 
 def evaluate_excerpt() -> int:
@@ -70,7 +70,7 @@ def separate_excerpt() -> int:
 
 
 STEPS = (
-    ("compose 52 songs and turn them into shards, one Ray task per song", compose_and_ingest),
+    ("compose songs and turn them into shards, one Ray task per song", compose_and_ingest),
     ("the same for a real MUSDB18 test track", ingest_excerpt),
     ("train a cycle-consistent adversarial separator on two Ray Train workers", train),
     ("separate and score composed songs that it never heard", evaluate_songs),
@@ -86,9 +86,9 @@ wavs          {RUN}/test-songs/estimates, {RUN}/separated
 
 what to try next:
   separate your own music      .venv/bin/cyclesep separate song.mp3 checkpoint={RUN}
-  train on, twice as long      .venv/bin/cyclesep train {CONFIGS}/train.yaml steps=...
-  the supervised twin          .venv/bin/cyclesep train {CONFIGS}/train.yaml name=twin cyclegan.recipe=supervised
-  your own stems, MUSDB18, unpaired recordings, a cluster: see README.md"""
+  train twice as long          .venv/bin/cyclesep train {CONFIGS}/train.yaml name=longer steps=1800
+  train its supervised twin    .venv/bin/cyclesep train {CONFIGS}/twin.yaml
+  MUSDB18, your own stems, unpaired recordings, a cluster: README.md"""
 
 
 def _config(config_class: type, file: str, **values: Any) -> Any:

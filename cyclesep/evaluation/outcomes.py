@@ -43,7 +43,8 @@ class TrackOutcome:
         return bool(self.reason)
 
     def __str__(self) -> str:
-        return f"{self.system}: {self.track_id}: {self.reason or 'scored'}"
+        told = self.reason.removeprefix(f"{self.track_id}: ") or "scored"
+        return f"{self.system}: {self.track_id}: {told}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cyclesep import __version__, provenance, report, settings
+from cyclesep.errors import ScoringError
 from cyclesep.evaluation.config import EvaluateConfig
 from cyclesep.evaluation.outcomes import Part, TrackOutcome, write_outcomes
 from cyclesep.evaluation.progress import Display
@@ -41,8 +42,8 @@ def evaluate(config: EvaluateConfig) -> EvaluationReport:
     an earlier run into the same folder has finished, with the same separator, audio and settings, is kept. A track that
     fails is an outcome with its reason, and the others go on.
 
-    Raises ConfigError for settings that do not fit each other or the cluster, and CheckpointError, CorpusError or
-    ShardError where there is nothing to evaluate.
+    Raises ConfigError for settings that do not fit each other or the cluster, CheckpointError, CorpusError or
+    ShardError where there is nothing to evaluate, and ScoringError if no track could be scored.
     """
     began = time.monotonic()
     tracks = find_references(config)
@@ -61,6 +62,8 @@ def evaluate(config: EvaluateConfig) -> EvaluationReport:
         num_kept=len(kept),
         wall_seconds=time.monotonic() - began,
     )
+    if len(evaluated.failed) == len(items):
+        raise ScoringError(f"none of {len(tracks)} tracks could be scored; {evaluated.failed[0]}")
     _write(evaluated, config, tracks)
     return evaluated
 

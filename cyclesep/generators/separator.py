@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Gt
+from annotated_types import Gt, MultipleOf
 from torch import Tensor, nn
 
 from cyclesep.generators.seed import SeedGenerator
@@ -21,7 +21,7 @@ class SeparatorConfig:
     name: Literal["seed", "waveunet", "tfsep"] | None = None
     """`waveunet` (waveform U-Net), `tfsep` (complex spectrogram mask), `seed` (the ancestor's); empty: the preset's."""
 
-    width: Annotated[int, Gt(0)] | None = None
+    width: Annotated[int, Gt(0), MultipleOf(8)] | None = None
     """Channels of the first layer, a multiple of 8; empty takes the network's own (waveunet 16, tfsep 32, seed 64)."""
 
     depth: Annotated[int, Gt(0)] | None = None

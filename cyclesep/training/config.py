@@ -19,7 +19,7 @@ class TrainConfig:
     """Folder that holds run folders; on several machines one that all of them share."""
     shards: str = "data/shards"
     """Folder of ingested shards (see `cyclesep ingest`)."""
-    targets: tuple[str, ...] = ("vocals",)
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("vocals",)
     """Stems to extract, one or several."""
     steps: PositiveInt = 2000
     """Optimizer steps of the separator."""

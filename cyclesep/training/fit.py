@@ -10,11 +10,12 @@ import ray.train.torch
 
 from cyclesep import checkpoints, provenance, settings
 from cyclesep.checkpoints import Progress
-from cyclesep.crops import CropStream
 from cyclesep.errors import ConfigError, CyclesepError, TrainingError
+from cyclesep.manifest import MIXTURE
 from cyclesep.shards import ShardReader
 from cyclesep.training.config import TrainConfig
 from cyclesep.training.progress import watched
+from cyclesep.training.rehearsal import rehearse
 from cyclesep.training.run_folder import claim
 from cyclesep.training.worker import train_worker
 
@@ -95,16 +96,22 @@ def _known_cause(failure: BaseException | None) -> CyclesepError | None:
 
 
 def _refuse_impossible(config: TrainConfig) -> None:
-    manifest = ShardReader(config.shards).manifest
-    known = sorted({stem for track in manifest.tracks for stem in track.stems} - {"mixture"})
+    reader = ShardReader(config.shards)
+    known = sorted(set(reader.manifest.stems) - {MIXTURE})
     missing = [target for target in config.targets if target not in known]
     if missing:
         raise ConfigError(f"targets: {config.shards} holds no stem {missing[0]!r}; it holds {', '.join(known)}")
+    if len(set(config.targets)) < len(config.targets):
+        raise ConfigError(f"targets: {', '.join(config.targets)} names one stem twice; name each once")
     if config.start_from is not None:
         done = checkpoints.read_progress(checkpoints.find(config.start_from)).step
         if done >= config.steps:
             raise ConfigError(f"steps={config.steps}: {config.start_from} has done {done} steps; ask for more")
-    CropStream(ShardReader(config.shards), config.crops, targets=config.targets, world_size=config.num_workers)
+    rehearse(config, reader)
+    _refuse_too_many_workers(config)
+
+
+def _refuse_too_many_workers(config: TrainConfig) -> None:
     resources = ray.cluster_resources()
     cpus = config.num_workers * config.cpus_per_worker
     if cpus > resources.get("CPU", 0):

@@ -1,0 +1,41 @@
+"""One step of a run in this process, before any worker is started: what cannot work is told at once, and once."""
+
+from cyclesep import checkpoints
+from cyclesep.crops import Batch, CropStream
+from cyclesep.cyclegan import CycleGAN
+from cyclesep.errors import ConfigError
+from cyclesep.shards import ShardReader
+from cyclesep.training.config import TrainConfig
+
+# The recipes put one crop's target into another crop's mixture.
+_NUM_CROPS = 2
+
+
+def rehearse(config: TrainConfig, reader: ShardReader) -> None:
+    """Build the networks of a run on the CPU, load what they start from and take one step on two crops.
+
+    Raises ConfigError for settings that do not fit each other or the shards, CheckpointError for a state that cannot be
+    loaded, ShardError for crops that cannot be read.
+    """
+    stream = CropStream(
+        reader, config.crops, targets=config.targets, seed=config.seed, world_size=config.num_workers, num_steps=1
+    )
+    try:
+        model = CycleGAN(
+            config.cyclegan,
+            targets=config.targets,
+            channels=reader.manifest.channels,
+            sample_rate=reader.manifest.sample_rate,
+            num_steps=config.steps,
+            seed=config.seed,
+        )
+        if config.start_from is not None:
+            checkpoints.load_state(checkpoints.find(config.start_from), model)
+        batch = stream.batch(0)
+        model.step(Batch(mixture=batch.mixture[:_NUM_CROPS], target=batch.target[:_NUM_CROPS], paired=batch.paired))
+    except (RuntimeError, ValueError) as problem:
+        told = " ".join(str(problem).split())[:200]
+        raise ConfigError(
+            f"cyclegan: a step on crops of crops.crop_seconds={config.crops.crop_seconds:g} fails ({told}); "
+            "make the crops longer, or choose other networks"
+        ) from problem

@@ -1,0 +1,81 @@
+"""The configs and the help that come with the jobs are true."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cyclesep import commandline, settings
+from cyclesep.commandline import JOBS, run_job
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = sorted((ROOT / "jobs" / "configs").rglob("*.y*ml"))
+
+
+def config_class(job: str) -> type:
+    found: type = commandline._imported(JOBS[job].config)
+    return found
+
+
+def job_of(config: Path) -> str:
+    """A config is named after its job: quickstart/train.yaml, or train-vocals.yaml."""
+    return config.stem.split("-")[0]
+
+
+def test_the_quickstart_is_among_the_configs() -> None:
+    assert {f"quickstart/{job}.yaml" for job in ("ingest", "train", "evaluate")} <= {
+        str(path.relative_to(ROOT / "jobs" / "configs")) for path in CONFIGS
+    }
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "jobs" / "configs")))
+def test_a_config_is_complete_and_says_what_it_is_for(path: Path, tmp_path: Path) -> None:
+    assert path.read_text().startswith("# ")
+    config = settings.load(config_class(job_of(path)), [path])
+    (tmp_path / "again.yaml").write_text(settings.to_yaml(config))
+    assert settings.load(type(config), [tmp_path / "again.yaml"]) == config
+
+
+def test_the_quickstart_configs_fit_each_other() -> None:
+    """Each can be run alone after the one before it, as the help says."""
+    ingest, train, evaluate = (
+        settings.load(config_class(job), [ROOT / "jobs" / "configs" / "quickstart" / f"{job}.yaml"])
+        for job in ("ingest", "train", "evaluate")
+    )
+    assert ingest.output == train.shards == evaluate.shards
+    assert evaluate.checkpoint == f"{train.storage}/{train.name}"
+    assert evaluate.output.startswith(f"{evaluate.checkpoint}/")
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_help_lists_every_setting_with_a_sentence(job: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_job(job, ["--help"])
+    assert ended.value.code == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"usage: cyclesep {job}")
+    assert JOBS[job].sentence in told
+    listed = settings.reference(config_class(job))
+    assert len(listed) >= 8
+    for setting in listed:
+        assert f"\n  {setting.name}  ({setting.type}; " in told
+        assert setting.sentence.endswith(".") or ":" in setting.sentence, f"{setting.name} has no sentence"
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_the_examples_of_the_help_are_settings_that_exist(job: str) -> None:
+    kind, required = config_class(job), {"output": "x", "checkpoint": "x", "inputs": ["x"]}
+    known = {setting.name for setting in settings.reference(kind)}
+    for example in JOBS[job].examples:
+        words = [word for word in example.split() if "=" in word]
+        settings.load(kind, [], [*(f"{name}={value}" for name, value in required.items() if name in known), *words])
+        for word in example.split():
+            assert not word.endswith(".yaml") or (ROOT / word).is_file(), f"{word} does not exist"
+
+
+def test_a_script_shows_the_help_too(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "jobs" / "train.py"), "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "cyclegan.separator.width  (int | none; default none)" in done.stdout
+    assert done.stderr == ""
