@@ -72,7 +72,7 @@ def find_tracks(path: Path, *, flat_split: str) -> list[StemMp4Track] | list[Fil
     tracks = _hq_tracks(path, subsets) if is_wav else _stem_mp4_tracks(path, subsets)
     if not tracks:
         raise CorpusError(
-            f"{path}: neither {SUFFIX} files nor track folders in {' and '.join(subsets)}; give MUSDB18's own folder"
+            f"{path}: {' and '.join(subsets)} hold no {SUFFIX} files and no track folders; give MUSDB18's own folder"
         )
     return tracks
 

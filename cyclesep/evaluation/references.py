@@ -84,7 +84,7 @@ class CorpusTrack:
 def find_references(config: EvaluateConfig) -> list[ReferenceTrack]:
     """The tracks of the split; raises ConfigError, CorpusError or ShardError if there are none."""
     if (config.shards is None) == (config.corpus is None):
-        raise ConfigError("shards, corpus: one of them holds the references; give one, and not both")
+        raise ConfigError("shards, corpus: one of them holds the references; give one of them")
     tracks: Sequence[ReferenceTrack]
     if config.shards is not None:
         # Absolute: the tasks that read have other working directories.
