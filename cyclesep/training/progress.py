@@ -12,6 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
+# Measured on the separator, but not terms of its loss; TensorBoard has them.
+_NO_LOSSES = {"output_energy", "gradient_norm", "steps_skipped"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ShownProgress:
     """What a run shows of itself at one moment."""
@@ -89,11 +93,8 @@ def _looks(board: Any, stop: threading.Event, every_seconds: float) -> Iterator[
 
 
 def _line(progress: ShownProgress) -> str:
-    parts = [
-        f"{name.removeprefix('separator/')} {value:.4g}"
-        for name, value in progress.losses.items()
-        if name.startswith("separator/")
-    ]
+    terms = {name.removeprefix("separator/"): value for name, value in progress.losses.items()}
+    parts = [f"{name} {value:.3f}" for name, value in terms.items() if "/" not in name and name not in _NO_LOSSES]
     if "validation/sdr" in progress.metrics:
         metrics = progress.metrics
         parts.append(f"SDR {metrics['validation/sdr']:.2f} dB (SI-SDR {metrics['validation/si_sdr_gain']:+.2f})")

@@ -7,12 +7,13 @@ from cyclesep.errors import ConfigError
 from cyclesep.shards import ShardReader
 from cyclesep.training.config import TrainConfig
 
-# The recipes put one crop's target into another crop's mixture.
+# The recipes put one crop's target into another crop's mixture. Longer crops would tell no more, and take longer.
 _NUM_CROPS = 2
+_MAX_SAMPLES = 16384
 
 
 def rehearse(config: TrainConfig, reader: ShardReader) -> None:
-    """Build the networks of a run on the CPU, load what they start from and take one step on two crops.
+    """Build the networks of a run on the CPU, load what they start from and take one step on the start of two crops.
 
     Raises ConfigError for settings that do not fit each other or the shards, CheckpointError for a state that cannot be
     loaded, ShardError for crops that cannot be read.
@@ -32,7 +33,13 @@ def rehearse(config: TrainConfig, reader: ShardReader) -> None:
         if config.start_from is not None:
             checkpoints.load_state(checkpoints.find(config.start_from), model)
         batch = stream.batch(0)
-        model.step(Batch(mixture=batch.mixture[:_NUM_CROPS], target=batch.target[:_NUM_CROPS], paired=batch.paired))
+        model.step(
+            Batch(
+                mixture=batch.mixture[:_NUM_CROPS, ..., :_MAX_SAMPLES],
+                target=batch.target[:_NUM_CROPS, ..., :_MAX_SAMPLES],
+                paired=batch.paired,
+            )
+        )
     except (RuntimeError, ValueError) as problem:
         told = " ".join(str(problem).split())[:200]
         raise ConfigError(
