@@ -11,7 +11,6 @@ import ray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-
 # Measured on the separator, but not terms of its loss; TensorBoard has them.
 _NO_LOSSES = {"output_energy", "gradient_norm", "steps_skipped"}
 
