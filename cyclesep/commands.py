@@ -8,6 +8,7 @@ from cyclesep import evaluation, ingestion, report, separation, training
 from cyclesep.checkpoints import Progress
 from cyclesep.cluster import connect
 from cyclesep.evaluation import EvaluateConfig
+from cyclesep.files import shown
 from cyclesep.ingestion import IngestConfig
 from cyclesep.separation import SeparateConfig
 from cyclesep.training import TrainConfig
@@ -25,8 +26,9 @@ def train(config: TrainConfig) -> int:
     """Train a separator, or go on with a run."""
     with connect():
         done = training.fit(config)
-    print(f"{done.folder}: {_told(done.progress)}")
-    print(f"best checkpoint {done.best.name}, last {done.last.name}; separate with checkpoint={done.folder}")
+    folder = shown(done.folder)
+    print(f"{folder}: {_told(done.progress)}")
+    print(f"best checkpoint {done.best.name}, last {done.last.name}; separate with checkpoint={folder}")
     return 0
 
 

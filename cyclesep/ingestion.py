@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cyclesep.corpus import CorpusConfig, Track, describe, find_tracks
 from cyclesep.errors import AudioError, CorpusError, CyclesepError, ShardError, StorageError
-from cyclesep.files import write_text
+from cyclesep.files import shown, write_text
 from cyclesep.manifest import (
     MANIFEST_NAME,
     VERSION,
@@ -90,7 +90,7 @@ class IngestReport:
         """A few lines for a person: what is there, what was odd, what failed and why."""
         counts = {split: len(self.manifest.split(split)) for split in ("train", "valid", "test")}
         lines = [
-            f"{self.folder}: {len(self.manifest.tracks)} tracks ({', '.join(f'{n} {s}' for s, n in counts.items())}), "
+            f"{shown(self.folder)}: {len(self.manifest.tracks)} tracks ({', '.join(f'{n} {s}' for s, n in counts.items())}), "
             f"{self.manifest.hours * 60:.1f} minutes at {self.manifest.sample_rate} Hz, "
             f"{self.manifest.channels} channels, stems {', '.join(self.manifest.stems)}"
         ]

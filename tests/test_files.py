@@ -35,3 +35,9 @@ def _fail_half_way(target: Path) -> None:
     with files.replacing(target) as partial:
         partial.write_text("half")
         raise KeyError("lost")
+
+
+def test_a_path_below_the_working_directory_is_shown_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert files.shown(tmp_path / "data" / "songs") == "data/songs"
+    assert files.shown(tmp_path.parent / "elsewhere") == str(tmp_path.parent / "elsewhere")
