@@ -88,9 +88,9 @@ class IngestReport:
 
     def summary(self) -> str:
         """A few lines for a person: what is there, what was odd, what failed and why."""
-        counts = {split: len(self.manifest.split(split)) for split in ("train", "valid", "test")}
+        counts = ", ".join(f"{len(self.manifest.split(split))} {split}" for split in ("train", "valid", "test"))
         lines = [
-            f"{shown(self.folder)}: {len(self.manifest.tracks)} tracks ({', '.join(f'{n} {s}' for s, n in counts.items())}), "
+            f"{shown(self.folder)}: {len(self.manifest.tracks)} tracks ({counts}), "
             f"{self.manifest.hours * 60:.1f} minutes at {self.manifest.sample_rate} Hz, "
             f"{self.manifest.channels} channels, stems {', '.join(self.manifest.stems)}"
         ]

@@ -18,7 +18,7 @@ from cyclesep.ingestion import IngestConfig
 from cyclesep.separation import SeparateConfig
 from cyclesep.training import TrainConfig
 
-CONFIGS = Path("jobs/configs/quickstart")
+CONFIGS = Path(__file__).parent / "configs" / "quickstart"
 SONGS, EXCERPT, RUN = "data/quickstart", "data/excerpt", "runs/quickstart"
 
 # A real MUSDB18 test track, 6 s of "The Easton Ellises - Falcon 69", that stempeg carries for its own tests.
