@@ -98,7 +98,7 @@ def run_job(name: str, words: Sequence[str] | None = None) -> None:
     parser.add_argument("--print-config", action="store_true")
     parser.add_argument("words", nargs="*")
     chosen = parser.parse_args(sys.argv[1:] if words is None else list(words))
-    sys.exit(_guarded(name, lambda: _run(name, job, chosen), debug=chosen.debug))
+    sys.exit(guarded(name, lambda: _run(name, job, chosen), debug=chosen.debug))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -153,7 +153,8 @@ def _quoted(word: str) -> str:
     return "'" + word.replace("'", "''") + "'"
 
 
-def _guarded(name: str, action: Callable[[], int], *, debug: bool) -> int:
+def guarded(name: str, action: Callable[[], int], *, debug: bool = False) -> int:
+    """Run a job; gives its exit status, or prints its error as one line and gives that error's status."""
     try:
         return action()
     except CyclesepError as problem:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from cyclesep import commands, settings
 from cyclesep.cluster import connect
+from cyclesep.commandline import guarded
 from cyclesep.evaluation import EvaluateConfig
 from cyclesep.ingestion import IngestConfig
 from cyclesep.separation import SeparateConfig
@@ -86,7 +87,7 @@ wavs          {RUN}/test-songs/estimates, {RUN}/separated
 
 what to try next:
   separate your own music      .venv/bin/cyclesep separate song.mp3 checkpoint={RUN}
-  train twice as long          .venv/bin/cyclesep train {CONFIGS}/train.yaml name=longer steps=2200
+  train twice as long          .venv/bin/cyclesep train {CONFIGS}/train.yaml name=longer steps=1800
   train its supervised twin    .venv/bin/cyclesep train {CONFIGS}/twin.yaml
   MUSDB18, your own stems, unpaired recordings, a cluster: README.md"""
 
@@ -96,4 +97,4 @@ def _config(config_class: type, file: str, **values: Any) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("quickstart", main))
