@@ -87,7 +87,7 @@ wavs          {RUN}/test-songs/estimates, {RUN}/separated
 
 what to try next:
   separate your own music      .venv/bin/cyclesep separate song.mp3 checkpoint={RUN}
-  train twice as long          .venv/bin/cyclesep train {CONFIGS}/train.yaml name=longer steps=1800
+  train twice as long          .venv/bin/cyclesep train {CONFIGS}/train.yaml name=longer steps=2000
   train its supervised twin    .venv/bin/cyclesep train {CONFIGS}/twin.yaml
   MUSDB18, your own stems, unpaired recordings, a cluster: README.md"""
 
