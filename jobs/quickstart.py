@@ -15,6 +15,7 @@ from cyclesep import commands, settings
 from cyclesep.cluster import connect
 from cyclesep.commandline import guarded
 from cyclesep.evaluation import EvaluateConfig
+from cyclesep.files import shown
 from cyclesep.ingestion import IngestConfig
 from cyclesep.separation import SeparateConfig
 from cyclesep.training import TrainConfig
@@ -87,8 +88,8 @@ wavs          {RUN}/test-songs/estimates, {RUN}/separated
 
 what to try next:
   separate your own music      .venv/bin/cyclesep separate song.mp3 checkpoint={RUN}
-  train twice as long          .venv/bin/cyclesep train {CONFIGS}/train.yaml name=longer steps=2000
-  train its supervised twin    .venv/bin/cyclesep train {CONFIGS}/twin.yaml
+  train twice as long          .venv/bin/cyclesep train {shown(CONFIGS)}/train.yaml name=longer steps=2000
+  train its supervised twin    .venv/bin/cyclesep train {shown(CONFIGS)}/twin.yaml
   MUSDB18, your own stems, unpaired recordings, a cluster: README.md"""
 
 
