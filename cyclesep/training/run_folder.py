@@ -33,7 +33,8 @@ def claim(folder: Path, config: TrainConfig) -> None:
     files.write_text(file, settings.to_yaml(config))
 
 
-# What a run may be continued with differently: how long, where and on how many machines, none of which changes a step.
+# What a run may be continued with differently: how long (which stretches a cosine schedule), where, and on how many
+# machines. The shards may have moved; the digest in each checkpoint tells whether they are the same.
 _MAY_CHANGE = (
     "steps", "shards", "start_from", "num_workers", "use_gpu", "cpus_per_worker", "num_loader_processes",
     "validate_every", "num_validation_crops", "num_checkpoints", "max_failures",
