@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cyclesep.errors import ScoringError
 from cyclesep.scoring import bss_eval, energies, evaluate
+from cyclesep.scoring.backend import NumpyBackend
 from cyclesep.scoring.distortion_filters import Conditioning
 from cyclesep.scoring.sources import Sources, each_alone
 
@@ -68,7 +69,8 @@ def delayed(references: Signals) -> Signals:
 
 
 def test_four_real_stems_equal_museval(excerpt: Signals) -> None:
-    assert difference_db(excerpt, leaking(excerpt), win=22050, hop=22050)[0] < AGREEMENT_DB
+    four = excerpt[:, :26000]
+    assert difference_db(four, leaking(four), win=13000, hop=13000)[0] < AGREEMENT_DB
 
 
 def test_the_mixture_as_every_estimate_equals_museval(excerpt: Signals) -> None:
@@ -140,9 +142,9 @@ def test_identical_estimates_score_as_high_as_in_museval() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    sources=st.integers(1, 3),
-    channels=st.integers(1, 3),
-    samples=st.integers(300, 2000),
+    sources=st.integers(1, 5),
+    channels=st.sampled_from([1, 2, 3, 6]),
+    samples=st.integers(500, 2000),
     win=st.integers(150, 2500),
     hop=st.integers(50, 2500),
     filters_len=st.sampled_from([1, 8, 13, 32]),
@@ -171,24 +173,6 @@ def test_dual_mono_equals_museval_and_says_merged(excerpt: Signals) -> None:
     mono = on_16_bits(np.repeat(excerpt[:2, :24000].mean(axis=2, keepdims=True), 2, axis=2))
     assert difference_db(mono, leaking(mono), win=WINDOW, hop=WINDOW)[0] < 1e-4
     assert conditioning_of(mono, leaking(mono)) == Conditioning.MERGED
-
-
-def test_stereo_but_for_single_bits_is_as_near_to_museval_as_museval_to_itself(excerpt: Signals) -> None:
-    nearly = on_16_bits(np.repeat(excerpt[:2, :24000].mean(axis=2, keepdims=True), 2, axis=2))
-    nearly[0, ::1000, 1] += 1 / 32768
-    nearly[1, ::3000, 0] -= 1 / 32768
-    estimates = leaking(nearly)
-    difference, _, theirs = difference_db(nearly, estimates, win=WINDOW, hop=WINDOW)
-    swapped = np.stack(museval.evaluate(nearly[::-1], estimates[::-1], win=WINDOW, hop=WINDOW))[:, ::-1]
-    assert difference < max(2 * float(np.abs(theirs - swapped).max()), AGREEMENT_DB)
-
-
-def test_pure_tones_are_singular_solved_by_a_ridge_and_within_a_hundredth_of_a_db_of_museval() -> None:
-    time = np.arange(24000) / 44100
-    tones = np.stack([np.sin(2 * np.pi * hertz * time)[:, None] * [1, 0.5] for hertz in (440, 1000)])
-    estimates = tones + 0.01 * np.random.default_rng(0).standard_normal(tones.shape)
-    assert difference_db(tones, estimates, win=WINDOW, hop=WINDOW)[0] < 0.01
-    assert conditioning_of(tones, estimates) == Conditioning.RIDGE
 
 
 def test_panned_mono_is_singular_and_its_ridge_is_iterated_away(excerpt: Signals) -> None:
@@ -286,7 +270,7 @@ def test_energies_by_correlations_equal_energies_by_convolution(
 def test_frames_that_the_cache_does_not_hold_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     references = noise(2, 30000, 1)
     held = np.stack(evaluate(references, leaking(references), WINDOW, WINDOW))
-    monkeypatch.setattr(bss_eval, "CACHE_BYTES", 0)
+    monkeypatch.setattr(NumpyBackend, "kept_bytes", 0)
     np.testing.assert_array_equal(held, np.stack(evaluate(references, leaking(references), WINDOW, WINDOW)))
 
 

@@ -55,10 +55,10 @@ def test_adjoining_frames_are_their_own_tiles() -> None:
 @pytest.mark.parametrize("samples", [5, LAGS, 700, 5000])
 def test_blocked_correlations_equal_the_definition(samples: int) -> None:
     everything = signals(3, samples)
-    statistics = correlator(everything, 2).span((0, samples), (each_alone(1),))
+    statistics = correlator(everything, 2).spans([(0, samples)], (each_alone(1),))
     expected = correlations(everything[:2], everything, min(LAGS, samples))
-    np.testing.assert_allclose(statistics.correlations[: len(expected)], expected, atol=1e-11)
-    np.testing.assert_allclose(statistics.estimate_products, everything[2:] @ everything[2:].T)
+    np.testing.assert_allclose(statistics.correlations[0, : len(expected)], expected, atol=1e-11)
+    np.testing.assert_allclose(statistics.estimate_products[0], everything[2:] @ everything[2:].T)
 
 
 @pytest.mark.parametrize("tile", [7, LAGS, 300])
@@ -66,7 +66,7 @@ def test_tiles_and_their_seams_add_up_to_the_whole(tile: int) -> None:
     everything = signals(3)
     part = correlator(everything, 2)
     tiles = [(start, min(start + tile, 1000)) for start in range(0, 1000, tile)]
-    added = part.across_seams(tiles) + sum(part.span(span, ()).correlations for span in tiles)
+    added = part.across_seams(tiles) + part.spans(tiles, ()).correlations.sum(axis=0)
     np.testing.assert_allclose(added, correlations(everything[:2], everything), atol=1e-11)
 
 
@@ -139,15 +139,26 @@ def test_an_indefinite_system_falls_to_lu_and_a_zero_one_to_zero_filters() -> No
     assert not silent.filters.any()
 
 
-def test_sources_read_zeros_outside_the_track_and_scale() -> None:
-    sources = Sources(signals=(np.array([[1, 2, 3]], dtype=np.int16),) * 2, num_references=1, scale=0.5)
-    block = np.full((2, 6), 9.0)
+def test_sources_read_zeros_outside_the_track_and_after_the_end_of_a_signal() -> None:
+    signals = (np.array([[1, 2, 3]], dtype=np.int16), np.array([[4.0]]), np.array([[5, 6, 7, 8]]))
+    sources = Sources(signals=signals, num_references=1)
+    block = np.full((3, 6), 9.0)
     sources.read(-2, 4, block)
-    np.testing.assert_array_equal(block, [[0, 0, 0.5, 1, 1.5, 0]] * 2)
+    np.testing.assert_array_equal(block, [[0, 0, 1, 2, 3, 0], [0, 0, 4, 0, 0, 0], [0, 0, 5, 6, 7, 0]])
+    sources.read(5, 7, block[:, :2])
+    assert not block[:, :2].any()
 
 
-def test_sources_of_different_shapes_are_refused() -> None:
-    with pytest.raises(ScoringError, match="must be one"):
+def test_floating_samples_are_rounded_to_the_grid_even_above_full_scale() -> None:
+    samples = np.array([[0.49, -1.26, 1.5]])
+    for signal in (samples, samples.astype(np.float32)):
+        block = np.empty((1, 3))
+        Sources(signals=(signal,), num_references=1, steps=4.0).read(0, 3, block)
+        np.testing.assert_array_equal(block, [[0.5, -1.25, 1.5]])
+
+
+def test_sources_of_different_channels_are_refused() -> None:
+    with pytest.raises(ScoringError, match="must be one number"):
         Sources(signals=(np.zeros((1, 3)), np.zeros((2, 3))), num_references=1)
 
 

@@ -9,12 +9,15 @@ structured matrices", SIAM J. Matrix Anal. Appl. 18, 1997).
 Arrays: `correlations` (L, P, P), entry [a, p, q] = sum over n of x_p[n - a] x_q[n]; right-hand sides (L, P, K).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.fft
 
 from cyclesep.scoring.sources import Array
+
+POWER_ITERATIONS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,13 @@ def multiply(correlations: Array, ridge: float, x: Array) -> Array:
     return product + ridge * x
 
 
+def reciprocal_condition(factor: Factor, correlations: Array, ridge: float) -> float:
+    """The least eigenvalue of T + ridge I over the greatest, both by a few power iterations: its order of magnitude."""
+    start = np.random.default_rng(0).standard_normal((*correlations.shape[:2], 1))
+    greatest = _growth(lambda x: multiply(correlations, ridge, x), start)
+    return 1.0 / (greatest * _growth(factor.solve, start))
+
+
 def dense(correlations: Array, ridge: float) -> Array:
     """T + ridge I as a square matrix, rows and columns ordered by lag, then channel."""
     lags, size = correlations.shape[:2]
@@ -80,6 +90,13 @@ def dense(correlations: Array, ridge: float) -> Array:
     square = matrix.reshape(lags * size, lags * size)
     square[np.diag_indices_from(square)] += ridge
     return square
+
+
+def _growth(transform: Callable[[Array], Array], x: Array) -> float:
+    """By how much `transform` lengthens the vector that it lengthens most, from below."""
+    for _ in range(POWER_ITERATIONS):
+        x = transform(x / np.linalg.norm(x))
+    return float(np.linalg.norm(x))
 
 
 def _step(positive: Array, negative: Array, size: int) -> tuple[Array, Array]:

@@ -11,37 +11,38 @@ serves the track (v4) or a frame (v3). Everything follows from short correlation
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cyclesep.errors import ScoringError
-from cyclesep.scoring.correlations import Correlator, SpanStatistics
-from cyclesep.scoring.distortion_filters import Conditioning, solve
+from cyclesep.scoring.backend import Backend, NumpyBackend
+from cyclesep.scoring.distortion_filters import Conditioning
 from cyclesep.scoring.energies import Part, Projections, QuadraticForms, quadratic_forms
 from cyclesep.scoring.framing import Span, frame_spans, tiling
 from cyclesep.scoring.projections import Projector
+from cyclesep.scoring.simple import TrackEnergies
 from cyclesep.scoring.sources import Array, Pairing, Sources, each_alone, require_finite
+from cyclesep.scoring.whole_track import measured_energies, track_energies
 
 Mode = Literal["v4", "v3"]
 
 FILTERS_LEN = 512
-FRAMES_AT_ONCE = 8
 TILE_SAMPLES = 1 << 16
-# Statistics of frames that do not fit in here are computed again when their turn comes.
-CACHE_BYTES = 128 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrameScores:
-    """Scores in dB, each (targets, frames): NaN in frames where any reference or estimate is silent."""
+class Scores:
+    """Scores of one pairing in dB, each (targets, frames): NaN in frames where any reference or estimate is silent."""
 
     sdr: Array
     isr: Array
     sir: Array
     sar: Array
     conditioning: Conditioning
+    whole_track: tuple[TrackEnergies, ...]
+    """One per target."""
 
 
 def evaluate(
@@ -53,19 +54,19 @@ def evaluate(
     padding: bool = True,
     *,
     filters_len: int = FILTERS_LEN,
+    device: str | None = None,
 ) -> tuple[Array, Array, Array, Array]:
     """SDR, ISR, SIR, SAR in dB, each (sources, frames): a drop-in for `museval.evaluate`.
 
     `references` and `estimates` are (sources, time, channels) or (sources, time); with `padding`, estimates are cut or
     zero-padded to the length of the references. `win` and `hop` are in samples, infinite for the whole track. Frames
     where a source is silent are NaN for all sources, all frames where one is silent throughout (museval raises there).
+    With `device`, a device of PyTorch such as "cuda", it is computed there in float64.
 
     Raises ScoringError for shapes that do not match and for NaN or infinite samples.
     """
     ours, theirs = _three_dimensional(references, "references"), _three_dimensional(estimates, "estimates")
-    if padding:
-        theirs = _fit_length(theirs, ours.shape[1])
-    if ours.shape != theirs.shape:
+    if (len(ours), ours.shape[2]) != (len(theirs), theirs.shape[2]) or not (padding or ours.shape == theirs.shape):
         raise ScoringError(
             f"references are {ours.shape}, estimates {theirs.shape} (sources, time, channels); they must be equal"
         )
@@ -76,7 +77,9 @@ def evaluate(
     names = [f"{kind} {j}" for kind in ("reference", "estimate") for j in range(len(ours))]
     require_finite(signals, names)
     sources = Sources(signals=signals, num_references=len(ours))
-    (scores,) = score_sources(sources, (each_alone(len(ours)),), win=win, hop=hop, mode=mode, filters_len=filters_len)
+    (scores,) = score_sources(
+        sources, (each_alone(len(ours)),), win=win, hop=hop, mode=mode, filters_len=filters_len, device=device
+    )
     return scores.sdr, scores.isr, scores.sir, scores.sar
 
 
@@ -88,116 +91,155 @@ def score_sources(
     hop: float,
     mode: Mode = "v4",
     filters_len: int = FILTERS_LEN,
-) -> tuple[FrameScores, ...]:
-    """The scores of every pairing of the same finite signals, from one pass over the audio."""
+    device: str | None = None,
+) -> tuple[Scores, ...]:
+    """The scores of every pairing of the same finite signals, from one pass over the audio.
+
+    Raises ScoringError for a mode, window, hop, filter length or device that there is not.
+    """
     if mode not in ("v4", "v3"):
         raise ScoringError(f"mode={mode!r}: BSS Eval is v4 (one filter per track) or v3 (one per frame)")
+    if filters_len < 1:
+        raise ScoringError(f"filters_len={filters_len}: it must be at least 1, in samples; museval's is {FILTERS_LEN}")
     frames = frame_spans(sources.num_samples, win, hop)
-    correlator = Correlator(sources=sources, lags=filters_len)
+    backend = _backend(sources, filters_len, device)
     if mode == "v3":
-        return _with_filters_per_frame(correlator, pairings, frames)
-    return _with_filters_per_track(correlator, pairings, frames)
+        return _with_filters_per_frame(backend, pairings, frames)
+    return _with_filters_per_track(backend, pairings, frames)
 
 
-def _with_filters_per_track(
-    correlator: Correlator, pairings: tuple[Pairing, ...], frames: list[Span]
-) -> tuple[FrameScores, ...]:
-    sources = correlator.sources
-    correlations, kept = _whole_track(correlator, pairings, frames)
-    scorers = [_Scorer.of(sources, pairing, correlations, (0, sources.num_samples)) for pairing in pairings]
-    energies = [np.full((len(frames), len(Part), pairing.num_targets), np.nan) for pairing in pairings]
-    for first in range(0, len(frames), FRAMES_AT_ONCE):
-        spans = frames[first : first + FRAMES_AT_ONCE]
-        statistics = [kept.pop(span) if span in kept else correlator.span(span, pairings) for span in spans]
+def _backend(sources: Sources, lags: int, device: str | None) -> Backend:
+    if device is None:
+        return NumpyBackend(sources, lags)
+    from cyclesep.scoring.torch_backend import TorchBackend  # a second to import, and not needed on a CPU
+
+    return TorchBackend(sources, lags, device)
+
+
+def _with_filters_per_track(backend: Backend, pairings: tuple[Pairing, ...], frames: list[Span]) -> tuple[Scores, ...]:
+    sources = backend.sources
+    track = _WholeTrack.of(backend, pairings, frames)
+    scorers = [_Scorer.of(backend, pairing, track.correlations, (0, sources.num_samples)) for pairing in pairings]
+    energies: list[list[Array]] = [[] for _ in pairings]
+    for spans in _batches(frames, backend.spans_at_once):
+        statistics = track.kept.pop(spans[0], None) or backend.statistics(spans, pairings)
         for number, scorer in enumerate(scorers):
-            sounding = [i for i, frame in enumerate(statistics) if not frame.silent[number]]
-            where = [first + i for i in sounding]
-            energies[number][where] = scorer.energies([spans[i] for i in sounding], [statistics[i] for i in sounding])
-    return tuple(_scores(e, scorer.conditioning) for e, scorer in zip(energies, scorers, strict=True))
+            energies[number].append(scorer.energies(spans, statistics, statistics.silent[:, number]))
+    return tuple(
+        _scores(
+            np.concatenate(energies[number]),
+            scorer.conditioning,
+            track_energies(sources, pairings[number], track.correlations[0], track.estimate_products),
+        )
+        for number, scorer in enumerate(scorers)
+    )
 
 
-def _with_filters_per_frame(
-    correlator: Correlator, pairings: tuple[Pairing, ...], frames: list[Span]
-) -> tuple[FrameScores, ...]:
-    energies = [np.full((len(frames), len(Part), pairing.num_targets), np.nan) for pairing in pairings]
+def _with_filters_per_frame(backend: Backend, pairings: tuple[Pairing, ...], frames: list[Span]) -> tuple[Scores, ...]:
+    energies: list[list[Array]] = [[] for _ in pairings]
     conditioning = [Conditioning.EXACT] * len(pairings)
-    for k, span in enumerate(frames):
-        statistics = correlator.span(span, pairings)
+    for span in frames:
+        statistics = backend.statistics([span], pairings)
+        correlations, _ = backend.totals(statistics)
         for number, pairing in enumerate(pairings):
-            if not statistics.silent[number]:
-                scorer = _Scorer.of(correlator.sources, pairing, statistics.correlations, span)
-                energies[number][k] = scorer.energies([span], [statistics])[0]
-                conditioning[number] = max(conditioning[number], scorer.conditioning)
-    return tuple(_scores(e, worst) for e, worst in zip(energies, conditioning, strict=True))
+            if statistics.silent[0, number]:
+                energies[number].append(np.full((1, len(Part), pairing.num_targets), np.nan))
+                continue
+            scorer = _Scorer.of(backend, pairing, correlations, span)
+            energies[number].append(scorer.energies([span], statistics, statistics.silent[:, number]))
+            conditioning[number] = max(conditioning[number], scorer.conditioning)
+    return tuple(
+        _scores(np.concatenate(each), worst, measured_energies(backend.sources, pairing))
+        for each, worst, pairing in zip(energies, conditioning, pairings, strict=True)
+    )
 
 
-def _whole_track(
-    correlator: Correlator, pairings: tuple[Pairing, ...], frames: list[Span]
-) -> tuple[Array, dict[Span, SpanStatistics]]:
-    """The correlations of the track, and the statistics of as many frames as the cache holds."""
-    tiles = tiling(frames, correlator.sources.num_samples, TILE_SAMPLES)
-    correlations = correlator.across_seams(tiles)
-    kept: dict[Span, SpanStatistics] = {}
-    room, wanted = CACHE_BYTES, set(frames)
-    for tile in tiles:
-        statistics = correlator.span(tile, pairings)
-        correlations += statistics.correlations
-        if tile in wanted and statistics.correlations.nbytes <= room:
+@dataclass(frozen=True, kw_only=True)
+class _WholeTrack:
+    """Sums over the track, and the statistics of as many batches of frames as may be kept, by their first frame."""
+
+    correlations: Array
+    estimate_products: Array
+    kept: dict[Span, Any]
+
+    @classmethod
+    def of(cls, backend: Backend, pairings: tuple[Pairing, ...], frames: list[Span]) -> "_WholeTrack":
+        tiles = tiling(frames, backend.sources.num_samples, TILE_SAMPLES)
+        adjoin = tiles[: len(frames)] == frames
+        batches = _batches(frames, backend.spans_at_once) if adjoin else []
+        batches += _batches(tiles[len(frames) :] if adjoin else tiles, backend.spans_at_once)
+        correlations: Any = backend.across_seams(tiles)
+        estimate_products: Any = 0.0
+        kept: dict[Span, Any] = {}
+        room = backend.kept_bytes if adjoin else 0
+        for spans in batches:
+            statistics = backend.statistics(spans, pairings)
+            total, products = backend.totals(statistics)
+            correlations, estimate_products = correlations + total, estimate_products + products
             room -= statistics.correlations.nbytes
-            kept[tile] = statistics
-    return correlations, kept
+            if room >= 0:
+                kept[spans[0]] = statistics
+        return cls(correlations=correlations, estimate_products=estimate_products, kept=kept)
+
+
+def _batches(spans: list[Span], count: int) -> list[list[Span]]:
+    return [spans[first : first + count] for first in range(0, len(spans), count)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Scorer:
     """The filters of one pairing, ready to give energies of frames."""
 
+    backend: Backend
     forms: QuadraticForms
     projector: Projector
     conditioning: Conditioning
 
     @classmethod
-    def of(cls, sources: Sources, pairing: Pairing, correlations: Array, span: Span) -> "_Scorer":
+    def of(cls, backend: Backend, pairing: Pairing, correlations: Array, span: Span) -> "_Scorer":
         """Solve for the filters by the correlations of `span`."""
+        sources = backend.sources
         mixing = pairing.reference_mixing(sources)
         gram = mixing @ correlations[:, :, : sources.reference_channels] @ mixing.T
         right = mixing @ correlations[:, :, sources.reference_channels :] @ pairing.estimate_mixing(sources).T
         twins = pairing.twins(sources, span)
-        on_all = solve(gram, right, twins)
+        on_all = backend.solve(gram, right, twins)
         on_own, worst = np.zeros_like(right), on_all.conditioning
         for start in range(0, len(twins), sources.channels):
             own = slice(start, start + sources.channels)
             # A twin in another target is none here.
             near = [first - start if first >= start else p for p, first in enumerate(twins[own])]
-            solution = on_all if pairing.num_targets == 1 else solve(gram[:, own, own], right[:, own, own], near)
+            alone = pairing.num_targets == 1
+            solution = on_all if alone else backend.solve(gram[:, own, own], right[:, own, own], near)
             on_own[:, own, own] = solution.filters
             worst = max(worst, solution.conditioning)
         projections = Projections(pairing=pairing, on_all=mixing.T @ on_all.filters, on_own=mixing.T @ on_own)
         return cls(
+            backend=backend,
             forms=quadratic_forms(sources, projections),
             projector=Projector(sources=sources, projections=projections),
             conditioning=worst,
         )
 
-    def energies(self, spans: Sequence[Span], statistics: Sequence[SpanStatistics]) -> Array:
-        """(frames, parts, targets) of frames that sound."""
-        if not spans:
-            return np.empty((0, len(Part), self.forms.num_targets))
-        energies = self.forms.evaluate(statistics)
-        for i in np.flatnonzero(~energies.trusted).tolist():
+    def energies(self, spans: Sequence[Span], statistics: Any, silent: NDArray[np.bool_]) -> Array:
+        """(frames, parts, targets), NaN where a frame is silent."""
+        energies = self.backend.energies(self.forms, statistics)
+        for i in np.flatnonzero(~energies.trusted & ~silent).tolist():
             energies.values[i] = self.projector.energies(spans[i])
+        energies.values[silent] = np.nan
         return energies.values
 
 
-def _scores(energies: Array, conditioning: Conditioning) -> FrameScores:
+def _scores(energies: Array, conditioning: Conditioning, whole_track: tuple[TrackEnergies, ...]) -> Scores:
     """Ratios of energies (frames, parts, targets)."""
     parts = energies.transpose(1, 2, 0)
-    return FrameScores(
+    return Scores(
         sdr=_ratio_db(parts[Part.REFERENCE], parts[Part.ERROR]),
         isr=_ratio_db(parts[Part.REFERENCE], parts[Part.SPATIAL]),
         sir=_ratio_db(parts[Part.OWN], parts[Part.INTERFERENCE]),
         sar=_ratio_db(parts[Part.ALL], parts[Part.ARTIFACTS]),
         conditioning=conditioning,
+        whole_track=whole_track,
     )
 
 
@@ -220,10 +262,3 @@ def _three_dimensional(signals: ArrayLike, name: str) -> NDArray[np.number]:
             f"{name}: got {array.ndim} dimensions of {array.dtype}; give real numbers (sources, time, channels)"
         )
     return np.atleast_3d(array)
-
-
-def _fit_length(estimates: NDArray[np.number], num_samples: int) -> NDArray[np.number]:
-    missing = num_samples - estimates.shape[1]
-    if missing > 0:
-        return np.pad(estimates, [(0, 0), (0, missing), (0, 0)])
-    return estimates[:, :num_samples]

@@ -7,7 +7,6 @@ beside its terms has lost its digits: `Energies.trusted` tells which frames, and
 audio itself.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -68,20 +67,23 @@ class QuadraticForms:
     amplitudes: Array  # (parts x targets, channels, all channels)
     num_targets: int
 
-    def evaluate(self, frames: Sequence[SpanStatistics]) -> Energies:
-        correlations = np.stack([frame.correlations for frame in frames])
-        products = np.stack([frame.estimate_products for frame in frames])
-        num_references = correlations.shape[2]
-        values = correlations.reshape(len(frames), -1) @ self.correlation_weights.T
-        values += products.reshape(len(frames), -1) @ self.product_weights.T
+    def evaluate(self, frames: SpanStatistics) -> Energies:
+        """The energies of every frame."""
+        count, _, num_references, _ = frames.correlations.shape
+        values = frames.correlations.reshape(count, -1) @ self.correlation_weights.T
+        values += frames.estimate_products.reshape(count, -1) @ self.product_weights.T
         powers = [
-            np.diagonal(correlations[:, 0, :, :num_references], axis1=1, axis2=2),
-            np.diagonal(products, axis1=1, axis2=2),
+            np.diagonal(frames.correlations[:, 0, :, :num_references], axis1=1, axis2=2),
+            np.diagonal(frames.estimate_products, axis1=1, axis2=2),
         ]
-        loudness = np.sqrt(np.maximum(np.concatenate(powers, axis=1), 0.0))
+        return self.checked(values, np.concatenate(powers, axis=1))
+
+    def checked(self, values: Array, powers: Array) -> Energies:
+        """Which of `values` (frames, parts x targets) can be trusted, by the `powers` (frames, all channels)."""
+        loudness = np.sqrt(np.maximum(powers, 0.0))
         magnitude = ((self.amplitudes @ loudness.T) ** 2).sum(axis=1).T
         trusted = (values >= TRUSTED_SHARE * magnitude).all(axis=1)
-        return Energies(values=values.reshape(len(frames), len(Part), self.num_targets), trusted=trusted)
+        return Energies(values=values.reshape(len(values), len(Part), self.num_targets), trusted=trusted)
 
 
 def quadratic_forms(sources: Sources, projections: Projections) -> QuadraticForms:

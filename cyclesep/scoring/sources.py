@@ -10,23 +10,26 @@ from cyclesep.errors import ScoringError
 
 Array = NDArray[np.float64]
 
+# Channels differ within a block of this many samples or hardly at all.
+COMPARED_AT_ONCE = 4096
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """Reference signals, then estimate signals: each `(channels, time)` of any real type, all of one shape.
+    """Reference signals, then estimate signals: each `(channels, time)` of any real type and length.
 
-    They stay as they came (int16 of a track takes a quarter of its float64); `read` converts what is asked for and
-    multiplies by `scale`, which brings 16-bit samples to the range of -1 to 1 that museval's ridge is meant for.
+    They stay as they came, so that nothing is copied; `read` converts, rounds and fits what is asked for.
     """
 
     signals: tuple[NDArray[np.number], ...]
     num_references: int
-    scale: float = 1.0
+    steps: float | None = None
+    """Samples are rounded to whole multiples of 1 / steps (a power of two: 32768 for 16 bits); None: left alone."""
 
     def __post_init__(self) -> None:
-        shapes = {signal.shape for signal in self.signals}
-        if len(shapes) != 1:
-            raise ScoringError(f"references and estimates have the shapes {sorted(shapes)}; they must be one")
+        channels = {signal.shape[0] for signal in self.signals}
+        if len(channels) != 1:
+            raise ScoringError(f"references and estimates have {sorted(channels)} channels; they must be one number")
 
     @property
     def channels(self) -> int:
@@ -34,7 +37,8 @@ class Sources:
 
     @property
     def num_samples(self) -> int:
-        return int(self.signals[0].shape[1])
+        """The length of the longest reference; what is shorter is silent from its end on, what is longer is cut."""
+        return max(int(signal.shape[1]) for signal in self.signals[: self.num_references])
 
     @property
     def reference_channels(self) -> int:
@@ -45,13 +49,25 @@ class Sources:
         return len(self.signals) * self.channels
 
     def read(self, start: int, stop: int, out: Array) -> None:
-        """Write samples `start:stop` to `out` (all channels, stop - start); zeros before and after the track."""
-        first, last = max(start, 0), min(stop, self.num_samples)
-        blocks = out.reshape(len(self.signals), self.channels, out.shape[1])
-        for block, signal in zip(blocks, self.signals, strict=True):
-            np.multiply(signal[:, first:last], self.scale, out=block[:, first - start : last - start], dtype=np.float64)
-        out[:, : first - start] = 0.0
-        out[:, max(last, start) - start :] = 0.0
+        """Write samples `start:stop` of the first signals to `out` (as many channels as it has rows, stop - start).
+
+        Before the track, after it and after the end of a signal are zeros.
+        """
+        blocks = out.reshape(-1, self.channels, out.shape[1])
+        for block, signal in zip(blocks, self.signals, strict=False):
+            first = min(max(start, 0), stop)
+            last = max(min(stop, self.num_samples, signal.shape[1]), first)
+            block[:, : first - start] = 0.0
+            self._convert(signal[:, first:last], block[:, first - start : last - start])
+            block[:, last - start :] = 0.0
+
+    def _convert(self, samples: NDArray[np.number], out: Array) -> None:
+        if self.steps is None or samples.dtype.kind not in "f":
+            out[...] = samples
+            return
+        # By a power of two and to whole numbers: exact in the samples' own type, which is half as wide as float64.
+        scaled = np.asarray(samples * np.asarray(self.steps, dtype=samples.dtype))
+        np.multiply(np.rint(scaled, out=scaled), 1.0 / self.steps, out=out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,10 +150,15 @@ def _silent(signals: Array, group: tuple[int, ...]) -> bool:
 
 def _first_identical(sources: Sources, span: tuple[int, int]) -> list[int]:
     """For each reference channel the first that is equal to it at every sample of `span`."""
-    channels = [row[span[0] : span[1]] for signal in sources.signals[: sources.num_references] for row in signal]
-    return [next(q for q in range(p + 1) if q == p or _equal(row, channels[q])) for p, row in enumerate(channels)]
-
-
-def _equal(a: NDArray[np.number], b: NDArray[np.number]) -> bool:
-    starts = range(0, len(a), 4096)
-    return all(np.array_equal(a[start : start + 4096], b[start : start + 4096]) for start in starts)
+    count = sources.reference_channels
+    alike = np.ones((count, count), dtype=bool)
+    block = np.empty((count, COMPARED_AT_ONCE))
+    for start in range(span[0], span[1], COMPARED_AT_ONCE):
+        stop = min(start + COMPARED_AT_ONCE, span[1])
+        rows = np.empty((count, stop - start)) if stop - start < COMPARED_AT_ONCE else block
+        sources.read(start, stop, rows)
+        for p, q in zip(*np.nonzero(np.tril(alike, -1)), strict=True):
+            alike[p, q] = np.array_equal(rows[p], rows[q])
+        if not np.tril(alike, -1).any():
+            break
+    return [int(np.argmax(row)) for row in alike]

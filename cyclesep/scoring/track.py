@@ -4,12 +4,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cyclesep.audio import PCM16_SCALE, Waveform, fit_length, pcm16_gain, to_pcm16
+from cyclesep.audio import PCM16_SCALE, Waveform
 from cyclesep.errors import ScoringError
-from cyclesep.scoring.bss_eval import FrameScores, Mode, score_sources
-from cyclesep.scoring.simple import si_sdr, usdr
+from cyclesep.scoring.bss_eval import Mode, Scores, score_sources
 from cyclesep.scoring.sources import Array, Pairing, Sources, require_finite
 
 MIXTURE = "mixture"
@@ -36,7 +34,7 @@ class TargetScore:
     usdr: float
     """Whole track, dB."""
     conditioning: str
-    """How the least squares were solved: exact, merged, ridge, lu or least_squares."""
+    """How the least squares were solved: exact, merged, sensitive, ridge, lu or least_squares."""
 
     @property
     def nan_frames(self) -> int:
@@ -88,6 +86,7 @@ def score_track(
     derive_accompaniment: bool = True,
     track_id: str = "",
     split: str = "test",
+    device: str | None = None,
 ) -> TrackScore:
     """Score the estimates of one track as `museval.eval_mus_track` does, whatever its stems are called.
 
@@ -97,10 +96,11 @@ def score_track(
       there is one for every reference.
     - One target alone is scored with the accompaniment given (reference: the sum of all others), else by itself.
 
-    References and estimates are rounded to 16 bits first: below that grid lies nothing of the music, but correlations
-    grow ill-conditioned and SIR and SAR meaningless. Louder than full scale is scaled, not clipped. "mixture" among the
-    references is passed over. `hop_seconds` is the window unless given. Short references are padded with zeros to the
-    longest, estimates cut or padded to that. Silence is no error but NaN frames.
+    References and estimates are rounded to the grid of 16 bits first: below it lies nothing of the music, but
+    correlations grow ill-conditioned and SIR and SAR meaningless. Louder than full scale is not clipped. "mixture"
+    among the references is passed over. `hop_seconds` is the window unless given. Short references are padded with
+    zeros to the longest, estimates cut or padded to that. Silence is no error but NaN frames. `device` is one of
+    PyTorch's, such as "cuda"; without it NumPy computes on one core.
 
     Raises ScoringError, naming track and stem, when nothing can be scored: no estimate of any reference, rates or
     channels that differ, no samples, NaN or infinite samples.
@@ -108,21 +108,24 @@ def score_track(
     references = {name: stem for name, stem in references.items() if name != MIXTURE}
     scenarios = _scenarios(tuple(references), tuple(estimates), derive_accompaniment, track_id)
     wanted = [name for name in estimates if any(name in scenario.uses for scenario in scenarios)]
-    sample_rate, num_samples = _common_format(references, {name: estimates[name] for name in wanted}, track_id)
-    stems = {name: _rounded(wave, num_samples, f"{track_id}: reference {name!r}") for name, wave in references.items()}
-    guesses = {name: _rounded(estimates[name], num_samples, f"{track_id}: estimate {name!r}") for name in wanted}
-    pairings = tuple(scenario.pairing(list(stems), wanted) for scenario in scenarios)
-    signals = (*stems.values(), *guesses.values())
-    sources = Sources(signals=signals, num_references=len(stems), scale=1 / PCM16_SCALE)
+    sample_rate = _common_rate(references, {name: estimates[name] for name in wanted}, track_id)
+    named = {f"{track_id}: reference {name!r}": wave.samples for name, wave in references.items()}
+    named |= {f"{track_id}: estimate {name!r}": estimates[name].samples for name in wanted}
+    require_finite(tuple(named.values()), tuple(named))
+    sources = Sources(signals=tuple(named.values()), num_references=len(references), steps=PCM16_SCALE)
+    pairings = tuple(scenario.pairing(list(references), wanted) for scenario in scenarios)
     hop_seconds = window_seconds if hop_seconds is None else hop_seconds
     # museval truncates to whole samples.
     scores = score_sources(
-        sources, pairings, win=int(window_seconds * sample_rate), hop=int(hop_seconds * sample_rate), mode=mode
+        sources,
+        pairings,
+        win=int(window_seconds * sample_rate),
+        hop=int(hop_seconds * sample_rate),
+        mode=mode,
+        device=device,
     )
     targets = [
-        score
-        for scenario, frames in zip(scenarios, scores, strict=True)
-        for score in _target_scores(scenario, frames, stems, guesses)
+        score for scenario, frames in zip(scenarios, scores, strict=True) for score in _target_scores(scenario, frames)
     ]
     return TrackScore(
         track_id=track_id,
@@ -192,15 +195,8 @@ def _scenario(
     )
 
 
-def _target_scores(
-    scenario: _Scenario,
-    scores: FrameScores,
-    references: Mapping[str, NDArray[np.number]],
-    estimates: Mapping[str, NDArray[np.number]],
-) -> Iterator[TargetScore]:
+def _target_scores(scenario: _Scenario, scores: Scores) -> Iterator[TargetScore]:
     for j, target in enumerate(scenario.references):
-        reference = _sum([references[name] for name in scenario.references[target]])
-        estimate = _sum([estimates[name] for name in scenario.estimates[target]])
         yield TargetScore(
             target=target,
             scored_with=tuple(scenario.references),
@@ -208,23 +204,14 @@ def _target_scores(
             isr=scores.isr[j],
             sir=scores.sir[j],
             sar=scores.sar[j],
-            si_sdr=si_sdr(reference, estimate),
-            usdr=usdr(reference, estimate),
+            si_sdr=scores.whole_track[j].si_sdr(),
+            usdr=scores.whole_track[j].usdr(),
             conditioning=scores.conditioning.name.lower(),
         )
 
 
-def _sum(signals: list[NDArray[np.number]]) -> NDArray[np.number]:
-    if len(signals) == 1:
-        return signals[0]
-    summed: NDArray[np.float32] = np.sum(signals, axis=0, dtype=np.float32)
-    return summed
-
-
-def _common_format(
-    references: Mapping[str, Waveform], estimates: Mapping[str, Waveform], track_id: str
-) -> tuple[int, int]:
-    """The sample rate of all and the length of the longest reference, in samples."""
+def _common_rate(references: Mapping[str, Waveform], estimates: Mapping[str, Waveform], track_id: str) -> int:
+    """The sample rate of all; raises ScoringError where it or the channels differ, or nothing is there."""
     first_name, first = next(iter(references.items()))
     for kind, stems in (("reference", references), ("estimate", estimates)):
         for name, wave in stems.items():
@@ -233,16 +220,6 @@ def _common_format(
                     f"{track_id}: {kind} {name!r} is {wave.sample_rate} Hz with {wave.channels} channels, reference "
                     f"{first_name!r} {first.sample_rate} Hz with {first.channels}; convert one to the other's format"
                 )
-    num_samples = max(wave.num_samples for wave in references.values())
-    if num_samples == 0 or first.channels == 0:
+    if max(wave.num_samples for wave in references.values()) == 0 or first.channels == 0:
         raise ScoringError(f"{track_id}: the references hold no samples; leave the track out")
-    return first.sample_rate, num_samples
-
-
-def _rounded(waveform: Waveform, num_samples: int, name: str) -> NDArray[np.number]:
-    """The samples on the 16-bit grid, in its units: int16, or float32 of a coarser grid where they are too loud."""
-    require_finite([waveform.samples], [name])
-    samples = fit_length(waveform.samples, num_samples)
-    gain = pcm16_gain(float(np.abs(samples).max()))
-    pcm = to_pcm16(samples, gain=gain)
-    return pcm if gain == 1.0 else pcm * np.float32(gain)
+    return first.sample_rate
