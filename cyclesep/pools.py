@@ -1,11 +1,13 @@
 """Pools of tracks to draw crops from: which starts a crop may have, which contain a target, what is read there."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from cyclesep.audio import Samples
 from cyclesep.manifest import TrackRecord
@@ -61,8 +63,12 @@ class Pool:
     tracks: tuple[TrackRecord, ...]
     recipes: tuple[Recipe, ...]
     starts: Starts
+    targets: tuple[str, ...] = ()
+    """Stems that a crop may have to contain."""
+    active_db: float = 0.0
+    """A second contains a stem that is at least this loud."""
     active: tuple[Starts, ...] = ()
-    """For each target the starts of crops that contain it; empty where no track's loudness tells."""
+    """The starts of crops that contain a target, for each target that is active anywhere."""
     gains: tuple[float, ...] = ()
     """Linear, per track; none: 1."""
     spread_db: float = 0.0
@@ -70,6 +76,27 @@ class Pool:
     @property
     def slots(self) -> int:
         return self.recipes[0].slots
+
+    @property
+    def silent_targets(self) -> list[str]:
+        """Targets whose loudness is known, and nowhere enough."""
+        known = {stem for track in self.tracks for stem in track.loudness_db}
+        active = {
+            target for target in self.targets for track in self.tracks if _active_seconds(track, target, self.active_db)
+        }
+        return [target for target in self.targets if target in known - active]
+
+    def longer(self, num_samples: int) -> "Pool | None":
+        """The same for crops of `num_samples`, of the tracks that hold as many.
+
+        None if there are none, or none any more that contain one of the targets.
+        """
+        holding = [(index, track) for index, track in enumerate(self.tracks) if track.num_samples >= num_samples]
+        starts = Starts([(index, *_bounds(track, num_samples)) for index, track in holding])
+        active = _active_starts(holding, self.targets, num_samples, self.active_db)
+        if not len(starts) or len(active) < len(self.active):
+            return None
+        return replace(self, starts=starts, active=active)
 
     def draw(self, rng: np.random.Generator, active_share: float) -> Draw:
         """Draw uniformly over all starts or, with probability `active_share`, over those that contain a target."""
@@ -105,6 +132,45 @@ class Pool:
             inside *= np.float32(draw.gain)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Which slots of the pools, one pool after the other, add up to the mixture and which are the targets."""
+
+    pools: tuple[Pool, ...]
+    mixture: slice
+    target: slice
+    paired: bool
+
+    @property
+    def slots(self) -> int:
+        return sum(pool.slots for pool in self.pools)
+
+    @property
+    def num_targets(self) -> int:
+        return len(range(self.slots)[self.target])
+
+    def longer(self, num_samples: int) -> "Layout | None":
+        """The same for crops of `num_samples` that lie inside their tracks; None if the tracks are too short."""
+        pools = [pool.longer(num_samples) for pool in self.pools]
+        whole = tuple(pool for pool in pools if pool is not None)
+        return replace(self, pools=whole) if len(whole) == len(pools) else None
+
+    def draw(self, rng: np.random.Generator, active_share: float) -> list[Draw]:
+        """Where a crop lies: one draw from each pool."""
+        return [pool.draw(rng, active_share) for pool in self.pools]
+
+    def read(self, reader: ShardReader, draws: Sequence[Sequence[Draw]], num_samples: int) -> Tensor:
+        """The crops at `draws[crop][pool]`: float32 `(crops, slots, channels, num_samples)`."""
+        stems = np.empty((len(draws), self.slots, reader.manifest.channels, num_samples), dtype=np.float32)
+        first = 0
+        for index, pool in enumerate(self.pools):
+            # In the order of the files: neighbours share pages of the memory map.
+            for crop in sorted(range(len(draws)), key=lambda crop: draws[crop][index]):
+                pool.read_into(stems[crop, first : first + pool.slots], reader, draws[crop][index])
+            first += pool.slots
+        return torch.from_numpy(stems)
+
+
 def make_pool(
     tracks: Sequence[TrackRecord],
     recipes: Sequence[Recipe],
@@ -119,12 +185,14 @@ def make_pool(
 
     With `level_db` every recording is brought to that mean level, and each draw varies it by up to `spread_db`.
     """
-    active = [Starts(_active_intervals(tracks, stem, num_samples, active_db)) for stem in targets]
+    numbered = list(enumerate(tracks))
     return Pool(
         tracks=tuple(tracks),
         recipes=tuple(recipes),
-        starts=Starts([(index, *_bounds(track, num_samples)) for index, track in enumerate(tracks)]),
-        active=tuple(starts for starts in active if len(starts)),
+        starts=Starts([(index, *_bounds(track, num_samples)) for index, track in numbered]),
+        targets=tuple(targets),
+        active_db=active_db,
+        active=_active_starts(numbered, targets, num_samples, active_db),
         gains=tuple(_gain(track, level_db) for track in tracks) if level_db is not None else (),
         spread_db=spread_db,
     )
@@ -136,27 +204,47 @@ def _bounds(track: TrackRecord, num_samples: int) -> tuple[int, int]:
     return min(0, spare), max(0, spare)
 
 
-def _active_intervals(
-    tracks: Sequence[TrackRecord], stem: str, num_samples: int, active_db: float
-) -> list[tuple[int, int, int]]:
-    """Intervals of starts from which a crop overlaps an active second by at least half of the shorter of the two."""
-    intervals: list[tuple[int, int, int]] = []
-    for index, track in enumerate(tracks):
-        rate, (lowest, highest) = track.sample_rate, _bounds(track, num_samples)
-        overlap = max(1, min(rate, num_samples) // 2)
-        for begin, end in _runs(np.asarray(track.loudness_db.get(stem, ()), dtype=float) >= active_db):
-            first = int(np.clip(begin * rate + overlap - num_samples, lowest, highest))
-            last = int(np.clip(end * rate - overlap, lowest, highest))
-            if intervals and intervals[-1][0] == index and first <= intervals[-1][2]:
-                first = intervals.pop()[1]
-            intervals.append((index, first, last))
-    return intervals
+def _active_starts(
+    tracks: Sequence[tuple[int, TrackRecord]], targets: Sequence[str], num_samples: int, active_db: float
+) -> tuple[Starts, ...]:
+    """For each target that is active anywhere the starts from which a crop contains it."""
+    every = [
+        Starts([(index, *run) for index, track in tracks for run in _active_runs(track, stem, num_samples, active_db)])
+        for stem in targets
+    ]
+    return tuple(starts for starts in every if len(starts))
 
 
-def _runs(active: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Runs of true values as (first, one past the last)."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], active, [False]))))
-    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+def _active_runs(track: TrackRecord, stem: str, num_samples: int, active_db: float) -> list[tuple[int, int]]:
+    """First and last starts from which a crop overlaps an active second by at least half of the shorter of the two.
+
+    The last second of a track may be a shorter one.
+    """
+    runs: list[tuple[int, int]] = []
+    lowest, highest = _bounds(track, num_samples)
+    for begin, end in _active_seconds(track, stem, active_db):
+        first, last = lowest, highest
+        if lowest == 0:
+            first = max(first, begin + _overlap(track, begin, num_samples) - num_samples)
+            last = min(last, end - _overlap(track, end - 1, num_samples))
+        if runs and first <= runs[-1][1]:
+            first = runs.pop()[0]
+        runs.append((first, last))
+    return runs
+
+
+def _overlap(track: TrackRecord, sample: int, num_samples: int) -> int:
+    """Half of the second that `sample` lies in, or of the crop if that is shorter."""
+    second = sample - sample % track.sample_rate
+    return max(1, min(track.sample_rate, track.num_samples - second, num_samples) // 2)
+
+
+def _active_seconds(track: TrackRecord, stem: str, active_db: float) -> list[tuple[int, int]]:
+    """Runs of seconds in which a stem is loud enough, as (first sample, one past the last)."""
+    active = np.asarray(track.loudness_db.get(stem, ()), dtype=float) >= active_db
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], active, [False])))) * track.sample_rate
+    ends = np.minimum(edges[1::2], track.num_samples)
+    return list(zip(edges[::2].tolist(), ends.tolist(), strict=True))
 
 
 def _gain(track: TrackRecord, level_db: float) -> float:

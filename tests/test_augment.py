@@ -9,6 +9,7 @@ import torch
 from cyclesep import augment
 from cyclesep.augment import AugmentConfig
 from cyclesep.errors import ConfigError
+from cyclesep.pitch_tempo import PitchTempo
 
 BATCH, STEMS = 16, 3
 OFF = AugmentConfig(gain_db=0.0, polarity_share=0.0, channel_swap_share=0.0, remix_share=0.0)
@@ -24,11 +25,9 @@ def labelled(batch: int = BATCH, stems: int = STEMS) -> torch.Tensor:
 def augmented(
     config: AugmentConfig, *, rank: int = 0, world_size: int = 1, seed: int = 0, step: int = 0
 ) -> torch.Tensor:
-    groups = augment.num_groups(config, batch_size=BATCH, world_size=world_size)
-    share = range(rank, BATCH, world_size)
-    numbers = [step * BATCH + crop for crop in share]
-    drawn = augment.draw(config, seed=seed, numbers=numbers, stems=STEMS, num_groups=groups)
-    return augment.apply(labelled()[rank::world_size], drawn)
+    numbers = range(step * BATCH + rank, step * BATCH + BATCH, world_size)
+    drawn = augment.draw(config, seed=seed, numbers=numbers, stems=STEMS, batch_size=BATCH)
+    return augment.apply(labelled()[[number - step * BATCH for number in drawn.needed]], drawn)
 
 
 def test_with_every_share_at_zero_nothing_changes() -> None:
@@ -63,7 +62,7 @@ def test_mono_stems_have_no_channels_to_swap() -> None:
     assert torch.equal(augment.apply(stems, drawn), stems)
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("world_size", [2, 4, 8, 16])
 def test_the_same_crops_come_out_for_any_number_of_workers(world_size: int) -> None:
     config = AugmentConfig(remix_share=1.0, remix_group=4)
     whole = augmented(config, step=7)
@@ -84,9 +83,9 @@ def test_about_the_configured_share_of_groups_is_remixed() -> None:
     config = dataclasses.replace(OFF, remix_share=0.25, remix_group=8)
     moved = 0
     for step in range(400):
-        drawn = augment.draw(config, seed=0, numbers=range(step * 16, step * 16 + 16), stems=4, num_groups=2)
-        moved += int((drawn.source[0::2] != np.arange(0, 16, 2)[:, None]).any())
-        moved += int((drawn.source[1::2] != np.arange(1, 16, 2)[:, None]).any())
+        numbers = np.arange(step * 16, step * 16 + 16)
+        drawn = augment.draw(config, seed=0, numbers=numbers.tolist(), stems=4, batch_size=16)
+        moved += sum(int((drawn.source[group::2] != numbers[group::2, None]).any()) for group in range(2))
     assert moved / 800 == pytest.approx(0.25, abs=0.05)
 
 
@@ -98,7 +97,48 @@ def test_seeds_and_steps_draw_differently() -> None:
     assert not torch.equal(first, augmented(config, step=1))
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 3, 6, 8, 12])
+def test_remixed_stems_come_from_the_crop_s_own_group_wherever_its_worker_is(world_size: int) -> None:
+    config = dataclasses.replace(OFF, remix_share=1.0, remix_group=4)
+    for rank in range(world_size):
+        numbers = range(48 + rank, 72, world_size)
+        drawn = augment.draw(config, seed=2, numbers=numbers, stems=5, batch_size=24)
+        assert (drawn.source % 6 == np.array(numbers)[:, None] % 6).all()
+        assert set(drawn.needed) <= set(range(48, 72))
+
+
+def test_workers_that_hold_whole_groups_need_no_crop_of_another() -> None:
+    config = dataclasses.replace(OFF, remix_share=1.0, remix_group=4)
+    for rank in range(2):
+        drawn = augment.draw(config, seed=0, numbers=range(rank, 16, 2), stems=4, batch_size=16)
+        assert drawn.needed == list(range(rank, 16, 2))
+
+
 def test_a_batch_that_groups_do_not_divide_is_refused_with_the_remedy() -> None:
-    with pytest.raises(ConfigError, match=r"batch_size: 16 is not a multiple of 8 workers .*remix_share=0"):
-        augment.num_groups(AugmentConfig(), batch_size=16, world_size=8)
-    assert augment.num_groups(OFF, batch_size=16, world_size=8) is None
+    assert augment.num_groups(AugmentConfig(remix_group=4), batch_size=16) == 4
+    with pytest.raises(ConfigError, match=r"crops.batch_size: 18 is not a multiple of .*remix_group=4.*remix_share=0"):
+        augment.num_groups(AugmentConfig(), batch_size=18)
+
+
+def test_pitch_and_tempo_are_drawn_for_their_share_of_crops_evenly_over_their_ranges() -> None:
+    config = dataclasses.replace(OFF, pitch_tempo_share=0.25, pitch_semitones=3.0, tempo_percent=5)
+    drawn = [augment.draw_pitch_tempo(config, seed=4, number=number) for number in range(8000)]
+    changed = [change for change in drawn if change != PitchTempo()]
+    assert len(changed) / len(drawn) == pytest.approx(0.25, abs=0.02)
+    semitones = np.array([change.semitones for change in changed])
+    assert np.quantile(semitones, [0, 0.25, 0.5, 0.75, 1]) == pytest.approx([-3, -1.5, 0, 1.5, 3], abs=0.25)
+    percents, counts = np.unique([round(100 * change.tempo) for change in changed], return_counts=True)
+    assert percents.tolist() == list(range(95, 106))
+    assert counts.min() > 0.7 * counts.mean()
+
+
+def test_pitch_and_tempo_are_off_by_default() -> None:
+    assert {augment.draw_pitch_tempo(AugmentConfig(), seed=0, number=number) for number in range(200)} == {PitchTempo()}
+
+
+def test_augmentation_stays_on_the_device_of_the_stems() -> None:
+    drawn = augment.draw(AugmentConfig(remix_share=1.0), seed=0, numbers=range(BATCH), stems=STEMS, batch_size=BATCH)
+    # Tensors on "meta" have no values: anything that looked at them on the CPU would raise.
+    applied = augment.apply(labelled().to("meta"), drawn)
+    assert applied.device.type == "meta"
+    assert applied.shape == labelled().shape
