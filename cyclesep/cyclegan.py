@@ -2,26 +2,30 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from annotated_types import Ge
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from cyclesep import losses
+from cyclesep.adversarial import AdversarialLoss
+from cyclesep.balancer import Balancer, gradient_norms
+from cyclesep.collapse import CollapseAlarm
 from cyclesep.crops import Batch
-from cyclesep.discriminators import DiscriminatorConfig, build_discriminator
+from cyclesep.cyclegan_config import CycleGANConfig
+from cyclesep.discriminators import build_discriminator
 from cyclesep.errors import ConfigError
-from cyclesep.generators import Separator, SeparatorConfig, build_separator
-from cyclesep.losses import AdversarialForm, Judgement, Reducer
-from cyclesep.optimization import OptimizerConfig, adam, schedule
-from cyclesep.recipes import RECIPES, TARGET, Judged, Passes, Recipe, RecipeName
+from cyclesep.generators import Separator, build_separator
+from cyclesep.optimization import adam, move_average, schedule, step_if_finite
+from cyclesep.ranks import Ranks
+from cyclesep.recipes import TARGET, Judged
 
-# Waveforms quieter than this, relative to the mixtures (-26 dB), are not brought to full level for a discriminator.
-MATCHING_FLOOR = 0.05
+__all__ = ["CycleGAN", "CycleGANConfig"]
+
 # A batch below this RMS (-80 dBFS) is not brought to unit level.
 SILENCE_RMS = 1e-4
 # Targets that should make up the mixture may differ from it by this share of its energy (lossy stems do).
@@ -29,49 +33,14 @@ TOLERATED_REST = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class CycleGANConfig:
-    """What is trained and how. Values left empty are filled from the preset when the config is made."""
+class _Part:
+    """What the generators made of one part of a batch; nothing here has a graph."""
 
-    recipe: RecipeName = "remix"
-    """Passes and terms of a step: `remix`, `cyclegan` (both paired or unpaired), `paired`, `supervised`."""
-
-    preset: Literal["modern", "seed"] = "modern"
-    """What empty values stand for: the modern defaults, or the networks, losses and optimizers of the ancestor."""
-
-    separator: SeparatorConfig = field(default_factory=SeparatorConfig)
-    """The network that is trained to be shipped; the `mixer` of the cyclegan recipe is built alike."""
-
-    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
-    """The network of each discriminator."""
-
-    adversarial: AdversarialForm | None = None
-    """Form of the adversarial terms; empty takes the preset's (modern lsgan, seed relativistic)."""
-
-    adversarial_from_step: Annotated[int, Ge(0)] = 0
-    """Step from which on discriminators are trained and adversarial terms count."""
-
-    loss_weights: dict[str, Annotated[float, Ge(0)]] = field(default_factory=dict)
-    """Weights that differ from the recipe's own; a term of weight 0 is not computed."""
-
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """Learning rates, schedule, clipping, moving average."""
-
-    bfloat16: bool = False
-    """Run the networks under bfloat16 autocast; losses, spectra and optimizers stay in float32."""
-
-    def __post_init__(self) -> None:
-        for name, value in _PRESETS[self.preset].items():
-            own = getattr(self, name)
-            # The dataclass is frozen for its users; while it is being made, its own empty fields are filled.
-            object.__setattr__(self, name, _filled(own, value) if isinstance(value, dict) else own or value)
-        _refuse_bad_weights(self)
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """The weight of every term of the recipe."""
-        recipe = RECIPES[self.recipe]
-        preset = recipe.seed_weights if self.preset == "seed" else {}
-        return {**recipe.weights, **preset, **self.loss_weights}
+    terms: dict[str, Tensor]
+    energies: Tensor
+    """Of the estimates and of the mixtures."""
+    norms: dict[str, Tensor]
+    judged: dict[str, Judged]
 
 
 class CycleGAN:
@@ -89,24 +58,25 @@ class CycleGAN:
         sample_rate: int,
         device: torch.device | str = "cpu",
         wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
-        mean_over_ranks: Reducer = losses.identity,
+        ranks: Ranks | None = None,
         num_steps: int | None = None,
         seed: int = 0,
     ) -> None:
         """Build networks and optimizers on `device`; equal seeds give equal weights on every rank.
 
-        `wrap` makes a module data-parallel, `mean_over_ranks` averages a tensor over the ranks, `num_steps` is the
-        length of the run for the learning-rate schedule (None keeps the rate constant after the warm-up).
+        `wrap` makes a module data-parallel, `ranks` are the workers that share each batch (None: this one alone),
+        `num_steps` is the length of the run for the learning-rate schedule (None keeps the rate constant after the
+        warm-up).
         """
         self.config = config
-        self.recipe: Recipe = RECIPES[config.recipe]
+        self.recipe = config.definition
         self.weights = {name: weight for name, weight in config.weights.items() if weight > 0}
         self.device = torch.device(device)
         self.num_steps = num_steps
         self.seed = seed
         self.step_number = 0
         self.num_skipped = 0
-        self._mean_over_ranks = mean_over_ranks
+        self._ranks = ranks = ranks or Ranks()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.generators = self._build_generators(len(targets), channels, sample_rate)
@@ -120,6 +90,11 @@ class CycleGAN:
         self._discriminator_optimizer = adam(
             self.discriminators, optimizer.lr_discriminator, optimizer.betas_discriminator
         )
+        self._adversary = AdversarialLoss(
+            config, self.discriminators, self._wrapped, sample_rate=sample_rate, seed=seed, ranks=ranks
+        )
+        self._balancer = Balancer(config.balancer, self.weights, ranks)
+        self._alarm = CollapseAlarm(config.collapse, warns=ranks.rank == 0)
 
     @property
     def separator(self) -> Separator:
@@ -131,16 +106,24 @@ class CycleGAN:
 
         Gives back named values, detached. A batch whose gradients are not finite changes no weights and is counted;
         all ranks see the same gradients after their reduction, so all skip alike. Raises ConfigError for an unpaired
-        batch if the recipe needs pairs.
+        batch if the recipe needs pairs, TrainingError if the separator has collapsed and shall not go on.
         """
         self._refuse_unfit(batch)
         self._set_learning_rates()
-        rng = torch.Generator().manual_seed(_mixed(self.seed, self.step_number))
-        values, judged = self._generator_half(self._at_unit_level(batch), rng)
+        parts = self._divided(self._at_unit_level(batch))
+        # Each part draws the same numbers, as the whole batch would.
+        rngs = [torch.Generator().manual_seed(_mixed(self.seed, self.step_number)) for _ in parts]
+        values, judged = self._generator_half(parts, rngs)
         if judged is not None and self._adversarial_now():
-            values |= self._discriminator_half(judged, rng)
+            replayed = judged if batch.paired else self._adversary.replayed(judged, self.step_number)
+            values |= self._discriminator_half(replayed, rngs)
         self.step_number += 1
         return values | {"steps_skipped": float(self.num_skipped)}
+
+    def synchronise(self) -> None:
+        """Bring together what each rank holds alone; every rank must call this before one of them takes a state."""
+        for pool in self._adversary.pools.values():
+            pool.synchronise()
 
     def state_dict(self) -> dict[str, Any]:
         """All that a bit-exact continuation needs: tensors, numbers and containers of them."""
@@ -150,6 +133,9 @@ class CycleGAN:
             "networks": {name: module.state_dict() for name, module in (self.generators | self.discriminators).items()},
             "ema_separator": self.ema_separator.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers()],
+            "balancer": self._balancer.state_dict(),
+            "collapse": self._alarm.state_dict(),
+            "replay": {name: pool.state_dict() for name, pool in self._adversary.pools.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -162,93 +148,107 @@ class CycleGAN:
         self.ema_separator.load_state_dict(state["ema_separator"])
         for optimizer, optimizer_state in zip(self._optimizers(), state["optimizers"], strict=True):
             optimizer.load_state_dict(optimizer_state)
+        self._balancer.load_state_dict(state["balancer"], self.device)
+        self._alarm.load_state_dict(state["collapse"])
+        for name, pool in self._adversary.pools.items():
+            pool.load_state_dict(state["replay"].get(name, {}), self.device)
         self.step_number, self.num_skipped = state["step"], state["skipped"]
 
     def _generator_half(
-        self, batch: Batch, rng: torch.Generator
-    ) -> tuple[dict[str, float | Tensor], dict[str, Judged] | None]:
+        self, parts: Sequence[Batch], rngs: Sequence[torch.Generator]
+    ) -> tuple[dict[str, float | Tensor], list[dict[str, Judged]] | None]:
         """Update the generators; the second value is what to judge, None if the update was skipped."""
-        with self._autocast():
-            passes = self.recipe.passes(self._wrapped, batch)
-            terms = {name: term() for name, term in passes.terms.items() if name in self.weights}
-            judged = {name: _matched(pair) for name, pair in passes.judged.items()} if self._adversarial_now() else {}
-            terms |= self._judged_terms(judged, rng)
+        self._generator_optimizer.zero_grad(set_to_none=True)
+        made = []
+        for index, (part, rng) in enumerate(zip(parts, rngs, strict=True)):
+            with self._reducing(self.generators, index == len(parts) - 1):
+                made.append(self._backward_generators(part, rng, share=1 / len(parts)))
+        taken, norm = step_if_finite(self._generator_optimizer, self.config.optimizer.clip_norm)
+        self.num_skipped += not taken
+        if taken:
+            move_average(self.ema_separator, self.separator, self.config.optimizer.ema_decay, self.step_number)
+        terms: dict[str, float | Tensor] = {
+            f"separator/{name}": term for name, term in _means([each.terms for each in made]).items()
+        }
+        values = terms | self._observed(made) | {"separator/gradient_norm": norm}
+        return values, [each.judged for each in made] if taken else None
+
+    def _backward_generators(self, part: Batch, rng: torch.Generator, *, share: float) -> _Part:
+        """All terms of one part of the batch and their gradients, weighted and scaled by `share`."""
+        with self._autocast(), self._recorded_outputs() as outputs:
+            passes = self.recipe.passes(self._wrapped, part)
+            terms = {name: term() for name, term in passes.terms.items() if self._counts(name)}
+            judged = self._adversary.matched(passes.judged, paired=part.paired) if self._adversarial_now() else {}
+            matching = self._counts("feature_matching")
+            adversarial = self._adversary.generator_terms(judged, rng, feature_matching=matching)
+            terms |= {name: term for name, term in adversarial.items() if self._counts(name)}
         if not terms:
             raise ConfigError(
                 f"loss_weights: none of {', '.join(self.weights)} applies to step {self.step_number}; "
                 "regression needs paired crops, adversarial terms begin at adversarial_from_step"
             )
-        total = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
-        taken, norm = self._update(self._generator_optimizer, total)
-        if taken:
-            self._update_average()
-        values: dict[str, float | Tensor] = {f"separator/{name}": term.detach() for name, term in terms.items()}
-        return values | _observed(passes, batch, total, norm), judged if taken else None
+        norms = gradient_norms(terms, outputs) if self.config.balancer.active else {}
+        weights = self._balancer.weights(list(terms))
+        total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        (total * share).backward()
+        return _Part(
+            terms={name: term.detach() for name, term in (terms | {"total": total}).items()},
+            energies=torch.stack([passes.estimate.detach().square().sum(), part.mixture.square().sum()]),
+            norms=norms,
+            judged={name: dataclasses.replace(pair, fake=pair.fake.detach()) for name, pair in judged.items()},
+        )
 
-    def _judged_terms(self, judged: Mapping[str, Judged], rng: torch.Generator) -> dict[str, Tensor]:
-        """Adversarial and feature-matching terms of the generators, through frozen discriminators."""
-        terms: dict[str, list[Tensor]] = {"adversarial": [], "feature_matching": []}
-        with _frozen(self.discriminators.values()):
-            for name, pair in judged.items():
-                fake = self.discriminators[name](pair.fake, rng)
-                matching = pair.aligned and "feature_matching" in self.weights
-                compares = matching or self._form == "relativistic"
-                real = self._judged_real(name, pair, rng) if compares else None
-                terms["adversarial"].append(self._generator_loss(fake, real))
-                if matching and real is not None:
-                    terms["feature_matching"].append(losses.feature_matching(real, fake))
-        return {name: torch.stack(values).sum() for name, values in terms.items() if values and name in self.weights}
+    def _discriminator_half(
+        self, judged: Sequence[Mapping[str, Judged]], rngs: Sequence[torch.Generator]
+    ) -> dict[str, float | Tensor]:
+        """Update all discriminators, each part of the batch by one backward pass."""
+        self._discriminator_optimizer.zero_grad(set_to_none=True)
+        told = []
+        for index, (pairs, rng) in enumerate(zip(judged, rngs, strict=True)):
+            with self._reducing(self.discriminators, index == len(judged) - 1):
+                loss, values = self._adversary.discriminator_loss(
+                    pairs, rng, step=self.step_number, autocast=self._autocast()
+                )
+                (loss / len(judged)).backward()
+            told.append(values)
+        taken, norm = step_if_finite(self._discriminator_optimizer, self.config.optimizer.clip_norm)
+        self.num_skipped += not taken
+        return {**_means(told), "discriminators/gradient_norm": norm}
 
-    def _judged_real(self, name: str, pair: Judged, rng: torch.Generator) -> Judgement:
-        with torch.no_grad():
-            judgement: Judgement = self.discriminators[name](pair.real, rng)
-        return judgement
-
-    def _generator_loss(self, fake: Judgement, real: Judgement | None) -> Tensor:
-        real_logits = None if real is None else _logits(real)
-        return losses.generator_loss(self._form, _logits(fake), real_logits, self._mean_over_ranks)
-
-    def _discriminator_half(self, judged: Mapping[str, Judged], rng: torch.Generator) -> dict[str, float | Tensor]:
-        """Update all discriminators by one backward pass; real and fake go through each of them in one batch."""
+    def _observed(self, made: Sequence[_Part]) -> dict[str, float | Tensor]:
+        """Tell the alarm and the balancer, over all ranks, what a step was like; gives back what they make of it."""
+        estimated, mixed = self._ranks.mean(torch.stack([each.energies for each in made]).sum(0)).tolist()
         values: dict[str, float | Tensor] = {}
-        parts = []
-        for name, pair in judged.items():
-            fakes = pair.fake if pair.also_fake is None else torch.cat([pair.fake, pair.also_fake])
-            with self._autocast():
-                logits = _logits(self._wrapped[name](torch.cat([pair.real, fakes.detach()]), rng))
-            real, fake = zip(*(each.split([len(pair.real), len(fakes)]) for each in logits), strict=True)
-            parts.append(losses.discriminator_loss(self._form, real, fake, self._mean_over_ranks))
-            values[f"{name}/adversarial"] = parts[-1].detach()
-            values[f"{name}/margin"] = _mean(real) - _mean(fake)
-        _, norm = self._update(self._discriminator_optimizer, torch.stack(parts).sum())
-        return values | {"discriminators/gradient_norm": norm}
-
-    def _update(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> tuple[bool, Tensor]:
-        """Step unless the gradient is not finite; gives back whether the step was taken, and the gradient norm."""
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        norm = nn.utils.clip_grad_norm_(parameters, self.config.optimizer.clip_norm)
-        finite = bool(torch.isfinite(norm))
-        if finite:
-            optimizer.step()
-        else:
-            self.num_skipped += 1
-        return finite, norm.detach()
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        """Move the average towards the separator; early averages are shorter, so that they forget the first weights."""
-        decay = min(self.config.optimizer.ema_decay, (1 + self.step_number) / (10 + self.step_number))
-        averages: list[Tensor] = list(self.ema_separator.parameters())
-        weights: list[Tensor] = list(self.separator.parameters())
-        torch._foreach_lerp_(averages, weights, 1 - decay)
+        if self.config.balancer.active:
+            factors = self._balancer.weights(list(made[0].norms))
+            values = {f"balancer/{name}": factors[name] for name in made[0].norms}
+            self._balancer.observe(_means([each.norms for each in made]))
+        self._alarm.observe(estimated / max(mixed, losses.EPSILON))
+        return values | {
+            "separator/output_energy": self._alarm.energy,
+            "separator/steps_collapsed": float(self._alarm.num_low),
+        }
 
     def _at_unit_level(self, batch: Batch) -> Batch:
         """Scale the whole batch, over all ranks, so that its mixtures have RMS 1: losses do not depend on level."""
-        power = self._mean_over_ranks(batch.mixture.square().mean())
+        power = self._ranks.mean(batch.mixture.square().mean())
         level = power.sqrt().clamp(min=SILENCE_RMS)
-        return Batch(mixture=batch.mixture / level, target=batch.target / level, paired=batch.paired)
+        return dataclasses.replace(batch, mixture=batch.mixture / level, target=batch.target / level)
+
+    def _divided(self, batch: Batch) -> list[Batch]:
+        """The parts that are accumulated: every n-th crop, so that crops half a batch apart stay together."""
+        count = self.config.accumulate
+        if len(batch.mixture) % count:
+            raise ConfigError(
+                f"accumulate={count}: a worker's {len(batch.mixture)} crops cannot be divided by it; "
+                "change it, or crops.batch_size"
+            )
+        if count == 1:
+            return [batch]
+        return [
+            dataclasses.replace(batch, mixture=batch.mixture[first::count], target=batch.target[first::count])
+            for first in range(count)
+        ]
 
     def _set_learning_rates(self) -> None:
         optimizer = self.config.optimizer
@@ -259,7 +259,7 @@ class CycleGAN:
                 group["lr"] = peak * factor
 
     def _refuse_unfit(self, batch: Batch) -> None:
-        if self.recipe.needs_pairs and not batch.paired:
+        if self.recipe.pairs == "all" and not batch.paired:
             raise ConfigError(
                 f"recipe={self.config.recipe} needs targets aligned with their mixtures, the crops are unpaired; "
                 "choose recipe=remix, or paired crops"
@@ -272,19 +272,44 @@ class CycleGAN:
                     "cannot sum to it; set it to false, or add the other stems to the targets"
                 )
 
+    def _counts(self, term: str) -> bool:
+        """Whether a term has a weight, and its time has come."""
+        return term in self.weights and (term != "swap_cycle" or self.step_number >= self.config.swap_from_step)
+
     def _adversarial_now(self) -> bool:
         return bool(self.discriminators) and self.step_number >= self.config.adversarial_from_step
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.bfloat16)
 
+    @contextmanager
+    def _recorded_outputs(self) -> Iterator[list[Tensor]]:
+        """All that the generators give out inside the block, if the balancer wants to know."""
+        outputs: list[Tensor] = []
+
+        def record(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            if output.requires_grad:
+                outputs.append(output)
+
+        watched = self.generators if self.config.balancer.active else ()
+        handles = [self._wrapped[name].register_forward_hook(record) for name in watched]
+        try:
+            yield outputs
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @contextmanager
+    def _reducing(self, names: Iterable[str], last: bool) -> Iterator[None]:
+        """Let data-parallel modules reduce their gradients in the last part of a batch only."""
+        with ExitStack() as stack:
+            for module in (self._wrapped[name] for name in names):
+                if not last and isinstance(module, DistributedDataParallel):
+                    stack.enter_context(module.no_sync())
+            yield
+
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         return [self._generator_optimizer, *([self._discriminator_optimizer] if self.discriminators else [])]
-
-    @property
-    def _form(self) -> AdversarialForm:
-        assert self.config.adversarial is not None
-        return self.config.adversarial
 
     def _build_generators(self, targets: int, channels: int, sample_rate: int) -> dict[str, Separator]:
         outputs = {"separator": targets, "mixer": 1}
@@ -307,87 +332,9 @@ class CycleGAN:
         }
 
 
-_PRESETS: dict[str, dict[str, Any]] = {
-    "modern": {
-        "adversarial": "lsgan",
-        "separator": {"name": "waveunet"},
-        "discriminator": {"name": "spectral"},
-        "optimizer": {
-            "lr_separator": 1e-3,
-            "lr_discriminator": 5e-4,
-            "betas_separator": (0.8, 0.99),
-            "warmup_steps": 50,
-            "schedule": "cosine",
-        },
-    },
-    "seed": {
-        "adversarial": "relativistic",
-        "separator": {"name": "seed"},
-        "discriminator": {"name": "seed"},
-        "optimizer": {
-            "lr_separator": 2e-4,
-            "lr_discriminator": 2e-4,
-            "betas_separator": (0.5, 0.9),
-            "warmup_steps": 0,
-            "schedule": "constant",
-        },
-    },
-}
-
-
-def _filled(config: Any, values: Mapping[str, Any]) -> Any:
-    empty = {name: value for name, value in values.items() if getattr(config, name) is None}
-    return dataclasses.replace(config, **empty)
-
-
-def _refuse_bad_weights(config: CycleGANConfig) -> None:
-    known = RECIPES[config.recipe].weights
-    unknown = sorted(set(config.loss_weights) - set(known))
-    if unknown:
-        raise ConfigError(
-            f"loss_weights: recipe={config.recipe} has no term {', '.join(unknown)}; its terms are {', '.join(known)}"
-        )
-    if not any(config.weights.values()):
-        raise ConfigError("loss_weights: every term has weight 0; give at least one of them a positive weight")
-
-
-@contextmanager
-def _frozen(modules: Any) -> Iterator[None]:
-    """Let gradients pass through modules without computing those of their weights."""
-    parameters = [parameter for module in modules for parameter in module.parameters()]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-
-
-def _matched(pair: Judged) -> Judged:
-    """Bring waveforms to one level, so that a discriminator cannot go by how loud a recording was mastered."""
-    also_fake = None if pair.also_fake is None else _at_matched_level(pair.also_fake)
-    return dataclasses.replace(
-        pair, real=_at_matched_level(pair.real), fake=_at_matched_level(pair.fake), also_fake=also_fake
-    )
-
-
-def _at_matched_level(waveform: Tensor) -> Tensor:
-    power = waveform.square().mean(dim=(1, 2), keepdim=True)
-    return waveform / (power + MATCHING_FLOOR**2).sqrt()
-
-
-def _observed(passes: Passes, batch: Batch, total: Tensor, norm: Tensor) -> dict[str, float | Tensor]:
-    energy = passes.estimate.detach().square().sum() / batch.mixture.square().sum().clamp(min=losses.EPSILON)
-    return {"separator/total": total.detach(), "separator/output_energy": energy, "separator/gradient_norm": norm}
-
-
-def _logits(judgement: Judgement) -> list[Tensor]:
-    return [maps[-1] for maps in judgement]
-
-
-def _mean(logits: Sequence[Tensor]) -> Tensor:
-    return torch.stack([each.detach().float().mean() for each in logits]).mean()
+def _means(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean over the parts of a batch of what each of them tells under a name."""
+    return {name: torch.stack([part[name] for part in parts]).mean(0) for name in parts[0]}
 
 
 def _mixed(seed: int, step: int) -> int:

@@ -1,26 +1,23 @@
 """Losses under their names: adversarial in three forms, regression on waveforms and on spectrograms.
 
-Everything is computed in float32. Adversarial losses take one tensor of logits per sub-network and average over them.
+Everything is computed in float32 at least. Adversarial losses take one tensor of logits per sub-network and average
+over them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cyclesep.ranks import Reducer, identity
+
 AdversarialForm = Literal["lsgan", "relativistic", "hinge"]
-Reducer = Callable[[Tensor], Tensor]
 Judgement = list[list[Tensor]]
 
 EPSILON = 1e-8
 SPECTRAL_WINDOWS = (256, 512, 1024, 2048)
-
-
-def identity(value: Tensor) -> Tensor:
-    """The mean over the ranks of a run that has one."""
-    return value
 
 
 def l1(estimate: Tensor, reference: Tensor) -> Tensor:
@@ -51,22 +48,41 @@ def spectral(estimate: Tensor, reference: Tensor, windows: Sequence[int] = SPECT
 
 def magnitudes(waveform: Tensor, n_fft: int) -> Tensor:
     """Magnitude spectrogram `(signals, bins, frames)` by a Hann window with a hop of a quarter of it."""
-    flat = waveform.float().flatten(0, -2)
+    flat = full(waveform).flatten(0, -2)
     flat = functional.pad(flat, (0, max(0, n_fft - flat.shape[-1])))
-    window = torch.hann_window(n_fft, device=flat.device)
+    window = torch.hann_window(n_fft, dtype=flat.dtype, device=flat.device)
     spectrum = torch.stft(flat, n_fft, n_fft // 4, window=window, normalized=True, return_complex=True)
     # abs() of a complex zero has no gradient; a floor 80 dB below unit noise has.
     return (spectrum.real.square() + spectrum.imag.square() + EPSILON).sqrt()
 
 
-def feature_matching(real: Judgement, fake: Judgement) -> Tensor:
+def full(values: Tensor) -> Tensor:
+    """`values` in float32, or in float64 if that is what they are in."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def feature_matching(real: Judgement, fake: Judgement, mean_over_ranks: Reducer = identity) -> Tensor:
     """Mean absolute difference of feature maps relative to the real ones' mean size; logits are left out."""
-    distances = [
-        l1(fake_map.float(), real_map.float()) / (real_map.float().abs().mean() + EPSILON)
+    pairs = [
+        (full(real_map), full(fake_map))
         for real_maps, fake_maps in zip(real, fake, strict=True)
         for real_map, fake_map in zip(real_maps[:-1], fake_maps[:-1], strict=True)
     ]
-    return torch.stack(distances).mean()
+    sizes = mean_over_ranks(torch.stack([real_map.detach().abs().mean() for real_map, _ in pairs]))
+    distances = torch.stack([l1(fake_map, real_map) for real_map, fake_map in pairs])
+    return (distances / (sizes + EPSILON)).mean()
+
+
+def gradient_penalty(waveform: Tensor, logits: Sequence[Tensor]) -> Tensor:
+    """R1: the mean squared gradient of a crop's mean logit with respect to its waveform `(batch, channels, time)`.
+
+    Mescheder et al., "Which training methods for GANs do actually converge?", 2018. The squared gradient is summed over
+    a crop and multiplied by its number of samples: the mean of many logits changes by little per sample, and the
+    penalty must not depend on how long crops are. Half of gamma is its weight.
+    """
+    score = torch.stack([full(each).flatten(1).mean(1).sum() for each in logits]).mean()
+    (gradient,) = torch.autograd.grad(score, waveform, create_graph=True)
+    return gradient.square().flatten(1).mean(1).mean() * waveform[0].numel() ** 2
 
 
 def discriminator_loss(
@@ -78,7 +94,7 @@ def discriminator_loss(
     Jolicoeur-Martineau 2018, whose means are taken over all ranks.
     """
     pairs = zip(real, fake, strict=True)
-    return torch.stack([_one_discriminator_loss(form, r.float(), f.float(), mean_over_ranks) for r, f in pairs]).mean()
+    return torch.stack([_one_discriminator_loss(form, full(r), full(f), mean_over_ranks) for r, f in pairs]).mean()
 
 
 def generator_loss(
@@ -91,10 +107,10 @@ def generator_loss(
     if form == "relativistic":
         assert real is not None, "the relativistic form compares with real logits"
         pairs = zip(fake, real, strict=True)
-        return torch.stack([_relativistic(f.float(), r.float(), mean_over_ranks) for f, r in pairs]).mean()
+        return torch.stack([_relativistic(full(f), full(r), mean_over_ranks) for f, r in pairs]).mean()
     if form == "lsgan":
-        return torch.stack([(logits.float() - 1).square().mean() for logits in fake]).mean()
-    return torch.stack([-logits.float().mean() for logits in fake]).mean()
+        return torch.stack([(full(logits) - 1).square().mean() for logits in fake]).mean()
+    return torch.stack([-full(logits).mean() for logits in fake]).mean()
 
 
 def _one_discriminator_loss(form: AdversarialForm, real: Tensor, fake: Tensor, mean_over_ranks: Reducer) -> Tensor:

@@ -1,4 +1,4 @@
-"""Adam, its learning rates along a run, and their config."""
+"""Adam, its learning rates along a run, the moving average of weights, and their config."""
 
 import math
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Gt, Lt
-from torch import nn
+from torch import Tensor, nn
 
 Rate = Annotated[float, Gt(0)]
 Betas = tuple[Annotated[float, Ge(0), Lt(1)], Annotated[float, Ge(0), Lt(1)]]
@@ -58,3 +58,30 @@ def adam(modules: Mapping[str, nn.Module], lr: float, betas: tuple[float, float]
     assert betas is not None
     # Adam refuses an empty list; a recipe without discriminators gets an optimizer of nothing that is never stepped.
     return torch.optim.Adam(parameters or [torch.zeros(0)], lr=lr, betas=betas, fused=True)
+
+
+def step_if_finite(optimizer: torch.optim.Optimizer, clip_norm: float) -> tuple[bool, Tensor]:
+    """Clip the gradient and step, unless it is not finite; gives back whether it stepped, and the norm before clipping.
+
+    Data-parallel gradients are the same on all ranks, so all of them decide alike.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    norm = nn.utils.clip_grad_norm_(parameters, clip_norm)
+    finite = bool(torch.isfinite(norm))
+    if finite:
+        optimizer.step()
+    return finite, norm.detach()
+
+
+@torch.no_grad()
+def move_average(average: nn.Module, module: nn.Module, decay: float, step: int) -> None:
+    """Move the weights of `average` towards those of `module`; buffers are taken over as they are.
+
+    Early averages are shorter, so that they forget the first weights.
+    """
+    decay = min(decay, (1 + step) / (10 + step))
+    averages: list[Tensor] = list(average.parameters())
+    weights: list[Tensor] = list(module.parameters())
+    torch._foreach_lerp_(averages, weights, 1 - decay)
+    for kept, buffer in zip(average.buffers(), module.buffers(), strict=True):
+        kept.copy_(buffer)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from cyclesep import losses
@@ -38,7 +39,7 @@ class Passes:
     """One recipe applied to one batch."""
 
     estimate: Tensor
-    """The separator's estimates of the targets in the real mixtures, `(batch, targets, channels, time)`."""
+    """What the first pass made: estimates of the targets in the real mixtures, `(batch, targets, channels, time)`."""
     terms: Mapping[str, Term]
     judged: Mapping[str, Judged]
 
@@ -50,7 +51,8 @@ class Recipe:
     passes: Callable[[Mapping[str, nn.Module], Batch], Passes]
     generators: tuple[str, ...]
     discriminators: tuple[str, ...]
-    needs_pairs: bool
+    pairs: Literal["none", "some", "all"]
+    """Which of its batches must be paired for it to be what its name says."""
     weights: Mapping[str, float]
     """Weights of the modern preset."""
     seed_weights: Mapping[str, float]
@@ -65,11 +67,12 @@ def remix(networks: Mapping[str, nn.Module], batch: Batch) -> Passes:
     """
     separator = networks["separator"]
     estimate = separator(batch.mixture)
-    guest = batch.target.roll(1, dims=0) if batch.paired else batch.target
+    guest = half_turned(batch.target) if batch.paired else batch.target
     remixed = batch.mixture - estimate.sum(1) + guest.sum(1)
     terms: dict[str, Term] = {
         "cycle": lambda: losses.l1(separator(remixed), guest),
         "identity": lambda: losses.l1(separator(batch.target.sum(1)), batch.target),
+        "swap_cycle": lambda: _swap_cycle(separator, batch.mixture, estimate.sum(1)),
     }
     judged = {TARGET: _targets(batch, estimate), MIXTURE: Judged(real=batch.mixture, fake=remixed)}
     return Passes(estimate=estimate, terms=terms | _regression(batch, estimate), judged=judged)
@@ -94,7 +97,11 @@ def cyclegan(networks: Mapping[str, nn.Module], batch: Batch) -> Passes:
 
 
 def paired(networks: Mapping[str, nn.Module], batch: Batch) -> Passes:
-    """One generator and one discriminator, which must also tell raw mixtures from targets."""
+    """One generator and one discriminator, which must also tell raw mixtures from targets.
+
+    An unpaired batch among paired ones gives the adversarial and identity terms alone (Stoller et al., "Adversarial
+    semi-supervised audio source separation applied to singing voice extraction", 2018).
+    """
     separator = networks["separator"]
     estimate = separator(batch.mixture)
     terms: dict[str, Term] = {"identity": lambda: losses.l1(separator(batch.target.sum(1)), batch.target)}
@@ -107,6 +114,47 @@ def supervised(networks: Mapping[str, nn.Module], batch: Batch) -> Passes:
     """Plain regression on aligned targets: the twin with which every adversarial run is compared."""
     estimate = networks["separator"](batch.mixture)
     return Passes(estimate=estimate, terms=_regression(batch, estimate), judged={})
+
+
+def notebook(networks: Mapping[str, nn.Module], batch: Batch) -> Passes:
+    """The ancestor's own step, kept for parity with what its notebook trained: not adversarial, whatever it looks like.
+
+    The first pass gets the target instead of the mixture and leaves no graph, so that all terms but the cycle are
+    constants to the separator.
+    """
+    separator = networks["separator"]
+    with torch.no_grad():
+        estimate = separator(batch.target.sum(1))
+    remixed = batch.mixture - estimate.sum(1) + batch.target.sum(1)
+    terms: dict[str, Term] = {
+        "cycle": lambda: losses.l1(separator(remixed), batch.target),
+        "identity": lambda: losses.l1(estimate, batch.target),
+    }
+    judged = {TARGET: _targets(batch, estimate), MIXTURE: Judged(real=batch.mixture, fake=remixed)}
+    return Passes(estimate=estimate, terms=terms, judged=judged)
+
+
+def half_turned(crops: Tensor) -> Tensor:
+    """Each crop exchanged for the one half a batch further on.
+
+    Half a batch, because a worker, or a part of a batch that is accumulated, holds every n-th crop: turning its own
+    crops by half gives each crop the same partner as turning the whole batch does, as long as its number is even.
+    """
+    return crops.roll(len(crops) // 2, dims=0)
+
+
+def _swap_cycle(separator: nn.Module, mixture: Tensor, estimate: Tensor) -> Tensor:
+    """Put each estimate over another residual, separate again, put the parts back: the mixtures must come out.
+
+    After Saijo and Ogawa, "Remix-cycle-consistent learning on adversarially learned separator", 2022. An estimate of
+    silence is an exact minimum, so this is for a separator that separates already.
+    """
+    swapped = estimate + half_turned(mixture - estimate)
+    again: Tensor = separator(swapped).sum(1)
+    residual = swapped - again
+    # The way back, which is another way than there if the number of crops is odd.
+    returned = residual.roll(-(len(residual) // 2), dims=0)
+    return losses.l1(again + returned, mixture)
 
 
 def _regression(batch: Batch, estimate: Tensor) -> dict[str, Term]:
@@ -129,6 +177,7 @@ def _targets(batch: Batch, estimate: Tensor, also_fake: Tensor | None = None) ->
 _REGRESSION = {"reconstruction": 10.0, "spectral": 1.0, "si_sdr": 0.0}
 _NO_REGRESSION = dict.fromkeys(_REGRESSION, 0.0)
 _ADVERSARIAL = {"adversarial": 1.0, "feature_matching": 0.0}
+_CYCLE = {"cycle": 10.0, "identity": 0.5}
 
 RECIPES: Mapping[RecipeName, Recipe] = MappingProxyType(
     {
@@ -136,15 +185,15 @@ RECIPES: Mapping[RecipeName, Recipe] = MappingProxyType(
             passes=remix,
             generators=("separator",),
             discriminators=(TARGET, MIXTURE),
-            needs_pairs=False,
-            weights=_ADVERSARIAL | {"cycle": 10.0, "identity": 0.5} | _REGRESSION,
+            pairs="none",
+            weights=_ADVERSARIAL | _CYCLE | {"swap_cycle": 0.0} | _REGRESSION,
             seed_weights=_NO_REGRESSION,
         ),
         "cyclegan": Recipe(
             passes=cyclegan,
             generators=("separator", "mixer"),
             discriminators=(TARGET, MIXTURE),
-            needs_pairs=False,
+            pairs="none",
             weights=_ADVERSARIAL | {"cycle": 10.0, "identity": 5.0} | _REGRESSION,
             seed_weights=_NO_REGRESSION,
         ),
@@ -152,7 +201,7 @@ RECIPES: Mapping[RecipeName, Recipe] = MappingProxyType(
             passes=paired,
             generators=("separator",),
             discriminators=(TARGET,),
-            needs_pairs=True,
+            pairs="some",
             weights={"adversarial": 0.1, "feature_matching": 0.2, "identity": 1.0} | _REGRESSION,
             seed_weights={"adversarial": 1.0, "feature_matching": 0.0, "spectral": 0.0},
         ),
@@ -160,9 +209,18 @@ RECIPES: Mapping[RecipeName, Recipe] = MappingProxyType(
             passes=supervised,
             generators=("separator",),
             discriminators=(),
-            needs_pairs=True,
+            pairs="all",
             weights=_REGRESSION,
             seed_weights={"spectral": 0.0},
         ),
     }
+)
+
+NOTEBOOK = Recipe(
+    passes=notebook,
+    generators=("separator",),
+    discriminators=(TARGET, MIXTURE),
+    pairs="all",
+    weights=_ADVERSARIAL | _CYCLE,
+    seed_weights={},
 )

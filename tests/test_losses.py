@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cyclesep import losses
+from cyclesep.ranks import Reducer
 
 torch.set_num_threads(1)
 
@@ -93,13 +94,37 @@ def test_feature_matching_is_relative_and_leaves_logits_out() -> None:
     assert losses.feature_matching(real, fake).item() == pytest.approx((0.5 + 0.2) / 2)
 
 
+def test_feature_matching_takes_the_size_of_features_over_all_ranks() -> None:
+    real, fake = [[torch.full((4,), 2.0), torch.ones(1)]], [[torch.full((4,), 1.0), torch.ones(1)]]
+    found = losses.feature_matching(real, fake, mean_over_ranks=lambda sizes: 2 * sizes)
+    assert found.item() == pytest.approx(1 / 4)
+
+
+@pytest.mark.parametrize("num_samples", [10, 1000])
+def test_the_gradient_penalty_of_a_linear_score_is_its_squared_slope_whatever_the_length(num_samples: int) -> None:
+    waveform = torch.randn(3, 2, num_samples, requires_grad=True)
+    # Two sub-networks whose mean logits are 3 and 5 times the mean of a crop: 4 times on average.
+    penalty = losses.gradient_penalty(waveform, [3 * waveform, 5 * waveform])
+    assert penalty.item() == pytest.approx(16.0)
+
+
+def test_the_gradient_penalty_of_a_squared_score_by_hand_and_its_own_gradient() -> None:
+    waveform = torch.full((1, 1, 4), 2.0, requires_grad=True)
+    slope = torch.tensor(3.0, requires_grad=True)
+    # The mean of 3 x^2 over 4 samples changes by 3 * 2 * 2 / 4 = 3 for each: 4 * 3^2 * 4.
+    penalty = losses.gradient_penalty(waveform, [slope * waveform.square()])
+    assert penalty.item() == pytest.approx(144.0)
+    penalty.backward()
+    assert slope.grad is not None
+    assert slope.grad.item() == pytest.approx(2 * 144.0 / 3.0)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_half_batches_on_two_ranks_give_the_loss_and_gradient_of_the_whole(form: losses.AdversarialForm) -> None:
     torch.manual_seed(0)
     whole_real, whole_fake = torch.randn(8, dtype=torch.float64), torch.randn(8, dtype=torch.float64)
     whole_real.requires_grad_()
     whole_fake.requires_grad_()
-    # float(): the losses compute in float32, and so must what is compared.
     both = losses.discriminator_loss(form, [whole_real], [whole_fake])
     wanted = torch.autograd.grad(both, [whole_real, whole_fake])
     total, found = 0.0, []
@@ -114,12 +139,9 @@ def test_half_batches_on_two_ranks_give_the_loss_and_gradient_of_the_whole(form:
         torch.testing.assert_close(torch.cat([each[index] for each in found]) / 2, gradient, rtol=1e-5, atol=1e-7)
 
 
-def _mean_over(whole_real: Tensor, whole_fake: Tensor, real: Tensor, fake: Tensor) -> losses.Reducer:
+def _mean_over(whole_real: Tensor, whole_fake: Tensor, real: Tensor, fake: Tensor) -> Reducer:
     """Stands for an all-reduce: this rank's mean is answered with the mean of all ranks."""
-    answers = {
-        real.float().mean().item(): whole_real.float().mean(),
-        fake.float().mean().item(): whole_fake.float().mean(),
-    }
+    answers = {real.mean().item(): whole_real.mean(), fake.mean().item(): whole_fake.mean()}
 
     def mean_over_ranks(value: Tensor) -> Tensor:
         return answers[value.item()].detach()

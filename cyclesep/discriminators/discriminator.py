@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-from annotated_types import Gt
+from annotated_types import Ge, Gt
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
@@ -30,6 +30,12 @@ class DiscriminatorConfig:
 
     spectral_norm: bool = False
     """Bound each layer's gain by its largest singular value (Miyato et al., 2018)."""
+
+    r1_gamma: Annotated[float, Ge(0)] = 0.0
+    """Weight of the R1 gradient penalty on real waveforms (Mescheder et al., 2018; 1 to 10 is usual); 0: none."""
+
+    r1_every: Annotated[int, Gt(0)] = 16
+    """Steps between penalties, each weighted by this number (lazily: Karras et al., StyleGAN2, 2020)."""
 
     phase_shuffle: Annotated[int, Gt(-1)] = 2
     """Largest shift, in frames, between the layers of `seed`."""

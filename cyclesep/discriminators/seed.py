@@ -19,7 +19,8 @@ class SeedDiscriminator(nn.Module):
     def __init__(self, channels: int, *, width: int, max_shift: int) -> None:
         super().__init__()
         widths = [channels, *(width * 2**layer for layer in range(NUM_LAYERS))]
-        self.convs = nn.ModuleList(nn.Conv1d(a, b, KERNEL, STRIDE, padding=11) for a, b in pairwise(widths))
+        convs = [nn.Conv1d(a, b, KERNEL, STRIDE, padding=11) for a, b in pairwise(widths)]
+        self.convs = nn.ModuleList([*convs[:-1], MatrixConv(widths[-2], widths[-1], KERNEL, STRIDE, padding=11)])
         self.logits = nn.Conv1d(widths[-1], 1, LOGIT_FRAMES)
         self.max_shift = max_shift
         self.shortest = LOGIT_FRAMES * STRIDE**NUM_LAYERS
@@ -31,9 +32,22 @@ class SeedDiscriminator(nn.Module):
         for index, conv in enumerate(self.convs, start=1):
             hidden = functional.leaky_relu(conv(hidden), SLOPE)
             maps.append(hidden)
-            if rng is not None and index < NUM_LAYERS:
+            if rng is not None and self.max_shift and index < NUM_LAYERS:
                 hidden = phase_shuffle(hidden, self.max_shift, rng)
         return [*maps, self.logits(hidden)]
+
+
+class MatrixConv(nn.Conv1d):
+    """A convolution that a CPU makes as one matrix product: several times faster where frames are few and taps many."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        assert self.bias is not None
+        if hidden.device.type != "cpu":
+            return super().forward(hidden)
+        padding = int(self.padding[0])
+        windows = functional.pad(hidden, (padding, padding)).unfold(2, self.kernel_size[0], self.stride[0])
+        by_frame = functional.linear(windows.transpose(1, 2).flatten(2), self.weight.flatten(1), self.bias)
+        return by_frame.transpose(1, 2)
 
 
 def phase_shuffle(hidden: Tensor, max_shift: int, rng: torch.Generator) -> Tensor:

@@ -36,7 +36,8 @@ class SpectrogramDiscriminator(nn.Module):
 
     def _spectrum(self, waveform: Tensor) -> Tensor:
         """`(batch, 2 * channels, frames, bins)`; unit-variance noise has unit variance in each bin."""
-        flat = functional.pad(waveform.float(), (0, max(0, self.n_fft - waveform.shape[-1]))).flatten(0, 1)
+        precise = waveform.to(torch.promote_types(waveform.dtype, torch.float32))
+        flat = functional.pad(precise, (0, max(0, self.n_fft - waveform.shape[-1]))).flatten(0, 1)
         spectrum = torch.stft(
             flat, self.n_fft, self.n_fft // 2, window=self.window, normalized=True, return_complex=True
         )

@@ -8,7 +8,7 @@ import ray
 import ray.train
 import ray.train.torch
 
-from cyclesep import checkpoints, provenance, settings
+from cyclesep import checkpoints, provenance, settings, storage
 from cyclesep.checkpoints import Progress
 from cyclesep.errors import ConfigError, CyclesepError, TrainingError
 from cyclesep.manifest import MIXTURE
@@ -16,7 +16,7 @@ from cyclesep.shards import ShardReader
 from cyclesep.training.config import TrainConfig
 from cyclesep.training.progress import watched
 from cyclesep.training.rehearsal import rehearse
-from cyclesep.training.run_folder import claim
+from cyclesep.training.run_folder import claim, refuse_other_audio
 from cyclesep.training.worker import train_worker
 
 
@@ -36,7 +36,9 @@ def fit(config: TrainConfig, callbacks: tuple[Any, ...] = ()) -> TrainingReport:
     Raises ConfigError for settings that do not fit the shards or the cluster, TrainingError if training fails.
     """
     folder = (Path(config.storage) / config.name).resolve()
-    _refuse_impossible(config)
+    reader = ShardReader(config.shards)
+    _refuse_impossible(config, reader)
+    refuse_other_audio(folder, config.shards, reader.manifest.digest)
     claim(folder, config)
     use_gpu = _use_gpu(config)
     with watched(config.name, total=config.steps) as board:
@@ -95,8 +97,7 @@ def _known_cause(failure: BaseException | None) -> CyclesepError | None:
     return None
 
 
-def _refuse_impossible(config: TrainConfig) -> None:
-    reader = ShardReader(config.shards)
+def _refuse_impossible(config: TrainConfig, reader: ShardReader) -> None:
     known = sorted(set(reader.manifest.stems) - {MIXTURE})
     missing = [target for target in config.targets if target not in known]
     if missing:
@@ -136,7 +137,7 @@ def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
     start_from = config.start_from and str(Path(config.start_from).resolve())
     return replace(
         config,
-        shards=str(Path(config.shards).resolve()),
+        shards=storage.absolute(config.shards),
         storage=str(Path(config.storage).resolve()),
         start_from=start_from,
     )

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 # Measured on the separator, but not terms of its loss; TensorBoard has them.
-_NO_LOSSES = {"output_energy", "gradient_norm", "steps_skipped"}
+_NO_LOSSES = {"output_energy", "steps_collapsed", "gradient_norm", "steps_skipped"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ def rehearse(config: TrainConfig, reader: ShardReader) -> None:
     Raises ConfigError for settings that do not fit each other or the shards, CheckpointError for a state that cannot be
     loaded, ShardError for crops that cannot be read.
     """
+    _refuse_unfit_crops(config)
     stream = CropStream(
         reader, config.crops, targets=config.targets, seed=config.seed, world_size=config.num_workers, num_steps=1
     )
@@ -33,10 +34,11 @@ def rehearse(config: TrainConfig, reader: ShardReader) -> None:
         if config.start_from is not None:
             checkpoints.load_state(checkpoints.find(config.start_from), model)
         batch = stream.batch(0)
+        num_crops = _NUM_CROPS * config.cyclegan.accumulate
         model.step(
             Batch(
-                mixture=batch.mixture[:_NUM_CROPS, ..., :_MAX_SAMPLES],
-                target=batch.target[:_NUM_CROPS, ..., :_MAX_SAMPLES],
+                mixture=batch.mixture[:num_crops, ..., :_MAX_SAMPLES],
+                target=batch.target[:num_crops, ..., :_MAX_SAMPLES],
                 paired=batch.paired,
             )
         )
@@ -46,3 +48,21 @@ def rehearse(config: TrainConfig, reader: ShardReader) -> None:
             f"cyclegan: a step on crops of crops.crop_seconds={config.crops.crop_seconds:g} fails ({told}); "
             "make the crops longer, or choose other networks"
         ) from problem
+
+
+def _refuse_unfit_crops(config: TrainConfig) -> None:
+    """What a step would refuse too, but perhaps not the first one."""
+    cyclegan, pairing = config.cyclegan, config.crops.pairing
+    pairs = cyclegan.definition.pairs
+    if (pairs == "all" and pairing != "paired") or (pairs == "some" and pairing == "unpaired"):
+        asked = "seed_exact=true" if cyclegan.seed_exact else f"recipe={cyclegan.recipe}"
+        raise ConfigError(
+            f"cyclegan.{asked} needs targets aligned with their mixtures{' at every step' * (pairs == 'all')}, which "
+            f"crops.pairing={pairing} does not give; choose cyclegan.recipe=remix, or crops.pairing=paired"
+        )
+    share = config.crops.batch_size // config.num_workers
+    if share % cyclegan.accumulate:
+        raise ConfigError(
+            f"cyclegan.accumulate={cyclegan.accumulate}: each of {config.num_workers} workers has {share} of the "
+            f"{config.crops.batch_size} crops of a batch, which cannot be divided by it; change crops.batch_size"
+        )

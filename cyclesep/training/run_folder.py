@@ -19,13 +19,10 @@ def claim(folder: Path, config: TrainConfig) -> None:
     before = settings.load(TrainConfig, [file])
     if config.start_from not in (None, before.start_from):
         raise ConfigError(f"name: the run {folder} exists, and start_from begins a new one; give it another name=")
-    now = replace(config, **{name: getattr(before, name) for name in _MAY_CHANGE})
+    old = dict(_flat(settings.to_dict(before)))
+    now = settings.replace(config, {name: old[name] for name in _MAY_CHANGE})
     if now != replace(before, storage=config.storage):
-        differing = [
-            name
-            for name, value in _flat(settings.to_dict(now))
-            if dict(_flat(settings.to_dict(before))).get(name) != value
-        ]
+        differing = [name for name, value in _flat(settings.to_dict(now)) if old.get(name) != value]
         raise ConfigError(
             f"name: the run {folder} was started with other settings ({', '.join(differing)}); "
             f"give this one another name=, or take those of {file}"
@@ -33,11 +30,22 @@ def claim(folder: Path, config: TrainConfig) -> None:
     files.write_text(file, settings.to_yaml(config))
 
 
+def refuse_other_audio(folder: Path, shards: str, manifest_digest: str) -> None:
+    """Raise ConfigError if the last checkpoint of a run was trained on other audio than the shards now hold."""
+    done = sorted(folder.glob(f"step-*/{checkpoints.PROGRESS}"))
+    before = checkpoints.read_progress(done[-1].parent).manifest_digest if done else ""
+    if before not in ("", manifest_digest):
+        raise ConfigError(
+            f"shards: {shards} holds other audio (manifest {manifest_digest[:12]}) than what the run {folder} was "
+            f"trained on ({before[:12]}); give that, or start a new run from this one: start_from={folder} name=..."
+        )
+
+
 # What a run may be continued with differently: how long (which stretches a cosine schedule), where, and on how many
 # machines. The shards may have moved; the digest in each checkpoint tells whether they are the same.
 _MAY_CHANGE = (
     "steps", "shards", "start_from", "num_workers", "use_gpu", "cpus_per_worker", "num_loader_processes",
-    "validate_every", "num_validation_crops", "num_checkpoints", "max_failures",
+    "validate_every", "num_validation_crops", "num_checkpoints", "max_failures", "cyclegan.accumulate",
 )  # fmt: skip
 
 

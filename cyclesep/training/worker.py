@@ -19,7 +19,7 @@ from cyclesep import __version__, checkpoints, provenance, settings, validation
 from cyclesep.checkpoints import Progress
 from cyclesep.crops import Batch, CropStream, crop_loader, validation_crops
 from cyclesep.cyclegan import CycleGAN
-from cyclesep.losses import identity
+from cyclesep.ranks import of_process_group
 from cyclesep.shards import ShardReader
 from cyclesep.training.clock import Clock
 from cyclesep.training.config import TrainConfig
@@ -50,6 +50,7 @@ class _Run:
         self.device = ray.train.torch.get_device()
         self.reader = ShardReader(self.config.shards)
         manifest = self.reader.manifest
+        self.reader.prefetch(manifest.split("train"))
         self.model = CycleGAN(
             self.config.cyclegan,
             targets=self.config.targets,
@@ -57,7 +58,7 @@ class _Run:
             sample_rate=manifest.sample_rate,
             device=self.device,
             wrap=ray.train.torch.prepare_model,
-            mean_over_ranks=_mean_over_ranks if self.world > 1 else identity,
+            ranks=of_process_group(),
             num_steps=self.config.steps,
             seed=self.config.seed,
         )
@@ -125,6 +126,7 @@ class _Run:
         # Where no truth is known to validate against, the later checkpoint counts as the better one.
         score = metrics.get("validation/sdr", float(self.progress.step))
         reported: dict[str, Any] = {"step": self.progress.step, "score": score, **metrics}
+        self.model.synchronise()
         if self.rank != 0:
             ray.train.report(reported, checkpoint_dir_name=name)
             return
@@ -182,9 +184,3 @@ def _quieten_ray_train() -> None:
         # Ray names one of these loggers after its file.
         if name.startswith("ray.train") or "/ray/train/" in name:
             logging.getLogger(name).setLevel(logging.WARNING)
-
-
-def _mean_over_ranks(value: Tensor) -> Tensor:
-    mean = value.detach().clone()
-    torch.distributed.all_reduce(mean)
-    return mean / torch.distributed.get_world_size()
