@@ -1,23 +1,29 @@
-"""Tables of scores for people (terminal) and programs (JSON): medians over frames, then over tracks."""
+"""Tables of scores for people (terminal) and programs (JSON): of one run, of several, of published ones."""
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from cyclesep.files import write_text
-from cyclesep.scoring import ScoreTable, Summary
+from cyclesep.aggregation import Aggregate
+from cyclesep.comparison import SIGNIFICANT, Comparison, Difference
+from cyclesep.scoring import FRAME_METRICS, Summary
 
 # uSDR is reported as a mean over tracks, everything else as a median.
 METRICS = {"SDR": "median", "ISR": "median", "SIR": "median", "SAR": "median", "SI-SDR": "median", "uSDR": "mean"}
 
 
-def summary_rows(table: ScoreTable) -> list[dict[str, Any]]:
+class Summarized(Protocol):
+    """A table of scores: by frame (`ScoreTable`) or by track (`TrackTable`)."""
+
+    def summary(self) -> tuple[Summary, ...]: ...
+
+
+def summary_rows(table: Summarized) -> list[dict[str, Any]]:
     """Plain rows, one for each split, target, company and system: the metrics in dB, tracks and NaN frames.
 
     The company is who a target was scored with: vocals beside three stems and vocals beside the accompaniment are two
@@ -31,25 +37,21 @@ def summary_rows(table: ScoreTable) -> list[dict[str, Any]]:
     return [_row(key, summaries[key]) for key in ordered]
 
 
-def summary_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+def summary_table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = tuple(METRICS)) -> Table:
     """Rows of one company as a table for the terminal; 80 columns hold it."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
-    for heading in ("target", "system"):
-        table.add_column(heading, no_wrap=True)
-    for heading in (*METRICS, "tracks", "NaN"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = _table("target", "system", right=(*metrics, "tracks", "NaN"))
     before = None
     for row in rows:
         if before not in (None, row["target"]):
             table.add_section()
-        values = ["-" if row[metric] is None else f"{row[metric]:.2f}" for metric in METRICS]
+        values = ["-" if row[metric] is None else f"{row[metric]:.2f}" for metric in metrics]
         name = row["target"] if row["target"] != before else ""
         table.add_row(name, row["system"], *values, str(row["tracks"]), str(row["nan_frames"]))
         before = row["target"]
     return table
 
 
-def print_summary(table: ScoreTable, *, console: Console, title: str = "") -> None:
+def print_summary(table: Summarized, *, console: Console, title: str = "") -> None:
     """Print a score table: one table for each split and company, and what the columns mean."""
     rows = summary_rows(table)
     if not rows:
@@ -64,10 +66,65 @@ def print_summary(table: ScoreTable, *, console: Console, title: str = "") -> No
     console.print(f"\n{_legend(rows)}", highlight=False)
 
 
-def write_summary(path: Path, table: ScoreTable, **about: Any) -> None:
-    """Write the rows, and what else is told by name, as JSON; values that are not finite become null."""
+def print_comparison(comparison: Comparison, *, noise_db: float, console: Console) -> None:
+    """Print who is compared, each difference from the first, and whether it is more than noise."""
+    for contender in comparison.contenders:
+        told = f"{contender.label}  {contender.system}, {contender.run}"
+        console.print(told, highlight=False, markup=False, soft_wrap=True)
+    groups = list(dict.fromkeys((row.split, row.scored_with, row.metric) for row in comparison.differences))
+    for split, company, metric in groups:
+        together = f", {company.replace('+', ', ')} scored together" if company else ""
+        console.print(f"\n{split}{together}: {metric}, medians in dB", highlight=False)
+        rows = [
+            row
+            for row in comparison.differences
+            if (row.split, row.scored_with, row.metric) == (split, company, metric)
+        ]
+        console.print(_differences_table(rows))
+    console.print(
+        f"\nDifferences are medians over tracks, with 95 % bootstrap intervals; p is Wilcoxon's signed-rank test, "
+        f"corrected by Holm for {len(comparison.differences)} differences. Better or worse: p below {SIGNIFICANT:g}, "
+        f"an interval without zero, and more than the {noise_db:g} dB that trainings with other seeds differ by.",
+        highlight=False,
+    )
+
+
+def print_aggregate(aggregate: Aggregate, *, over_frames: str, over_tracks: str, console: Console) -> None:
+    """Print systems by target, the best SDR first."""
+    console.print(summary_table(aggregate.rows, FRAME_METRICS))
+    console.print(
+        f"\ndB. {over_frames} over frames, then {over_tracks} over tracks. NaN: frames without a value, which are left "
+        f"out, as are tracks without any.",
+        highlight=False,
+    )
+
+
+def summary_json(table: Summarized, **about: Any) -> str:
+    """The rows, and what else is told by name, as JSON text; values that are not finite become null."""
     text = json.dumps({**about, "scores": summary_rows(table)}, indent=2, allow_nan=False, ensure_ascii=False)
-    write_text(path, text + "\n")
+    return text + "\n"
+
+
+def _table(*left: str, right: Sequence[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+    for heading in left:
+        table.add_column(heading, no_wrap=True)
+    for heading in right:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _differences_table(rows: Sequence[Difference]) -> Table:
+    table = _table("target", "", right=("A", "other", "difference", "95 % interval", "p", "tracks"))
+    table.add_column(" verdict")
+    before = None
+    for row in rows:
+        values = [f"{row.first:.2f}", f"{row.second:.2f}", f"{row.difference:+.2f}"]
+        chance = [f"{row.low:+.2f} to {row.high:+.2f}", f"{row.p_holm:.3f}", str(row.tracks)]
+        verdict = f" {row.verdict}" + (f": {row.because}" if row.because else "")
+        table.add_row(row.target if row.target != before else "", row.label, *values, *chance, verdict)
+        before = row.target
+    return table
 
 
 def _row(key: tuple[str, str, str, str], summaries: Sequence[Summary]) -> dict[str, Any]:

@@ -13,39 +13,32 @@ import pyarrow.compute
 import pyarrow.parquet
 import pytest
 from ray import cloudpickle
+from tiny_evaluation import WINDOWS, save_separator
 
 from cyclesep import checkpoints, settings
 from cyclesep.audio import Waveform, write_wav
 from cyclesep.corpus import CorpusConfig
-from cyclesep.cyclegan import CycleGAN
 from cyclesep.errors import ConfigError, CorpusError, CyclesepError, ScoringError
 from cyclesep.evaluation import EvaluateConfig, EvaluationReport, TrackOutcome, evaluate, run
-from cyclesep.evaluation.outcomes import Part
 from cyclesep.evaluation.progress import Display
-from cyclesep.evaluation.references import ReferenceTrack, ShardTrack, find_references
-from cyclesep.evaluation.systems import Comparison, find_systems
+from cyclesep.evaluation.references import ReferenceTrack, ShardTrack, digest_of, find_references
+from cyclesep.evaluation.results import Part, Results
+from cyclesep.evaluation.systems import Comparison, System, find_systems
 from cyclesep.evaluation.work import Item, PackedEstimates, SeparationActor, score
+from cyclesep.folder import Folder
 from cyclesep.scoring import ScoreTable, score_track
 from cyclesep.separation import separate_waveform
 from cyclesep.shards import ShardReader
-from cyclesep.training import TrainConfig
-from cyclesep.windowing import SeparationConfig
+from cyclesep.track_table import TrackTable
 
 # Ray's workers cannot import this file, and some tracks of its own go there.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-WINDOWS = SeparationConfig(window_seconds=1.5, context_seconds=0.2, crossfade_seconds=0.05, device="cpu")
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained separator of vocals, mono at 8 kHz."""
-    config = settings.replace(TrainConfig(), {"cyclegan.separator.width": 8, "cyclegan.separator.depth": 2})
-    model = CycleGAN(config.cyclegan, targets=("vocals",), channels=1, sample_rate=8000)
-    folder = tmp_path_factory.mktemp("checkpoint")
-    progress = checkpoints.Progress(step=0, targets=("vocals",), sample_rate=8000, channels=1)
-    checkpoints.save(folder, model, config, progress)
-    return folder
+    return save_separator(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture(scope="module")
@@ -108,18 +101,50 @@ def test_the_oracle_stands_far_above_the_mixture(evaluated: EvaluationReport) ->
 
 
 def test_all_files_are_there_and_readable_by_others(evaluated: EvaluationReport) -> None:
-    output = evaluated.output
+    output = Path(evaluated.output)
     assert ScoreTable.read(output / "scores.parquet").table.equals(evaluated.table.table)
-    tracks = pyarrow.parquet.read_table(output / "tracks.parquet").to_pylist()
-    assert [row["seconds"] for row in tracks] == [4.0] * 8
-    assert all(row["separation_seconds"] > 0 for row in tracks if row["system"] == "separator")
+    assert TrackTable.read(output / "tracks.parquet").summary() == evaluated.tracks.summary()
     summary = json.loads((output / "summary.json").read_text())
     assert (summary["tracks"], summary["failed"], len(summary["scores"])) == (2, [], 8)
+    assert summary["audio_seconds"] == 32.0
     museval = json.loads((output / "museval/separator/test/Song 8.json").read_text())
     assert [target["name"] for target in museval["targets"]] == ["vocals", "accompaniment"]
     stems = sorted(path.name for path in (output / "estimates/separator/test/Song 9").iterdir())
     assert stems == ["accompaniment.wav", "vocals.wav"]
     assert not list(output.rglob("*.partial"))
+
+
+def test_there_is_a_row_for_each_checkpoint_track_and_target(evaluated: EvaluationReport, checkpoint: Path) -> None:
+    rows = pyarrow.parquet.read_table(Path(evaluated.output) / "tracks.parquet").to_pylist()
+    keys = [(row["system"], row["checkpoint"], row["track_id"], row["target"]) for row in rows]
+    digest = checkpoints.load_separator(checkpoint).digest
+    assert keys[4:8] + keys[8:12] == [
+        *[("heuristic", "", song, target) for song in ("Song 8", "Song 9") for target in ("vocals", "accompaniment")],
+        *[
+            ("separator", digest, song, target)
+            for song in ("Song 8", "Song 9")
+            for target in ("vocals", "accompaniment")
+        ],
+    ]
+    assert len(keys) == len(set(keys)) == 16
+    assert {row["seconds"] for row in rows} == {4.0}
+    for row in rows:
+        assert row["SDR"] == sdr(evaluated.table, row["system"], row["track_id"], row["target"])
+        assert (row["separation_seconds"] > 0) == (row["separation_peak_bytes"] > 0) == (row["system"] == "separator")
+        assert row["scoring_seconds"] > 0
+        # Less than Python with torch, or more than a small machine has, would be no measurement.
+        assert 50e6 < row["scoring_peak_bytes"] < 4e9
+
+
+def test_the_digest_of_references_is_that_of_their_samples(evaluated: EvaluationReport, tiny_shards: Path) -> None:
+    track = ShardReader(tiny_shards).manifest.split("test")[0]
+    stems = ShardTrack(folder=tiny_shards, record=track).read()
+    references = {name: stems[name] for name in ("drums", "vocals")}
+    assert {row.references for row in evaluated.tracks.rows if row.track_id == track.track_id} == {
+        digest_of(references)
+    }
+    stems["drums"].samples[0, 7] += 1 / 32768
+    assert digest_of(references) not in {row.references for row in evaluated.tracks.rows}
 
 
 def test_a_second_run_does_nothing_and_tells_the_same(
@@ -135,11 +160,11 @@ def test_a_second_run_does_nothing_and_tells_the_same(
 def test_only_what_is_missing_or_damaged_is_done_again_with_the_identical_table(
     evaluated: EvaluationReport, configured: Callable[..., EvaluateConfig]
 ) -> None:
-    parts = sorted((evaluated.output / "parts").glob("separator-*.json"))
+    parts = sorted((Path(evaluated.output) / "parts").glob("separator-*.json"))
     parts[0].unlink()
-    oracle = sorted((evaluated.output / "parts").glob("IRM2-*.parquet"))[0]
+    oracle = sorted((Path(evaluated.output) / "parts").glob("IRM2-*.parquet"))[0]
     oracle.write_bytes(oracle.read_bytes()[:100])
-    untouched = {path: path.stat().st_mtime_ns for path in (evaluated.output / "parts").iterdir()}
+    untouched = {path: path.stat().st_mtime_ns for path in (Path(evaluated.output) / "parts").iterdir()}
     again = evaluate(configured(output=str(evaluated.output), save_estimates=True))
     assert again.num_kept == 6
     assert again.table.table.equals(evaluated.table.table)
@@ -179,7 +204,7 @@ def test_written_estimates_score_as_the_separator_that_wrote_them(
     config = configured(
         checkpoint=None,
         targets=("vocals",),
-        estimates=str(evaluated.output / "estimates/separator"),
+        estimates=str(Path(evaluated.output) / "estimates/separator"),
         mixture=False,
         heuristic=False,
         oracles=(),
@@ -187,30 +212,21 @@ def test_written_estimates_score_as_the_separator_that_wrote_them(
     )
     (system,) = find_systems(config)
     assert system.name == "separator"
-    for track in find_references(config):
-        outcome = score(item(system, track, tmp_path), None)
-        assert outcome.reason == ""
-    tables = [part[0] for part in map(read_part, (tmp_path / "parts").glob("*.json"))]
-    table = ScoreTable.concatenate(tables)
+    items = [item(system, track, tmp_path) for track in find_references(config)]
+    assert [score(entry).reason for entry in items] == ["", ""]
+    table = ScoreTable.concatenate(entry.results.read_scores(entry.part) for entry in items)
     for track_id in ("Song 8", "Song 9"):
         for target in ("vocals", "accompaniment"):
             expected = sdr(evaluated.table, "separator", track_id, target)
             assert sdr(table, "separator", track_id, target) == expected
 
 
-def read_part(outcome: Path) -> tuple[ScoreTable, object]:
-    found = Part(scores=outcome.with_suffix(".parquet"), outcome=outcome).read()
-    assert found is not None
-    return found
-
-
-def item(system: object, track: ReferenceTrack, output: Path) -> Item:
-    part = Part.of(output / "parts", system.name, track.track_id, system.digest(track))  # type: ignore[attr-defined]
+def item(system: System, track: ReferenceTrack, output: Path) -> Item:
     return Item(
-        system=system,  # type: ignore[arg-type]
+        system=system,
         track=track,
-        part=part,
-        output=output,
+        part=Part.of(system.name, track.track_id, system.digest(track)),
+        results=Results(folder=Folder.of(output)),
         window_seconds=1.0,
         save_estimates=False,
     )
@@ -222,7 +238,8 @@ class TroubledTrack:
 
     inner: ShardTrack
     track_id: str
-    killed: Path | None = None
+    deadly: Path | None = None
+    """A file that is made when it kills; its name is the method that does."""
 
     @property
     def split(self) -> str:
@@ -232,37 +249,53 @@ class TroubledTrack:
         return self.track_id
 
     def read(self) -> dict[str, Waveform]:
-        if self.killed is None:
-            raise ValueError("the tape is torn")
-        if not self.killed.exists():
-            self.killed.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+        self._cause_trouble("read")
         return self.inner.read()
 
+    def mixture(self) -> Waveform:
+        self._cause_trouble("mixture")
+        return self.inner.mixture()
 
+    def _cause_trouble(self, asked: str) -> None:
+        if self.deadly is None:
+            raise ValueError("the tape is torn")
+        if self.deadly.name == asked and not self.deadly.exists():
+            self.deadly.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+# Without actors a process reads all stems; with them an actor reads the mixture and a task all stems.
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(("num_separators", "at"), [(None, "read"), (1, "mixture"), (1, "read")])
 def test_a_failing_track_is_told_a_killed_process_is_replaced_and_the_rest_finish(
+    evaluated: EvaluationReport,
     configured: Callable[..., EvaluateConfig],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
+    num_separators: int | None,
+    at: str,
 ) -> None:
-    config = configured(output=str(tmp_path), mixture=False, heuristic=False, oracles=())
+    config = configured(output=str(tmp_path), mixture=False, heuristic=False, oracles=(), num_separators=num_separators)
     good, other = find_references(config)
     assert isinstance(other, ShardTrack)
     torn = TroubledTrack(inner=other, track_id="torn")
-    deadly = TroubledTrack(inner=other, track_id="deadly", killed=tmp_path / "killed")
+    deadly = TroubledTrack(inner=other, track_id="Song 9", deadly=tmp_path / at)
     monkeypatch.setattr(run, "find_references", lambda _: [deadly, torn, good])
     report = evaluate(config)
-    assert (tmp_path / "killed").exists()
+    assert (tmp_path / at).exists()
     assert [(outcome.track_id, outcome.failed) for outcome in report.outcomes] == [
-        ("deadly", False),
+        ("Song 9", False),
         ("torn", True),
         ("Song 8", False),
     ]
+    for song in ("Song 8", "Song 9"):
+        assert sdr(report.table, "separator", song) == sdr(evaluated.table, "separator", song)
     assert [str(outcome) for outcome in report.failed] == ["separator: torn: ValueError: the tape is torn"]
     assert "failed: separator: torn: ValueError: the tape is torn" in capfd.readouterr().err
     assert json.loads((tmp_path / "summary.json").read_text())["failed"] == [str(report.failed[0])]
+    rows = pyarrow.parquet.read_table(tmp_path / "tracks.parquet").to_pylist()
+    assert [row["reason"] for row in rows] == [*[""] * 2, "ValueError: the tape is torn", *[""] * 2]
     # The failure is not kept as a result: only that track is tried again.
     monkeypatch.setattr(run, "find_references", lambda _: [deadly, other, good])
     again = evaluate(config)
@@ -299,11 +332,10 @@ def test_a_corpus_is_scored_at_its_own_rate_and_channels_with_all_its_stems(four
     assert [system.name for system in systems] == ["mixture", "heuristic", "IRM1", "MWF"]
     for system in systems:
         entry = item(system, track, Path(four_stems.output))
-        assert score(entry, None).reason == ""
-        found = entry.part.read()
-        assert found is not None
+        assert score(entry).reason == ""
+        found = entry.results.read_scores(entry.part)
         # Four stems together, and vocals beside the accompaniment, as museval pairs them.
-        companies = {(value.target, value.scored_with) for value in found[0].track_values()}
+        companies = {(value.target, value.scored_with) for value in found.track_values()}
         assert (
             len({target for target, company in companies if company.count("+") == 3}) == 4 or system.name == "mixture"
         )
@@ -333,12 +365,12 @@ def test_estimates_of_several_targets_stay_as_they_are_and_one_gets_its_accompan
 def test_estimates_travel_in_sixteen_bits_and_lose_nothing_that_is_scored() -> None:
     loud = noise(0, 0.5)
     loud = Waveform(samples=30 * loud.samples, sample_rate=loud.sample_rate)
-    packed = PackedEstimates.of({"vocals": loud}, wall_seconds=1.0)
+    packed = PackedEstimates.of({"vocals": loud})
     assert packed.stems["vocals"][0].dtype == np.int16
     once = packed.unpacked()["vocals"].samples
     step = 2 ** np.ceil(np.log2(np.abs(loud.samples).max())) / 32768
     np.testing.assert_allclose(once, loud.samples, atol=step / 2)
-    twice = PackedEstimates.of(packed.unpacked(), wall_seconds=1.0).unpacked()["vocals"].samples
+    twice = PackedEstimates.of(packed.unpacked()).unpacked()["vocals"].samples
     assert np.array_equal(once, twice)
 
 
@@ -346,11 +378,11 @@ def test_the_actor_gives_a_reason_instead_of_a_traceback(checkpoint: Path, tiny_
     actor = SeparationActor(str(checkpoint), WINDOWS, "cpu")
     record = ShardReader(tiny_shards).manifest.tracks[0]
     gone = ShardTrack(folder=tiny_shards / "gone", record=record)
-    reason = actor.separate(gone)
-    assert isinstance(reason, str)
-    assert "gone" in reason
-    outcome = score(item(find_systems(EvaluateConfig(shards="x"))[0], gone, tiny_shards), reason)
-    assert (outcome.failed, outcome.reason) == (True, reason)
+    separation, estimates = actor.separate(gone)
+    assert "gone" in separation.reason
+    assert estimates is None
+    outcome = score(item(find_systems(EvaluateConfig(shards="x"))[0], gone, tiny_shards))
+    assert (outcome.failed, outcome.reason) == (True, separation.reason)
 
 
 @pytest.mark.parametrize(
@@ -393,11 +425,16 @@ def test_what_the_cluster_cannot_give_is_refused(configured: Callable[..., Evalu
 def test_a_part_of_which_a_byte_is_missing_does_not_count(tmp_path: Path, four_stems: EvaluateConfig) -> None:
     (track,) = find_references(four_stems)
     entry = item(find_systems(four_stems)[0], track, tmp_path)
-    assert entry.part.read() is None
-    score(entry, None)
-    assert entry.part.read() is not None
-    entry.part.scores.write_bytes(entry.part.scores.read_bytes()[:-1])
-    assert entry.part.read() is None
+
+    def read() -> TrackOutcome | None:
+        return entry.results.read_outcome(entry.part, entry.results.folder.sizes("parts"))
+
+    assert read() is None
+    assert score(entry) == read()
+    assert read() is not None
+    scores = tmp_path / "parts" / entry.part.scores
+    scores.write_bytes(scores.read_bytes()[:-1])
+    assert read() is None
 
 
 def test_a_folder_without_a_track_s_estimates_is_told(four_stems: EvaluateConfig, tmp_path: Path) -> None:

@@ -1,14 +1,15 @@
 """Tables of scores: medians over frames, then over tracks, for people and for programs."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from cyclesep import report
+from cyclesep import comparison, report
+from cyclesep.comparison import Contender
 from cyclesep.scoring import ScoreTable, TargetScore, TrackScore
+from cyclesep.track_table import TrackRow, TrackTable, rows_of
 
 NAN = float("nan")
 
@@ -97,14 +98,50 @@ def test_nothing_scored_is_said_so() -> None:
     assert capture.get().strip() == "nothing was scored"
 
 
-def test_the_json_is_strict_and_has_null_for_what_is_not_finite(tmp_path: Path) -> None:
+def test_the_json_is_strict_and_has_null_for_what_is_not_finite() -> None:
     silent = ScoreTable.from_scores("model", [track_score("a", target_score("vocals", [NAN], si_sdr=NAN))])
-    report.write_summary(tmp_path / "summary.json", silent, commit="abc", failed=["b: broken"])
+    text = report.summary_json(silent, commit="abc", failed=["b: broken"])
 
     def refuse(constant: str) -> None:
         raise AssertionError(constant)
 
-    read = json.loads((tmp_path / "summary.json").read_text(), parse_constant=refuse)
+    read = json.loads(text, parse_constant=refuse)
     assert (read["commit"], read["failed"]) == ("abc", ["b: broken"])
     (row,) = read["scores"]
     assert (row["SDR"], row["SI-SDR"], row["tracks_left_out"]) == (None, None, 1)
+
+
+def test_rows_are_the_same_from_frames_and_from_tracks(table: ScoreTable) -> None:
+    assert report.summary_rows(TrackTable(rows=rows_of(table))) == report.summary_rows(table)
+
+
+def printed(**differences: float) -> list[str]:
+    """The lines of a comparison of one target of ten tracks, with the given difference for each target."""
+    rng = np.random.default_rng(1)
+    songs = {f"song {n}": rng.normal(5, 3) for n in range(10)}
+
+    def contender(label: str, gains: dict[str, float]) -> Contender:
+        rows = tuple(
+            TrackRow(system="model", track_id=song, split="test", target=target, values={"SDR": sdr + gain + 0.01 * n})
+            for target, gain in gains.items()
+            for n, (song, sdr) in enumerate(songs.items())
+        )
+        return Contender(label=label, run=f"runs/{label}", system="model", window_seconds=1.0, version="1", rows=rows)
+
+    first, second = contender("A", dict.fromkeys(differences, 0.0)), contender("B", differences)
+    compared = comparison.of_contenders((first, second), comparison.CompareConfig(runs=("a", "b")))
+    console = Console(width=100)
+    with console.capture() as capture:
+        report.print_comparison(compared, noise_db=0.3, console=console)
+    return [line.rstrip() for line in capture.get().splitlines()]
+
+
+def test_a_comparison_tells_who_is_who_and_calls_two_tenths_of_a_decibel_noise() -> None:
+    lines = printed(vocals=0.2, drums=1.5)
+    assert lines[:2] == ["A  model, runs/A", "B  model, runs/B"]
+    (vocals,) = [line for line in lines if line.startswith("vocals")]
+    (drums,) = [line for line in lines if line.startswith("drums")]
+    assert "+0.20" in vocals
+    assert vocals.endswith("within noise: seeds alone make 0.3 dB")
+    assert "+1.50 to +1.50" in drums
+    assert drums.endswith("better")

@@ -37,7 +37,7 @@ class EvaluateConfig:
     """What is scored if there is no checkpoint to tell; none: all stems."""
 
     output: str = "evaluation"
-    """Folder for tables, museval's JSON and estimates; on several machines one that all of them share."""
+    """Folder for tables, museval's JSON and estimates: one that all machines share, or s3://bucket/prefix."""
 
     mixture: bool = True
     """Whether the untouched mixture is scored as if it were each target."""
@@ -55,6 +55,10 @@ class EvaluateConfig:
     """Length of the frames that are scored, and their distance."""
 
     num_separators: PositiveInt | None = None
-    """Processes that separate at the same time; none: one per GPU, or half of the CPUs."""
+    """Processes that only separate, beside one per CPU that scores; none: one per GPU, and without GPUs none: there a
+    process separates a track and scores it at once, so that no CPU waits for another."""
+
+    scoring_gigabytes: PositiveFloat = 2.0
+    """Memory that Ray sets aside for each process that scores; one that runs out is tried again with twice as much."""
 
     separation: SeparationConfig = field(default_factory=SeparationConfig)

@@ -1,10 +1,11 @@
 """How far an evaluation is, on stderr: tracks scored, speed against real time, time left."""
 
 import time
+from datetime import timedelta
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cyclesep.evaluation.outcomes import TrackOutcome
 
@@ -19,10 +20,11 @@ class Display:
         self._console = Console(stderr=True, soft_wrap=True, highlight=False)
         bar = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
         columns = (*bar, TextColumn("{task.fields[told]}"))
-        times = (TimeElapsedColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, *times, console=self._console, disable=not self._console.is_terminal)
+        self._bar = Progress(
+            *columns, TimeElapsedColumn(), console=self._console, disable=not self._console.is_terminal
+        )
         self._task = self._bar.add_task("evaluate", total=total, completed=num_kept, told="starting")
-        self._total, self._done, self._failed, self._seconds = total, num_kept, 0, 0.0
+        self._total, self._kept, self._done, self._failed, self._seconds = total, num_kept, 0, 0, 0.0
         self._began = self._told = time.monotonic()
 
     def __enter__(self) -> "Display":
@@ -43,15 +45,17 @@ class Display:
         self._seconds += outcome.seconds
         if outcome.failed:
             self._console.print(f"failed: {outcome}", markup=False)
-        self._bar.update(self._task, completed=self._done, told=self._speed())
+        self._bar.update(self._task, completed=self._kept + self._done, told=self._speed())
         if not self._console.is_terminal and time.monotonic() - self._told > _LINE_SECONDS:
             self._told = time.monotonic()
             self._console.print(self._line())
 
     def _line(self) -> str:
-        left = (self._total - self._done) * (time.monotonic() - self._began) / max(1, self._done)
-        return f"evaluate: {self._done}/{self._total} scored, {self._speed()}, {left:.0f} s left"
+        return f"evaluate: {self._kept + self._done}/{self._total} scored, {self._speed()}"
 
     def _speed(self) -> str:
-        speed = self._seconds / max(time.monotonic() - self._began, 1e-9)
-        return f"{speed:.1f} x real time" + (f", {self._failed} failed" if self._failed else "")
+        """Of this run alone: what it found finished took no time."""
+        elapsed = max(time.monotonic() - self._began, 1e-9)
+        left = timedelta(seconds=round((self._total - self._kept - self._done) * elapsed / max(1, self._done)))
+        told = f"{self._seconds / elapsed:.1f} x real time, {left} left"
+        return told + (f", {self._failed} failed" if self._failed else "")

@@ -2,11 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
+from cyclesep import storage
 from cyclesep.audio import Samples, Waveform
 from cyclesep.corpus import Track, find_tracks
 from cyclesep.errors import ConfigError, CorpusError
@@ -32,12 +36,15 @@ class ReferenceTrack(Protocol):
         Raises AudioError, CorpusError or ShardError for what cannot be read.
         """
 
+    def mixture(self) -> Waveform:
+        """The mixture of `read`, alone where that is less work."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShardTrack:
     """A track of an ingested corpus."""
 
-    folder: Path
+    folder: Path | str
     record: TrackRecord
 
     @property
@@ -53,8 +60,15 @@ class ShardTrack:
 
     def read(self) -> dict[str, Waveform]:
         record = self.record
-        samples = ShardReader(self.folder).read(record, record.stems, 0, record.num_samples)
+        samples = _reader(self.folder).read(record, record.stems, 0, record.num_samples)
         return _with_mixture(dict(zip(record.stems, samples, strict=True)), record.track_id, record.sample_rate)
+
+    def mixture(self) -> Waveform:
+        record = self.record
+        if MIXTURE not in record.stems:
+            return self.read()[MIXTURE]
+        (samples,) = _reader(self.folder).read(record, [MIXTURE], 0, record.num_samples)
+        return Waveform(samples=samples, sample_rate=record.sample_rate)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +94,10 @@ class CorpusTrack:
         stems = prepare(waveforms, sample_rate=main.sample_rate, channels=main.channels).stems
         return _with_mixture(stems, self.track_id, main.sample_rate)
 
+    def mixture(self) -> Waveform:
+        # Stems may be longer than the mixture, which is padded then.
+        return self.read()[MIXTURE]
+
 
 def find_references(config: EvaluateConfig) -> list[ReferenceTrack]:
     """The tracks of the split; raises ConfigError, CorpusError or ShardError if there are none."""
@@ -88,7 +106,7 @@ def find_references(config: EvaluateConfig) -> list[ReferenceTrack]:
     tracks: Sequence[ReferenceTrack]
     if config.shards is not None:
         # Absolute: the tasks that read have other working directories.
-        reader = ShardReader(Path(config.shards).expanduser().absolute())
+        reader = ShardReader(storage.absolute(config.shards))
         tracks = [ShardTrack(folder=reader.folder, record=record) for record in reader.manifest.split(config.split)]
     else:
         assert config.corpus is not None
@@ -97,6 +115,22 @@ def find_references(config: EvaluateConfig) -> list[ReferenceTrack]:
         where = config.shards if config.shards is not None else f"corpus {config.corpus.kind}"  # type: ignore[union-attr]
         raise CorpusError(f"{where}: holds no tracks of split={config.split}; choose another split")
     return list(tracks)
+
+
+def digest_of(references: Mapping[str, Waveform]) -> str:
+    """SHA-256 of names, rates and samples: the same wherever the same audio lies, in whatever format."""
+    digest = hashlib.sha256()
+    for name in sorted(references):
+        wave = references[name]
+        digest.update(f"{name} {wave.sample_rate} {wave.samples.shape}".encode())
+        digest.update(np.ascontiguousarray(wave.samples).data)
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=2)
+def _reader(folder: Path | str) -> ShardReader:
+    """Kept from one track to the next: the manifest of a large corpus takes longer to read than a track."""
+    return ShardReader(folder)
 
 
 def _with_mixture(stems: dict[str, Samples], track_id: str, sample_rate: int) -> dict[str, Waveform]:

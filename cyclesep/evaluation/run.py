@@ -1,33 +1,54 @@
-"""The job: what is missing is separated by actors and scored by tasks, bounded in number, then all is put together."""
+"""The job: what is missing is separated and scored on the cluster, then all is put together."""
 
+import hashlib
+import json
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cyclesep import __version__, provenance, report, settings
-from cyclesep.errors import ScoringError
+from cyclesep.errors import ScoringError, StorageError
 from cyclesep.evaluation.config import EvaluateConfig
-from cyclesep.evaluation.outcomes import Part, TrackOutcome, write_outcomes
+from cyclesep.evaluation.outcomes import TrackOutcome
 from cyclesep.evaluation.progress import Display
 from cyclesep.evaluation.references import ReferenceTrack, find_references
+from cyclesep.evaluation.results import NUM_READERS, PARTS, Part, Results
 from cyclesep.evaluation.schedule import Schedule
 from cyclesep.evaluation.systems import System, find_systems
 from cyclesep.evaluation.work import Item
+from cyclesep.folder import Folder
 from cyclesep.scoring import ScoreTable
+from cyclesep.track_table import SUMMARY, TrackTable
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationReport:
     """The scores of all systems on all tracks."""
 
-    output: Path
-    table: ScoreTable
+    results: Results
     outcomes: tuple[TrackOutcome, ...]
     """One for each track under each system, in the order of systems and tracks."""
     num_kept: int
     """How many of them an earlier run had finished."""
     wall_seconds: float
+
+    @property
+    def output(self) -> str:
+        """Where everything lies: an absolute path, or s3://bucket/prefix."""
+        return self.results.folder.place
+
+    @property
+    def tracks(self) -> TrackTable:
+        """A row for each track and target."""
+        return TrackTable(rows=tuple(row for outcome in self.outcomes for row in outcome.rows))
+
+    @property
+    def table(self) -> ScoreTable:
+        """A row for each frame, read from where it was written."""
+        return self.results.read_joined()
 
     @property
     def failed(self) -> tuple[TrackOutcome, ...]:
@@ -43,40 +64,41 @@ def evaluate(config: EvaluateConfig) -> EvaluationReport:
     fails is an outcome with its reason, and the others go on.
 
     Raises ConfigError for settings that do not fit each other or the cluster, CheckpointError, CorpusError or
-    ShardError where there is nothing to evaluate, and ScoringError if no track could be scored.
+    ShardError where there is nothing to evaluate, ScoringError if no track could be scored, and StorageError if
+    `output` cannot be written or is not the same folder everywhere.
     """
     began = time.monotonic()
-    tracks = find_references(config)
-    items = _items(config, find_systems(config), tracks)
-    kept = {item.part: part for item in items if (part := _finished(item)) is not None}
-    missing = [item for item in items if item.part not in kept]
-    made: dict[Part, TrackOutcome] = {}
-    if missing:
-        with Display(total=len(items), num_kept=len(kept)) as display:
-            made = Schedule(config, missing).run(display)
-    done = kept | {item.part: part for item in missing if (part := item.part.read()) is not None}
+    tracks, systems = find_references(config), find_systems(config)
+    results = Results(folder=Folder.of(config.output))
+    results.folder.sweep()
+    items = _items(config, results, systems, tracks)
+    kept = _kept(results, items)
+    outcomes = kept | _made(config, [item for item in items if item.part not in kept], num_kept=len(kept))
     evaluated = EvaluationReport(
-        output=_output(config),
-        table=ScoreTable.concatenate(done[item.part][0] for item in items if item.part in done),
-        outcomes=tuple(made[item.part] if item.part in made else kept[item.part][1] for item in items),
+        results=results,
+        outcomes=tuple(outcomes[item.part] for item in items),
         num_kept=len(kept),
         wall_seconds=time.monotonic() - began,
     )
     if len(evaluated.failed) == len(items):
         raise ScoringError(f"none of {len(tracks)} tracks could be scored; {evaluated.failed[0]}")
-    _write(evaluated, config, tracks)
+    results.join_scores(item.part for item in items if not outcomes[item.part].failed)
+    results.write_tracks(evaluated.tracks)
+    about = _about(evaluated, config, systems, tracks)
+    results.folder.write_text(SUMMARY, report.summary_json(evaluated.tracks, **about))
     return evaluated
 
 
-def _items(config: EvaluateConfig, systems: Sequence[System], tracks: Sequence[ReferenceTrack]) -> list[Item]:
-    output = _output(config)
+def _items(
+    config: EvaluateConfig, results: Results, systems: Sequence[System], tracks: Sequence[ReferenceTrack]
+) -> list[Item]:
     decisive = [__version__, config.window_seconds]
     return [
         Item(
             system=system,
             track=track,
-            part=Part.of(output / "parts", system.name, track.track_id, [*system.digest(track), *decisive]),
-            output=output,
+            part=Part.of(system.name, track.track_id, [*system.digest(track), *decisive]),
+            results=results,
             window_seconds=config.window_seconds,
             save_estimates=config.save_estimates,
         )
@@ -85,25 +107,70 @@ def _items(config: EvaluateConfig, systems: Sequence[System], tracks: Sequence[R
     ]
 
 
-def _finished(item: Item) -> tuple[ScoreTable, TrackOutcome] | None:
-    """What an earlier run has left of an item, if that is all that is asked for now."""
-    wanted = [item.museval_json, *([item.estimates_folder] if item.save_estimates else [])]
-    return item.part.read() if all(path.exists() for path in wanted) else None
+def _kept(results: Results, items: Sequence[Item]) -> dict[Part, TrackOutcome]:
+    """What an earlier run has left of items, where that is all that is asked for now."""
+    parts = results.folder.sizes(PARTS)
+    places = {item.museval_json.rpartition("/")[0] for item in items}
+    museval = {f"{place}/{name}" for place in places for name in results.folder.sizes(place)}
+
+    def read(item: Item) -> TrackOutcome | None:
+        if item.museval_json not in museval or (
+            item.save_estimates and not results.folder.sizes(item.estimates_folder)
+        ):
+            return None
+        return results.read_outcome(item.part, parts)
+
+    with ThreadPoolExecutor(NUM_READERS) as pool:
+        found = zip(items, pool.map(read, items), strict=True)
+        return {item.part: outcome for item, outcome in found if outcome is not None}
 
 
-def _write(done: EvaluationReport, config: EvaluateConfig, tracks: Sequence[ReferenceTrack]) -> None:
-    done.table.write(done.output / "scores.parquet")
-    write_outcomes(done.output / "tracks.parquet", done.outcomes)
-    report.write_summary(
-        done.output / "summary.json",
-        done.table,
-        config=settings.to_dict(config),
-        version=__version__,
-        commit=provenance.commit(),
-        tracks=len(tracks),
-        failed=[str(outcome) for outcome in done.failed],
-    )
+def _made(config: EvaluateConfig, missing: Sequence[Item], *, num_kept: int) -> dict[Part, TrackOutcome]:
+    """Do what is missing."""
+    made: dict[Part, TrackOutcome] = {}
+    if not missing:
+        return made
+    with Display(total=len(missing) + num_kept, num_kept=num_kept) as display:
+
+        def finished(item: Item, outcome: TrackOutcome) -> None:
+            if not outcome.failed and not _is_shared(item):
+                raise StorageError(
+                    f"{item.results.folder.place}: does not hold what another machine has written there; set output "
+                    f"to a folder that all machines share, or to s3://bucket/prefix"
+                )
+            made[item.part] = outcome
+            display.advance(outcome)
+
+        Schedule(config, missing).run(finished)
+    return made
 
 
-def _output(config: EvaluateConfig) -> Path:
-    return Path(config.output).expanduser().absolute()
+def _is_shared(item: Item) -> bool:
+    """Whether this process finds what another one has written."""
+    folder = item.results.folder
+    return folder.is_remote or Path(folder.path_of(f"{PARTS}/{item.part.outcome}")).is_file()
+
+
+def _about(
+    done: EvaluationReport, config: EvaluateConfig, systems: Sequence[System], tracks: Sequence[ReferenceTrack]
+) -> dict[str, Any]:
+    """What summary.json tells beside the scores."""
+    scored = [outcome.rows[0] for outcome in done.outcomes if not outcome.failed]
+    references = sorted({(row.track_id, row.references) for row in scored})
+    named = [{"name": s.name, "kind": type(s).__name__, "checkpoint": s.weights_digest} for s in systems]
+    return {
+        "version": __version__,
+        "commit": provenance.commit(),
+        "config": settings.to_dict(config),
+        "systems": named,
+        "tracks": len(tracks),
+        "corpus_digest": hashlib.sha256(json.dumps(references).encode()).hexdigest(),
+        "failed": [str(outcome) for outcome in done.failed],
+        "kept_from_before": done.num_kept,
+        "wall_seconds": round(done.wall_seconds, 3),
+        "audio_seconds": round(sum(row.seconds for row in scored), 3),
+        "separation_seconds": round(sum(row.separation_seconds for row in scored), 3),
+        "scoring_seconds": round(sum(row.scoring_seconds for row in scored), 3),
+        "separation_peak_bytes": max(row.separation_peak_bytes for row in scored),
+        "scoring_peak_bytes": max(row.scoring_peak_bytes for row in scored),
+    }

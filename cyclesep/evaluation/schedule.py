@@ -1,152 +1,157 @@
-"""Items on Ray: separators are actors, scorers are tasks, and a bounded number of both is under way."""
+"""Items on Ray: actors separate, tasks score, a bounded number of both is under way, and lost processes are replaced.
 
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+Plain actors and tasks rather than Ray Data, because of what a long item with a reason to fail needs: a lost process
+costs its own track and no other, a track that keeps losing processes is given up and told, and estimates wait in the
+object store only as far as the scorers keep up.
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
+from ray import exceptions
 
-from cyclesep.errors import ConfigError
+from cyclesep.evaluation.capacity import Cluster, refuse_impossible, uses_gpu
 from cyclesep.evaluation.config import EvaluateConfig
-from cyclesep.evaluation.outcomes import Part, TrackOutcome
-from cyclesep.evaluation.progress import Display
+from cyclesep.evaluation.outcomes import TrackOutcome
+from cyclesep.evaluation.separators import SCORER_CPUS, Separating, SeparatorPool
 from cyclesep.evaluation.systems import Separator
-from cyclesep.evaluation.work import Item, SeparationActor, failed, score, told
+from cyclesep.evaluation.work import Item, Separation, failed, score, told
 
-# A lost process takes its items along, those that only waited for it too; an item that keeps losing processes is bad.
-_MAX_ATTEMPTS = 3
+# An item that loses this many processes of its own, or this many nodes, is given up.
+_MAX_PROCESSES, _MAX_NODES = 3, 20
+# Tasks that wait for a CPU, so that none of them waits for the driver.
+_TASKS_PER_CPU = 2
+# Of the object store; the rest is for what other jobs put there.
+_STORE_SHARE = 0.5
+# The node was lost on which a task ran, or on which the estimates lay that it was to score.
+_NODE_LOST = (exceptions.NodeDiedError, exceptions.ObjectLostError, exceptions.OwnerDiedError)
 
 
-@dataclass(kw_only=True, eq=False)
-class _Actor:
-    """A separator's process, and the estimates that it still owes."""
+@dataclass(frozen=True, kw_only=True)
+class _Scoring:
+    """One item that a task is at, or is to be."""
 
-    handle: Any
-    owes: set[Any] = field(default_factory=set)
+    item: Item
+    separation: Separation | None = None
+    estimates: Any = None
+    """Reference; None for what is made where it is scored."""
 
 
 class Schedule:
     """Runs items until each has an outcome.
 
-    Backpressure: an actor has at most two tracks, so that it never waits, and at most as many tracks are separated and
-    not yet scored as there are processes. Estimates go from actor to task through Ray's object store, not through here.
-    Actors start when they are needed and stop when nothing is left to separate, which frees their CPUs for scoring.
+    Backpressure: an actor has at most two tracks, one of them being read; as many tracks are separated and not yet
+    scored as there are processes, and no more than half of the object store holds. Estimates go from actor to task
+    through that store, not through here. Without a pool, a task separates its track and scores it at once.
     """
 
     def __init__(self, config: EvaluateConfig, items: Sequence[Item]) -> None:
-        resources = ray.cluster_resources()
-        self._config = config
-        self._cpus, gpus = max(1, int(resources.get("CPU", 1))), int(resources.get("GPU", 0))
-        self._use_gpu = _use_gpu(config, gpus)
-        self._num_actors = _num_separators(config, self._cpus, gpus if self._use_gpu else 0)
-        self._gpus_per_actor = min(1.0, gpus / self._num_actors) if self._use_gpu else 0
-        self._to_separate = deque(item for item in items if isinstance(item.system, Separator))
-        self._to_score = deque(item for item in items if not isinstance(item.system, Separator))
-        self._actors: list[_Actor] = []
-        self._scoring: dict[Any, Item] = {}
-        self._makers: dict[Any, _Actor] = {}
-        self._attempts: dict[Part, int] = {}
-        self._task = ray.remote(num_cpus=1, max_retries=0)(score)
+        self._cluster = Cluster()
+        refuse_impossible(config, self._cluster.capacity)
+        self._scoring_bytes = config.scoring_gigabytes * 1e9
+        separator = next((item.system for item in items if isinstance(item.system, Separator)), None)
+        self._pool: SeparatorPool | None = None
+        if separator is not None and (config.num_separators or uses_gpu(config, self._cluster.capacity)):
+            self._pool = SeparatorPool(config, separator, self._cluster)
+        self._to_separate = deque(item for item in items if self._by_actor(item))
+        self._to_score = deque(_Scoring(item=item) for item in items if not self._by_actor(item))
+        self._separating: dict[Any, Separating] = {}
+        self._scoring: dict[Any, _Scoring] = {}
+        self._lost_processes: Counter[str] = Counter()
+        self._lost_nodes: Counter[str] = Counter()
+        self._largest_estimates = 0
+        self._task = ray.remote(max_retries=0)(score)
 
-    def run(self, display: Display) -> dict[Part, TrackOutcome]:
-        """The outcome of each item."""
-        outcomes: dict[Part, TrackOutcome] = {}
+    def run(self, finished: Callable[[Item, TrackOutcome], None]) -> None:
+        """Call `finished` for each item as soon as it has its outcome."""
         try:
-            while self._fill() or self._scoring:
-                owed = [reference for actor in self._actors for reference in actor.owes]
-                ready, _ = ray.wait([*self._scoring, *owed], num_returns=1, fetch_local=False)
-                for reference in ready:
-                    if reference not in self._scoring:
-                        self._separated(reference)
-                        continue
-                    item = self._scoring.pop(reference)
-                    outcome = self._outcome(item, reference)
-                    if outcome is not None:
-                        outcomes[item.part] = outcome
-                        display.advance(outcome)
+            while self._fill():
+                (ready,), _ = ray.wait([*self._scoring, *self._separating], num_returns=1, fetch_local=False)
+                item, outcome = self._separated(ready) if ready in self._separating else self._scored(ready)
+                if outcome is not None:
+                    finished(item, outcome)
         finally:
             for reference in self._scoring:
                 ray.cancel(reference, force=True)
-            for actor in self._actors:
-                ray.kill(actor.handle)
-        return outcomes
+            if self._pool is not None:
+                self._pool.close()
+
+    def _by_actor(self, item: Item) -> bool:
+        return self._pool is not None and isinstance(item.system, Separator)
 
     def _fill(self) -> bool:
-        """Start what may be started; whether anything is left to start."""
-        waiting = sum(isinstance(item.system, Separator) for item in self._scoring.values())
-        while (
-            self._to_separate and waiting < self._num_actors + self._cpus and (actor := self._free_actor()) is not None
-        ):
-            item = self._to_separate.popleft()
-            estimates = actor.handle.separate.remote(item.track)
-            actor.owes.add(estimates)
-            scores = self._task.remote(item, estimates)
-            self._scoring[scores], self._makers[scores] = item, actor
-            waiting += 1
-        while self._to_score and len(self._scoring) - waiting < 2 * self._cpus:
-            item = self._to_score.popleft()
-            self._scoring[self._task.remote(item, None)] = item
-        return bool(self._to_separate or self._to_score)
+        """Start what may be started; whether anything is under way."""
+        while self._pool and self._to_separate and self._may_separate(self._pool):
+            item = self._to_separate[0]
+            work = self._pool.separate(item, alone=self._lost_processes[item.part.name] > 0)
+            if work is None:
+                break
+            self._separating[work.told] = work
+            self._to_separate.popleft()
+        if self._pool and not self._to_separate:
+            self._pool.dismiss_idle()
+        while self._to_score and len(self._scoring) < _TASKS_PER_CPU * self._cluster.capacity.cpus:
+            scoring = self._to_score.popleft()
+            num_cpus = SCORER_CPUS if self._pool else 1
+            task = self._task.options(num_cpus=num_cpus, memory=self._reserved(scoring.item))
+            self._scoring[task.remote(scoring.item, scoring.separation, scoring.estimates)] = scoring
+        return bool(self._separating or self._scoring)
 
-    def _free_actor(self) -> _Actor | None:
-        if len(self._actors) < self._num_actors and all(actor.owes for actor in self._actors):
-            self._actors.append(_Actor(handle=self._started()))
-        actor = min(self._actors, key=lambda actor: len(actor.owes))
-        return actor if len(actor.owes) < 2 else None
+    def _may_separate(self, pool: SeparatorPool) -> bool:
+        """Whether the scorers keep up."""
+        waiting = [work for work in (*self._to_score, *self._scoring.values()) if work.estimates is not None]
+        count, capacity = len(waiting) + len(self._separating), self._cluster.capacity
+        fits = (count + 1) * self._largest_estimates <= _STORE_SHARE * capacity.object_store
+        return count < pool.size + capacity.cpus and (fits or count == 0)
 
-    def _started(self) -> Any:
-        separator = next(item.system for item in self._to_separate)
-        assert isinstance(separator, Separator)
-        # On as many CPUs as separators, scorers would never get one.
-        num_cpus = 1 if self._cpus > self._num_actors else 0
-        options = {"num_cpus": num_cpus, "num_gpus": self._gpus_per_actor}
-        device = "cuda" if self._use_gpu else "cpu"
-        return (
-            ray.remote(SeparationActor)
-            .options(**options)
-            .remote(str(separator.checkpoint), self._config.separation, device)
-        )
+    def _reserved(self, item: Item) -> float | None:
+        """Bytes to set aside: twice as many after each process that was lost, and no more than any node has."""
+        most = self._cluster.capacity.node_memory
+        return min(self._scoring_bytes * 2 ** self._lost_processes[item.part.name], most) if most else None
 
-    def _separated(self, reference: Any) -> None:
-        """An actor has made its estimates, or was lost, which the task that waits for them will tell."""
-        for actor in self._actors:
-            actor.owes.discard(reference)
-        if not self._to_separate:
-            for actor in [actor for actor in self._actors if not actor.owes]:
-                self._dismiss(actor)
-
-    def _dismiss(self, actor: _Actor | None) -> None:
-        if actor in self._actors:
-            ray.kill(actor.handle)
-            self._actors.remove(actor)
-
-    def _outcome(self, item: Item, reference: Any) -> TrackOutcome | None:
-        """The outcome, or None if a process was lost and the item is tried again."""
+    def _separated(self, reference: Any) -> tuple[Item, TrackOutcome | None]:
+        """An actor has made its estimates, which go to be scored, or has told why not, or was lost."""
+        work = self._separating.pop(reference)
+        assert self._pool is not None
         try:
-            outcome: TrackOutcome = ray.get(reference)
-            self._makers.pop(reference, None)
-            return outcome
-        except ray.exceptions.RayError as problem:
-            # `score` raises nothing of its own: its process, or the actor that it waited for, is gone.
-            self._dismiss(self._makers.pop(reference, None))
-            attempts = self._attempts[item.part] = self._attempts.get(item.part, 0) + 1
-            if attempts < _MAX_ATTEMPTS:
-                (self._to_separate if isinstance(item.system, Separator) else self._to_score).append(item)
-                return None
-            cause = problem.cause if isinstance(problem, ray.exceptions.RayTaskError) else problem
-            return failed(item, f"its process was lost {attempts} times ({told(cause)[:300]})")
+            separation: Separation = ray.get(reference)
+        except exceptions.RayError as problem:
+            # What else it owed is lost as well; each such track goes on alone, and shows whether it was the reason.
+            self._pool.lost(work)
+            return work.item, self._again(_Scoring(item=work.item), problem, self._lost_processes, _MAX_PROCESSES)
+        self._pool.done(work)
+        if separation.reason:
+            return work.item, failed(work.item, separation.reason)
+        self._largest_estimates = max(self._largest_estimates, separation.num_bytes)
+        # Before all else: it takes memory while it waits.
+        self._to_score.appendleft(_Scoring(item=work.item, separation=separation, estimates=work.estimates))
+        return work.item, None
 
+    def _scored(self, reference: Any) -> tuple[Item, TrackOutcome | None]:
+        """A task has an outcome, or it was lost, or the estimates were that it needed."""
+        work = self._scoring.pop(reference)
+        try:
+            return work.item, ray.get(reference)
+        except exceptions.RayTaskError as problem:
+            if isinstance(problem.cause, _NODE_LOST):
+                return work.item, self._again(replace(work, estimates=None), problem, self._lost_nodes, _MAX_NODES)
+            # `score` raises nothing of its own: the task could not even be unpacked.
+            return work.item, failed(work.item, told(problem.cause))
+        except exceptions.NodeDiedError as problem:
+            return work.item, self._again(work, problem, self._lost_nodes, _MAX_NODES)
+        except exceptions.RayError as problem:
+            return work.item, self._again(work, problem, self._lost_processes, _MAX_PROCESSES)
 
-def _use_gpu(config: EvaluateConfig, gpus: int) -> bool:
-    if config.separation.device == "cuda" and gpus == 0:
-        raise ConfigError("separation.device: cuda was asked for, but the cluster has no GPU; set it to auto or cpu")
-    return config.separation.device != "cpu" and gpus > 0
-
-
-def _num_separators(config: EvaluateConfig, cpus: int, gpus: int) -> int:
-    if config.num_separators is None:
-        return gpus or max(1, cpus // 2)
-    if not gpus and config.num_separators > cpus:
-        raise ConfigError(f"num_separators: {config.num_separators}, but the cluster has {cpus} CPUs; ask for fewer")
-    return config.num_separators
+    def _again(self, work: _Scoring, problem: Exception, lost: Counter[str], limit: int) -> TrackOutcome | None:
+        """Put an item back that has lost a process or a node, or give it up if that was once too often."""
+        lost[work.item.part.name] += 1
+        if lost[work.item.part.name] == limit:
+            return failed(work.item, f"its process was lost {limit} times ({told(problem)[:300]})")
+        if self._by_actor(work.item) and work.estimates is None:
+            self._to_separate.append(work.item)
+        else:
+            self._to_score.append(work)
+        return None

@@ -2,13 +2,13 @@
 
 import abc
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from typing_extensions import override
 
-from cyclesep import audio, checkpoints, settings
+from cyclesep import audio, checkpoints
 from cyclesep.audio import Waveform
 from cyclesep.errors import ConfigError, ScoringError
 from cyclesep.evaluation.config import EvaluateConfig, Oracle
@@ -16,6 +16,7 @@ from cyclesep.evaluation.references import ReferenceTrack
 from cyclesep.manifest import MIXTURE
 from cyclesep.scoring import oracles
 from cyclesep.scoring.track import ACCOMPANIMENT
+from cyclesep.windowing import SeparationConfig
 
 HEURISTIC = "heuristic"
 HEURISTIC_TARGETS = frozenset({"vocals", "drums", "bass", "other"})
@@ -30,6 +31,11 @@ class System:
     targets: tuple[str, ...]
     """What is scored; none: every stem of the track."""
 
+    @property
+    def weights_digest(self) -> str:
+        """SHA-256 of a separator's weights; empty for what has none."""
+        return ""
+
     def digest(self, track: ReferenceTrack) -> list[Any]:
         """What decides the estimates of a track, as plain values."""
         return [type(self).__name__, self.targets, track.digest()]
@@ -37,18 +43,25 @@ class System:
 
 @dataclass(frozen=True, kw_only=True)
 class Separator(System):
-    """A trained separator, whose estimates an actor makes."""
+    """A trained separator, whose estimates an actor makes, or the process that scores them."""
 
     checkpoint: Path
     """Absolute, of one checkpoint."""
     weights: str
     """SHA-256 of the weights."""
-    windows: dict[str, Any]
-    """How tracks are cut, as plain values."""
+    windows: SeparationConfig
+    """How tracks are cut."""
+
+    @property
+    @override
+    def weights_digest(self) -> str:
+        return self.weights
 
     @override
     def digest(self, track: ReferenceTrack) -> list[Any]:
-        return [*super().digest(track), self.weights, self.windows]
+        # Where and in what batches a window is computed is no part of what comes out.
+        windows = {name: value for name, value in asdict(self.windows).items() if name not in ("device", "batch_size")}
+        return [*super().digest(track), self.weights, windows]
 
 
 class Comparison(System, abc.ABC):
@@ -161,15 +174,13 @@ def _separators(config: EvaluateConfig) -> list[System]:
         if config.targets:
             raise ConfigError("targets: the checkpoint tells what its targets are; leave them out")
         loaded = checkpoints.load_separator(config.checkpoint)
-        # Where a window is computed is no part of what it is.
-        windows = {k: v for k, v in settings.to_dict(config.separation).items() if k not in ("device", "batch_size")}
         found.append(
             Separator(
                 name=config.name,
                 targets=loaded.targets,
                 checkpoint=loaded.path.absolute(),
                 weights=loaded.digest,
-                windows=windows,
+                windows=config.separation,
             )
         )
     if config.estimates is not None:

@@ -1,22 +1,27 @@
-"""What the processes of an evaluation do: actors separate, tasks score. Plain code; `run` puts it on Ray."""
+"""What the processes of an evaluation do: separate and score. Plain code; `schedule` puts it on Ray."""
 
+import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from cyclesep import checkpoints
 from cyclesep.audio import Waveform, from_pcm16, pcm16_gain, to_pcm16, write_wav
 from cyclesep.errors import CyclesepError
-from cyclesep.evaluation.outcomes import Part, TrackOutcome
-from cyclesep.evaluation.references import ReferenceTrack
-from cyclesep.evaluation.systems import Comparison, System, with_accompaniment
+from cyclesep.evaluation.memory import forget_peak, peak_bytes
+from cyclesep.evaluation.outcomes import TrackOutcome
+from cyclesep.evaluation.references import ReferenceTrack, digest_of
+from cyclesep.evaluation.results import Part, Results
+from cyclesep.evaluation.systems import Comparison, Separator, System, with_accompaniment
 from cyclesep.manifest import MIXTURE
-from cyclesep.scoring import ScoreTable, score_track, write_museval_json
+from cyclesep.scoring import ScoreTable, TrackScore, score_track, to_museval_json
 from cyclesep.separation import separate_waveform
+from cyclesep.track_table import rows_of
 from cyclesep.windowing import SeparationConfig, choose_device
 
 
@@ -27,19 +32,23 @@ class Item:
     system: System
     track: ReferenceTrack
     part: Part
-    output: Path
+    results: Results
     window_seconds: float
     save_estimates: bool
 
     @property
-    def museval_json(self) -> Path:
+    def museval_json(self) -> str:
         """Where museval's EvalStore looks: below the system, SPLIT/TRACK.json."""
-        return self.output / "museval" / self.system.name / self.track.split / f"{_file_name(self.track)}.json"
+        return f"museval/{self.system.name}/{self.track.split}/{self._track_name}.json"
 
     @property
-    def estimates_folder(self) -> Path:
+    def estimates_folder(self) -> str:
         """Where estimates are written, in the layout that `estimates` reads."""
-        return self.output / "estimates" / self.system.name / self.track.split / _file_name(self.track)
+        return f"estimates/{self.system.name}/{self.track.split}/{self._track_name}"
+
+    @property
+    def _track_name(self) -> str:
+        return self.track.track_id.replace("/", "_")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,16 +58,18 @@ class PackedEstimates:
     stems: dict[str, tuple[NDArray[np.int16], float]]
     """By target `(channels, time)` and the gain of the samples."""
     sample_rate: int
-    wall_seconds: float
 
     @classmethod
-    def of(cls, estimates: Mapping[str, Waveform], *, wall_seconds: float) -> "PackedEstimates":
+    def of(cls, estimates: Mapping[str, Waveform]) -> "PackedEstimates":
         gains = {name: pcm16_gain(float(np.abs(wave.samples).max(initial=0.0))) for name, wave in estimates.items()}
         return cls(
             stems={name: (to_pcm16(wave.samples, gain=gains[name]), gains[name]) for name, wave in estimates.items()},
             sample_rate=next(iter(estimates.values())).sample_rate,
-            wall_seconds=wall_seconds,
         )
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(pcm.nbytes for pcm, _ in self.stems.values())
 
     def unpacked(self) -> dict[str, Waveform]:
         return {
@@ -67,40 +78,64 @@ class PackedEstimates:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Separation:
+    """How the separation of one track went; the estimates travel beside it."""
+
+    reason: str = ""
+    """Why there are no estimates; empty if there are."""
+    wall_seconds: float = 0.0
+    peak_bytes: int = 0
+    num_bytes: int = 0
+    """Of the estimates."""
+
+
 class SeparationActor:
-    """Holds a separator and separates the mixtures of one track after the other."""
+    """Holds a separator and separates one track after the other; the next one is read while one is separated."""
 
     def __init__(self, checkpoint: str, config: SeparationConfig, device: str) -> None:
-        self._separator = checkpoints.load_separator(checkpoint, choose_device(device))
+        self._load = lru_cache(maxsize=1)(lambda: checkpoints.load_separator(checkpoint, choose_device(device)))
         self._config = config
+        self._separating = threading.Lock()
 
-    def separate(self, track: ReferenceTrack) -> PackedEstimates | str:
-        """The estimates of all targets, or the reason why there are none."""
+    def separate(self, track: ReferenceTrack) -> tuple[Separation, PackedEstimates | None]:
+        """The estimates of all targets, or the reason why there are none. Two threads may be here at once.
+
+        Raises torch.AcceleratorError: after it a process can use its GPU no more, and has to be replaced.
+        """
         try:
-            mixture = track.read()[MIXTURE]
-            began = time.monotonic()
-            stems = separate_waveform(self._separator, mixture, self._config)
-            wall_seconds = time.monotonic() - began
-            estimates = {target: stems[target] for target in self._separator.targets}
-            return PackedEstimates.of(with_accompaniment(estimates, mixture), wall_seconds=wall_seconds)
+            mixture = track.mixture()
+            with self._separating:
+                estimates, separation = _separated(self._load(), mixture, self._config)
+            packed = PackedEstimates.of(estimates)
+            return replace(separation, num_bytes=packed.num_bytes), packed
+        except torch.AcceleratorError:
+            raise
         except Exception as problem:
-            return told(problem)
+            return Separation(reason=told(problem)), None
 
 
-def score(item: Item, separated: PackedEstimates | str | None) -> TrackOutcome:
-    """Score one track and keep the result on disk; a reason instead of scores is passed on, as is a failure here.
+def score(item: Item, separation: Separation | None = None, estimates: PackedEstimates | None = None) -> TrackOutcome:
+    """Score one track and keep the result; a failure is an outcome too.
 
-    `separated` is None for a system whose estimates are made here.
+    Without `estimates` they are made here, by the separator or whatever else the system is.
     """
     try:
-        return _scored(item, separated) if not isinstance(separated, str) else failed(item, separated)
+        return _scored(item, separation, estimates)
     except Exception as problem:
         return failed(item, told(problem))
 
 
 def failed(item: Item, reason: str) -> TrackOutcome:
     """The outcome of a track that could not be scored."""
-    return TrackOutcome(system=item.system.name, track_id=item.track.track_id, split=item.track.split, reason=reason)
+    return TrackOutcome.failure(
+        system=item.system.name,
+        checkpoint=item.system.weights_digest,
+        track_id=item.track.track_id,
+        split=item.track.split,
+        targets=item.system.targets,
+        reason=reason,
+    )
 
 
 def told(problem: Exception) -> str:
@@ -109,44 +144,75 @@ def told(problem: Exception) -> str:
     return text if isinstance(problem, CyclesepError) else f"{type(problem).__name__}: {text}"
 
 
-def _scored(item: Item, separated: PackedEstimates | None) -> TrackOutcome:
+def _scored(item: Item, separation: Separation | None, packed: PackedEstimates | None) -> TrackOutcome:
     began = time.monotonic()
+    forget_peak()
     stems = item.track.read()
-    estimates = _compared(item, stems) if separated is None else separated.unpacked()
+    if packed is not None:
+        estimates = packed.unpacked()
+    elif isinstance(item.system, Separator):
+        system = item.system
+        estimates, separation = _separated(_loaded(str(system.checkpoint)), stems[MIXTURE], system.windows)
+        began += separation.wall_seconds
+        # As they would be after their way from an actor, to the bit.
+        estimates = PackedEstimates.of(estimates).unpacked()
+        forget_peak()
+    else:
+        assert isinstance(item.system, Comparison)
+        estimates = item.system.estimates(stems, item.track)
     if item.save_estimates:
         _write_estimates(item, estimates)
-    references = {name: stem for name, stem in stems.items() if name != MIXTURE}
     scores = score_track(
-        references,
+        {name: stem for name, stem in stems.items() if name != MIXTURE},
         estimates,
         window_seconds=item.window_seconds,
         track_id=item.track.track_id,
         split=item.track.split,
     )
-    write_museval_json(scores, item.output / "museval" / item.system.name)
-    outcome = TrackOutcome(
-        system=item.system.name,
-        track_id=item.track.track_id,
-        split=item.track.split,
+    return _kept(item, stems, scores, separation or Separation(), began)
+
+
+def _kept(
+    item: Item, stems: Mapping[str, Waveform], scores: TrackScore, separation: Separation, began: float
+) -> TrackOutcome:
+    """Write museval's JSON and the part; gives the outcome."""
+    table = ScoreTable.from_scores(item.system.name, [scores])
+    item.results.folder.write_text(item.museval_json, to_museval_json(scores))
+    rows = rows_of(
+        table,
+        checkpoint=item.system.weights_digest,
+        references=digest_of({name: stem for name, stem in stems.items() if name != MIXTURE}),
         seconds=stems[MIXTURE].seconds,
-        separation_seconds=separated.wall_seconds if separated is not None else 0.0,
+        separation_seconds=separation.wall_seconds,
         scoring_seconds=time.monotonic() - began,
+        separation_peak_bytes=separation.peak_bytes,
+        scoring_peak_bytes=peak_bytes(),
     )
-    item.part.write(ScoreTable.from_scores(item.system.name, [scores]), outcome)
+    outcome = TrackOutcome(rows=rows)
+    item.results.write_part(item.part, table, outcome)
     return outcome
 
 
-def _compared(item: Item, stems: Mapping[str, Waveform]) -> dict[str, Waveform]:
-    assert isinstance(item.system, Comparison), "a separator's estimates come from its actor"
-    return item.system.estimates(stems, item.track)
+def _separated(
+    separator: checkpoints.LoadedSeparator, mixture: Waveform, config: SeparationConfig
+) -> tuple[dict[str, Waveform], Separation]:
+    """The estimates of all targets, one joined by its accompaniment, and what they took."""
+    began = time.monotonic()
+    forget_peak()
+    stems = separate_waveform(separator, mixture, config)
+    estimates = with_accompaniment({target: stems[target] for target in separator.targets}, mixture)
+    return estimates, Separation(wall_seconds=time.monotonic() - began, peak_bytes=peak_bytes())
+
+
+@lru_cache(maxsize=1)
+def _loaded(checkpoint: str) -> checkpoints.LoadedSeparator:
+    """Kept from one track to the next by the processes that separate on a CPU and score."""
+    return checkpoints.load_separator(checkpoint)
 
 
 def _write_estimates(item: Item, estimates: Mapping[str, Waveform]) -> None:
     for target, wave in estimates.items():
         # Louder than full scale is kept by float samples; everything else as it is scored.
         loud = pcm16_gain(float(np.abs(wave.samples).max(initial=0.0))) > 1.0
-        write_wav(item.estimates_folder / f"{target}.wav", wave, subtype="FLOAT" if loud else "PCM_16")
-
-
-def _file_name(track: ReferenceTrack) -> str:
-    return track.track_id.replace("/", "_")
+        with item.results.folder.replacing(f"{item.estimates_folder}/{target}.wav") as partial:
+            write_wav(partial, wave, subtype="FLOAT" if loud else "PCM_16")

@@ -1,0 +1,61 @@
+"""How much of everything the cluster has, asked again and again: nodes come and go while a job runs."""
+
+import time
+from dataclasses import dataclass
+
+import ray
+
+from cyclesep.errors import ConfigError
+from cyclesep.evaluation.config import EvaluateConfig
+
+_STALE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capacity:
+    """The resources of all nodes that are alive."""
+
+    cpus: int
+    gpus: int
+    node_memory: int
+    """Bytes for processes on that node with CPUs that has most."""
+    object_store: int
+    """Bytes that all nodes have for what travels between processes."""
+
+    @classmethod
+    def now(cls) -> "Capacity":
+        resources = ray.cluster_resources()
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        return cls(
+            cpus=max(1, int(resources.get("CPU", 1))),
+            gpus=int(resources.get("GPU", 0)),
+            node_memory=int(max((node.get("memory", 0) for node in nodes if node.get("CPU")), default=0)),
+            object_store=int(resources.get("object_store_memory", 0)),
+        )
+
+
+class Cluster:
+    """The capacity of the cluster, at most some seconds old."""
+
+    def __init__(self) -> None:
+        self._asked, self._capacity = time.monotonic(), Capacity.now()
+
+    @property
+    def capacity(self) -> Capacity:
+        if time.monotonic() - self._asked > _STALE_SECONDS:
+            self._asked, self._capacity = time.monotonic(), Capacity.now()
+        return self._capacity
+
+
+def refuse_impossible(config: EvaluateConfig, capacity: Capacity) -> None:
+    """Raise ConfigError for what the cluster cannot give."""
+    if config.separation.device == "cuda" and capacity.gpus == 0:
+        raise ConfigError("separation.device: cuda was asked for, but the cluster has no GPU; set it to auto or cpu")
+    wanted = config.num_separators or 0
+    if not uses_gpu(config, capacity) and wanted > capacity.cpus:
+        raise ConfigError(f"num_separators: {wanted}, but the cluster has {capacity.cpus} CPUs; ask for fewer")
+
+
+def uses_gpu(config: EvaluateConfig, capacity: Capacity) -> bool:
+    """Whether tracks are separated on GPUs."""
+    return config.separation.device != "cpu" and capacity.gpus > 0
