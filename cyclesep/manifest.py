@@ -1,6 +1,7 @@
 """What an ingested corpus holds: `manifest.json`, written last, names every track, shard and hash."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -12,6 +13,7 @@ from typing import Any
 
 import pydantic
 
+from cyclesep import storage
 from cyclesep.errors import ShardError
 from cyclesep.files import write_text
 
@@ -127,37 +129,36 @@ def make_manifest(tracks: Iterable[TrackRecord]) -> ShardManifest:
     )
 
 
-def write_manifest(folder: Path, manifest: ShardManifest) -> None:
-    """Make the corpus in `folder` readable; call it when all shards are in place."""
+def write_manifest(folder: Path | str, manifest: ShardManifest) -> None:
+    """Make the corpus in `folder`, or at `s3://bucket/prefix`, readable; call it when all shards are in place."""
     body = dataclasses.asdict(manifest)
-    write_text(folder / MANIFEST_NAME, _canonical({**body, "checksum": _sha256(body)}) + "\n")
+    _write_text(storage.join(str(folder), MANIFEST_NAME), _with_checksum(body) + "\n")
 
 
-def read_manifest(folder: Path) -> ShardManifest:
-    """Read and check `folder`/manifest.json. Raises ShardError if it is missing, damaged or of another version."""
-    path = folder / MANIFEST_NAME
-    values = _read_json(path)
+def read_manifest(folder: Path | str) -> ShardManifest:
+    """Read and check manifest.json in `folder`, or at `s3://bucket/prefix`.
+
+    Raises ShardError if it is missing, damaged or of another version, StorageError if the bucket cannot be read.
+    """
+    path = storage.join(str(folder), MANIFEST_NAME)
+    text, values = _read_json(path)
     if values.get("version") != VERSION:
-        raise ShardError(
-            f"{path}: format version {values.get('version')!r}, this cyclesep reads {VERSION}; ingest into a new folder"
-        )
-    if values.pop("checksum", None) != _sha256(values):
-        raise ShardError(f"{path}: damaged, its checksum does not match; run the same ingest again")
+        raise ShardError(f"{path}: {_other_version(values.get('version'))}")
+    _refuse_damage(path, text, values)
     return _checked(_parse(ShardManifest, values, path), path)
 
 
-def write_track_record(path: Path, track: TrackRecord) -> None:
+def write_track_record(path: Path | str, track: TrackRecord) -> None:
     """Keep the record of one finished track, so that an ingest that was interrupted need not redo it."""
     body = dataclasses.asdict(track)
-    write_text(path, _canonical({**body, "checksum": _sha256(body)}))
+    _write_text(str(path), _with_checksum(body))
 
 
-def read_track_record(path: Path) -> TrackRecord:
+def read_track_record(path: Path | str) -> TrackRecord:
     """The inverse of `write_track_record`; raises ShardError for a damaged file."""
-    values = _read_json(path)
-    if values.pop("checksum", None) != _sha256(values):
-        raise ShardError(f"{path}: damaged, its checksum does not match; run the same ingest again")
-    track: TrackRecord = _parse(TrackRecord, values, path)
+    text, values = _read_json(str(path))
+    _refuse_damage(str(path), text, values)
+    track: TrackRecord = _parse(TrackRecord, values, str(path))
     return track
 
 
@@ -171,25 +172,48 @@ def track_file_stem(
     return f"{slug}-{identity[:16]}"
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _write_text(path: str, text: str) -> None:
+    if storage.is_remote(path):
+        storage.write_text(path, text)
+    else:
+        write_text(Path(path), text)
+
+
+def _read_json(path: str) -> tuple[str, dict[str, Any]]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        text = storage.read_text(path) if storage.is_remote(path) else Path(path).read_bytes().decode()
+        values = json.loads(text)
+    except (FileNotFoundError, storage.NoSuchObject):
+        folder, _, name = path.rpartition("/")
         raise ShardError(
-            f"{path.parent}: holds no {path.name}, so no ingest was finished here; run `cyclesep ingest` into it"
+            f"{folder}: holds no {name}, so no ingest was finished here; run `cyclesep ingest` into it"
         ) from None
     except OSError as problem:
         raise ShardError(f"{path}: cannot be read ({problem.strerror}); check its permissions") from problem
-    except ValueError as problem:
+    except (ValueError, RecursionError) as problem:
         raise ShardError(f"{path}: damaged, it is not JSON; run the same ingest again") from problem
     if not isinstance(values, dict):
         raise ShardError(f"{path}: damaged, it holds no fields; run the same ingest again")
-    return values
+    return text, values
 
 
-def _parse(kind: type, values: dict[str, Any], path: Path) -> Any:
+def _refuse_damage(path: str, text: str, values: dict[str, Any]) -> None:
+    """Take the checksum out of `values`; raise ShardError unless every byte of the file is as it was written."""
+    checksum = values.pop("checksum", None)
+    rest = text.removesuffix("\n").replace(f'"checksum":"{checksum}",', "", 1)
+    if hashlib.sha256(rest.encode()).hexdigest() != checksum:
+        raise ShardError(f"{path}: damaged, its checksum does not match; run the same ingest again")
+
+
+def _other_version(found: Any) -> str:
+    newer = isinstance(found, int) and found > VERSION
+    remedy = "update cyclesep, or ingest into a new folder" if newer else "ingest into a new folder"
+    return f"format version {found!r}, this cyclesep reads {VERSION}; {remedy}"
+
+
+def _parse(kind: type, values: dict[str, Any], path: str) -> Any:
     try:
-        return pydantic.TypeAdapter(kind).validate_python(values, extra="forbid")
+        return _adapter(kind).validate_python(values, extra="forbid")
     except pydantic.ValidationError as invalid:
         field = ".".join(str(part) for part in invalid.errors()[0]["loc"])
         raise ShardError(
@@ -197,11 +221,51 @@ def _parse(kind: type, values: dict[str, Any], path: Path) -> Any:
         ) from invalid
 
 
-def _checked(manifest: ShardManifest, path: Path) -> ShardManifest:
-    for shard in (shard for track in manifest.tracks for shard in track.shards):
-        if not _SHARD_NAME.fullmatch(shard.name):
-            raise ShardError(f"{path}: shard name {shard.name!r} is none that ingest writes; run the same ingest again")
+@functools.cache
+def _adapter(kind: type) -> pydantic.TypeAdapter[Any]:
+    """Kept, because building one takes longer than checking a track's record."""
+    return pydantic.TypeAdapter(kind)
+
+
+def _checked(manifest: ShardManifest, path: str) -> ShardManifest:
+    """The manifest, unless its parts contradict each other, which no ingest writes."""
+    for track in manifest.tracks:
+        fault = _contradiction(manifest, track)
+        if fault is not None:
+            raise ShardError(f"{path}: track {track.track_id!r}: {fault}; run the same ingest again")
     return manifest
+
+
+def _contradiction(manifest: ShardManifest, track: TrackRecord) -> str | None:
+    if min(track.sample_rate, track.channels, track.num_samples, track.segment_samples, len(track.stems)) < 1:
+        return "a size is below 1"
+    for name in ("sample_rate", "channels", "segment_samples"):
+        if getattr(track, name) != getattr(manifest, name):
+            return f"{name} is {getattr(track, name)}, of the corpus {getattr(manifest, name)}"
+    expected = 0
+    for shard in track.shards:
+        if not _SHARD_NAME.fullmatch(shard.name):
+            return f"shard name {shard.name!r} is none that ingest writes"
+        if shard.first_segment != expected:
+            return f"{shard.name} begins at segment {shard.first_segment}, not {expected}"
+        if not _fit(shard):
+            return f"the records of {shard.name} overlap or leave the file"
+        expected += shard.num_segments
+    return None if expected == track.num_segments else f"its shards hold {expected} of {track.num_segments} segments"
+
+
+def _fit(shard: ShardFile) -> bool:
+    end = 0
+    for offset, length in sorted(shard.records):
+        if offset < end:
+            return False
+        end = offset + length
+    return end <= shard.bytes
+
+
+def _with_checksum(values: dict[str, Any]) -> str:
+    """One line of canonical JSON, whose member "checksum" is the SHA-256 of the line without that member."""
+    return _canonical({**values, "checksum": _sha256(values)})
 
 
 def _canonical(values: Any) -> str:

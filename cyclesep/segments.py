@@ -52,6 +52,8 @@ def find_fault(track: TrackRecord, index: int, record: memoryview) -> str | None
         return "its header is not protobuf"
     if header.crc32 != zlib.crc32(record[pcm_start:]):
         return "its checksum does not match"
+    if not header.padding or any(header.padding):
+        return "its padding is not zeros"
     header.ClearField("crc32")
     header.ClearField("padding")
     if header != _header(track, index):

@@ -1,8 +1,10 @@
 """Writing one track's shards, whole or not at all."""
 
+import errno
 import hashlib
 import mmap
 import os
+import shutil
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +14,7 @@ import lmdb
 import numpy as np
 
 from cyclesep import segments
-from cyclesep.audio import Samples, decibels, pcm16_gain, to_pcm16
+from cyclesep.audio import Samples, common_pcm16_gain, decibels, to_pcm16
 from cyclesep.errors import StorageError
 from cyclesep.files import replacing
 from cyclesep.manifest import MIXTURE, SILENCE_DB, ShardFile, TrackRecord, track_file_stem
@@ -49,7 +51,7 @@ def write_track(
         channels=channels,
         num_samples=num_samples,
         stems=names,
-        gain=pcm16_gain(max(float(np.abs(stem).max()) for stem in stems.values())),
+        gain=common_pcm16_gain(stems.values()),
         segment_samples=segment_samples,
         shards=(),
         loudness_db={name: loudness_db(stems[name], sample_rate) for name in names},
@@ -124,9 +126,8 @@ def _write_shard(path: Path, track: TrackRecord, stems: Mapping[str, Samples], i
         try:
             checksums = _write_lmdb(partial, track, stems, indices)
         except lmdb.Error as problem:
-            raise StorageError(
-                f"{path}: cannot be written ({problem}); free space or choose another place"
-            ) from problem
+            reason = _reason(problem, partial, _map_size(track, indices))
+            raise StorageError(f"{path}: cannot be written ({reason}); free space or choose another place") from problem
         records, sha256 = _read_back(partial, checksums, path)
         return ShardFile(
             name=path.name,
@@ -143,10 +144,10 @@ def _write_lmdb(
 ) -> list[tuple[int, bytes, int]]:
     """Write the segments; (length, first bytes, CRC-32) of each record, to find it in the file."""
     written = []
-    # LMDB needs a bound: payloads, a page or two around each, and its tree. The file grows only as far as it is filled.
-    map_size = 2**20 + sum(segments.pcm_bytes(track, index) + 3 * mmap.PAGESIZE for index in indices)
     with (
-        lmdb.open(str(partial), subdir=False, lock=False, map_size=map_size, readahead=False) as environment,
+        lmdb.open(
+            str(partial), subdir=False, lock=False, map_size=_map_size(track, indices), readahead=False
+        ) as environment,
         environment.begin(write=True) as transaction,
     ):
         for index in indices:
@@ -154,6 +155,17 @@ def _write_lmdb(
             transaction.put(segments.key(index), record, append=True)
             written.append((len(record), record[:256], zlib.crc32(record)))
     return written
+
+
+def _map_size(track: TrackRecord, indices: range) -> int:
+    """The bound that LMDB needs: payloads, pages around each, and its tree; the file grows only as far as needed."""
+    return 2**20 + sum(segments.pcm_bytes(track, index) + 3 * mmap.PAGESIZE for index in indices)
+
+
+def _reason(problem: lmdb.Error, partial: Path, num_bytes: int) -> str:
+    # LMDB calls it an input/output error when a part of what it writes still finds room.
+    full = shutil.disk_usage(partial.parent).free < num_bytes
+    return os.strerror(errno.ENOSPC) if full else str(problem)
 
 
 def _pcm(track: TrackRecord, stems: Mapping[str, Samples], index: int) -> segments.Pcm16:

@@ -16,10 +16,12 @@ import stempeg
 from cyclesep import audio, ingestion
 from cyclesep.corpus import CorpusConfig, find_tracks
 from cyclesep.errors import CorpusError, ShardError, StorageError
+from cyclesep.ingest_output import open_output
 from cyclesep.ingestion import FailedTrack, IngestConfig, ingest
 from cyclesep.manifest import MANIFEST_NAME
 from cyclesep.preparation import prepare
-from cyclesep.shards import ShardReader, verify
+from cyclesep.shards import ShardReader
+from cyclesep.verification import verify
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -169,7 +171,7 @@ def test_two_ingests_of_equal_music_give_one_digest(tmp_path, songs):
 
 def test_a_second_ingest_into_a_folder_in_use_is_refused(tmp_path, songs):
     folder = tmp_path / "out"
-    with ingestion._only_ingest_into(folder), pytest.raises(CorpusError, match="another ingest is writing there"):
+    with open_output(str(folder)).only_ingest(), pytest.raises(CorpusError, match="another ingest is writing there"):
         ingest(config_of(songs, folder))
     assert not folder.exists()
     assert ingest(config_of(songs, folder)).num_ingested == 3

@@ -18,7 +18,8 @@ from cyclesep import shards
 from cyclesep.errors import ShardError, StorageError
 from cyclesep.manifest import MANIFEST_NAME, make_manifest, read_manifest, track_file_stem, write_manifest
 from cyclesep.segment_pb2 import Segment
-from cyclesep.shards import ShardReader, verify, write_track
+from cyclesep.shards import ShardReader, write_track
+from cyclesep.verification import verify
 
 SAMPLE_RATE = 1000
 SEGMENT = 400
@@ -196,21 +197,6 @@ def flip(path: Path, bit: int) -> None:
     path.write_bytes(content)
 
 
-def test_a_flipped_bit_anywhere_in_data_index_or_manifest_is_refused(tmp_path):
-    write_corpus(tmp_path / "whole", lengths=(700, 90))
-    names = sorted(path.name for path in (tmp_path / "whole").iterdir())
-    rng = np.random.default_rng(0)
-    for number in range(300):
-        folder = shutil.copytree(tmp_path / "whole", tmp_path / str(number))
-        path = folder / names[number % len(names)]
-        flip(path, int(rng.integers(path.stat().st_size * 8)))
-        with pytest.raises(ShardError, match=str(path)):
-            read_all(folder)
-        with pytest.raises(ShardError, match=str(path)):
-            verify(folder)
-        shutil.rmtree(folder)
-
-
 def test_damage_names_shard_track_and_segment_and_other_segments_are_still_read(fresh):
     track = read_manifest(fresh).tracks[0]
     offset, length = track.shards[0].records[2]
@@ -219,20 +205,6 @@ def test_damage_names_shard_track_and_segment_and_other_segments_are_still_read(
     reader.read(track, STEMS, 0, 2 * SEGMENT)
     with pytest.raises(ShardError, match=rf"{track.shards[0].name}.*'Track 0', segment 2: its checksum"):
         reader.read(track, STEMS, 2 * SEGMENT - 1, 2)
-
-
-def test_truncated_missing_and_swapped_shards_are_refused(fresh):
-    first, second, third = read_manifest(fresh).tracks
-    os.truncate(fresh / first.shards[0].name, 4096)
-    (fresh / second.shards[0].name).unlink()
-    lmdb.open(str(fresh / "empty"), subdir=False, lock=False).close()
-    (fresh / "empty").rename(fresh / third.shards[0].name)
-    reader = ShardReader(fresh)
-    for track, reason in ((first, "4096 bytes"), (second, "No such file"), (third, "bytes, the manifest says")):
-        with pytest.raises(ShardError, match=rf"{track.track_id}.*{reason}"):
-            reader.read(track, ["vocals"], 0, 10)
-    with pytest.raises(ShardError, match="Track 0.*Track 1.*Track 2"):
-        verify(fresh)
 
 
 def test_a_record_of_another_track_is_refused_although_its_checksum_holds(tmp_path):
@@ -251,10 +223,15 @@ def test_a_folder_without_manifest_says_what_to_run(tmp_path):
         ShardReader(tmp_path)
 
 
-def test_another_format_version_is_refused_with_both_numbers(fresh):
+@pytest.mark.parametrize(
+    ("version", "remedy"),
+    [("7", "update cyclesep, or ingest into a new folder"), ("0", "ingest into a new folder"), ("null", "ingest")],
+)
+def test_another_format_version_is_refused_with_both_numbers(fresh, version, remedy):
     path = fresh / MANIFEST_NAME
-    path.write_text(path.read_text().replace('"version":1', '"version":7'))
-    with pytest.raises(ShardError, match="format version 7, this cyclesep reads 1; ingest into a new folder"):
+    path.write_text(path.read_text().replace('"version":1', f'"version":{version}'))
+    told = version.replace("null", "None")
+    with pytest.raises(ShardError, match=rf"format version {told}, this cyclesep reads 1; {remedy}"):
         ShardReader(fresh)
 
 

@@ -1,0 +1,31 @@
+"""Files in S3, and in whatever speaks its protocol: the one place of this library that talks to a bucket.
+
+Endpoint, region, profile and credentials come from where boto3 looks for them (AWS_ENDPOINT_URL, AWS_DEFAULT_REGION,
+AWS_PROFILE, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws, the machine's role). They are never kept, logged or
+pickled: each process asks boto3 anew. All functions take `s3://bucket/key` and raise StorageError, which names it, says
+what happened and what to do.
+"""
+
+from cyclesep.storage.faults import NoSuchObject
+from cyclesep.storage.locations import absolute, is_remote, join, shown
+from cyclesep.storage.locks import LockHeldError, StorageLock
+from cyclesep.storage.objects import delete, read_text, sizes, write_text
+from cyclesep.storage.transfers import Upload, abort_uploads, download, upload
+
+__all__ = [
+    "LockHeldError",
+    "NoSuchObject",
+    "StorageLock",
+    "Upload",
+    "abort_uploads",
+    "absolute",
+    "delete",
+    "download",
+    "is_remote",
+    "join",
+    "read_text",
+    "shown",
+    "sizes",
+    "upload",
+    "write_text",
+]

@@ -1,0 +1,197 @@
+"""One writer at a time for a prefix: a lock that is an object, made on the condition that there is none.
+
+S3 knows no locks, but a PUT with `If-None-Match: *` succeeds for one of several who try. Whoever holds the lock writes
+it anew every 15 s. One that was not renewed for 90 s, by the server's clock, or whose process on this machine is gone,
+counts as left behind by a crash, and is taken over. Deleting the object breaks the lock at once.
+
+Where a server refuses the condition (501, older ones), the lock is written without it and read again a moment later:
+two that start within that moment may then both see the other's and both be refused, or, if the server is slow to show
+what was written, both go on.
+"""
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+from botocore import exceptions as boto
+
+from cyclesep.errors import StorageError
+from cyclesep.storage.client import client
+from cyclesep.storage.faults import NoSuchObject, code_of, explained
+from cyclesep.storage.locations import parse
+
+RENEW_SECONDS = 15.0
+STALE_SECONDS = 90.0
+# What a server without conditions is given to show one writer what another one wrote.
+_SETTLE_SECONDS = 1.0
+
+_TAKEN = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
+_UNKNOWN = ("NotImplemented", "501")
+
+
+class LockHeldError(StorageError):
+    """Somebody else holds the lock."""
+
+    def __init__(self, message: str, told: str = "") -> None:
+        super().__init__(message)
+        self.told = told
+        """Who holds it, since when, and how to break it."""
+
+
+class StorageLock:
+    """A lock object in S3, renewed by a thread of its own while it is held."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self._token = uuid.uuid4().hex
+        self._since = _now()
+        self._ended = threading.Event()
+        self._renewed = 0.0
+        self._lost = ""
+
+    def acquire(self) -> None:
+        """Take the lock, or take it over from a crashed owner; raises LockHeldError."""
+        with suppress(NoSuchObject):
+            found = _Found(self.uri)
+            if not found.is_stale():
+                raise found.refusal()
+            found.delete()
+        self._create()
+        self._renewed = time.monotonic()
+        threading.Thread(target=self._keep, name="storage-lock", daemon=True).start()
+
+    def check(self) -> None:
+        """Raise StorageError if the lock is no longer surely ours, as before a step that others must not see twice."""
+        if not self._lost and time.monotonic() - self._renewed > STALE_SECONDS:
+            self._lost = f"could not be renewed for {STALE_SECONDS:.0f} s"
+        if self._lost:
+            raise StorageError(f"{self.uri}: the lock was lost, it {self._lost}; run the same command again")
+
+    def release(self) -> None:
+        """Give the lock back; what cannot be deleted any more is left to go stale."""
+        self._ended.set()
+        with suppress(StorageError):
+            found = _Found(self.uri)
+            if found.token == self._token:
+                found.delete()
+
+    def _create(self) -> None:
+        try:
+            with explained(self.uri):
+                self._put(IfNoneMatch="*")
+        except StorageError as problem:
+            code = code_of(problem.__cause__) if isinstance(problem.__cause__, boto.ClientError) else ""
+            if code in _UNKNOWN:
+                with explained(self.uri):
+                    self._put()
+                time.sleep(_SETTLE_SECONDS)
+            elif code not in _TAKEN:
+                raise
+        # Also after success: there are servers that pass over the condition.
+        found = _Found(self.uri)
+        if found.token != self._token:
+            raise found.refusal()
+
+    def _put(self, **condition: str) -> None:
+        bucket, key = parse(self.uri)
+        body = {"token": self._token, "owner": _owner(), "process": _process(os.getpid()), "since": self._since}
+        text = json.dumps(body, indent=2) + "\n"
+        client().put_object(Bucket=bucket, Key=key, Body=text.encode(), ContentType="application/json", **condition)
+
+    def _keep(self) -> None:
+        while not self._ended.wait(RENEW_SECONDS):
+            with suppress(StorageError), explained(self.uri):
+                if self._is_ours():
+                    self._put()
+                    self._renewed = time.monotonic()
+                if self._ended.is_set():
+                    # A release that came between must not leave what this renewal wrote.
+                    self.release()
+
+    def _is_ours(self) -> bool:
+        try:
+            found = _Found(self.uri)
+            if found.token != self._token:
+                self._lost = f"is now that of {found.told()}"
+        except NoSuchObject:
+            self._lost = "was deleted"
+        return not self._lost
+
+
+class _Found:
+    """A lock object as it lies there now; raises NoSuchObject if there is none."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        bucket, key = parse(uri)
+        with explained(uri):
+            response = client().get_object(Bucket=bucket, Key=key)
+            body = response["Body"].read()
+        values: dict[str, Any] = {}
+        with suppress(ValueError):
+            values = dict(json.loads(body))
+        self.token = str(values.get("token", ""))
+        self._etag = response["ETag"]
+        self._owner = str(values.get("owner", "somebody"))
+        self._since = str(values.get("since", "an unknown time"))
+        self._process = values.get("process")
+        # Both by the server's clock.
+        now = response["ResponseMetadata"]["HTTPHeaders"].get("date")
+        self._age = (parsedate_to_datetime(now) - response["LastModified"]).total_seconds() if now else 0.0
+
+    def is_stale(self) -> bool:
+        return self._age > STALE_SECONDS or _is_gone(self._process)
+
+    def told(self) -> str:
+        return f"{self._owner} since {self._since}, last renewed {max(0.0, self._age):.0f} s ago"
+
+    def refusal(self) -> LockHeldError:
+        told = f"{self.told()} (if that one hangs, delete {self.uri})"
+        return LockHeldError(f"{self.uri}: held by {told}; wait for it", told)
+
+    def delete(self) -> None:
+        """Delete this object but not a newer one; what others did meanwhile, `acquire` sees."""
+        bucket, key = parse(self.uri)
+        with explained(self.uri):
+            try:
+                client().delete_object(Bucket=bucket, Key=key, IfMatch=self._etag)
+            except boto.ClientError as problem:
+                if code_of(problem) in _UNKNOWN:
+                    client().delete_object(Bucket=bucket, Key=key)
+                elif code_of(problem) not in (*_TAKEN, "NoSuchKey", "404"):
+                    raise
+
+
+def _owner() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _process(pid: int) -> list[str] | None:
+    """What tells a process from all others: this start of this machine, its name space, its number, its start."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        name_space = str(Path("/proc/self/ns/pid").readlink())
+        # From field 3 of proc(5) on, after the name, which may hold spaces.
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if state in "ZX" else [boot, name_space, str(pid), fields[18]]
+
+
+def _is_gone(process: Any) -> bool:
+    """Whether a process was one of this machine and has ended."""
+    here = _process(os.getpid())
+    if here is None or not isinstance(process, list) or process[:2] != here[:2] or len(process) != len(here):
+        return False
+    return str(process[2]).isdigit() and _process(int(process[2])) != process

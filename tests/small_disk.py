@@ -1,0 +1,88 @@
+"""What test_ingest_integrity.py runs where a small disk is mounted at FOLDER/disk: `python small_disk.py CASE FOLDER`.
+
+Prints what happened as one line of JSON. The disk is told to be smaller, larger or read-only by mounting it again.
+"""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from test_ingest_integrity import digest_in, ingest_alone, names_in, words_of
+from test_ingestion import config_of
+
+from cyclesep.cluster import connect
+from cyclesep.commandline import run_job
+from cyclesep.errors import ShardError
+from cyclesep.ingestion import IngestConfig, ingest
+from cyclesep.shards import ShardReader
+
+
+def run(job: str, words: list[str]) -> tuple[int, str, list[str]]:
+    """Status, stdout and lines on stderr of a job."""
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            run_job(job, words)
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+    return status, out.getvalue(), err.getvalue().splitlines()
+
+
+def remount(disk: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(disk)], check=True)
+
+
+def partial_in(folder: Path) -> list[str]:
+    return sorted(name for name in names_in(folder) if name.endswith(".partial"))
+
+
+def full(disk: Path, config: IngestConfig) -> dict[str, Any]:
+    """An ingest of more than the disk holds; then the same on a larger one."""
+    folder = Path(config.output)
+    status, out, err = run("ingest", words_of(config))
+    told: dict[str, Any] = {"status": status, "out": out, "err": err, "partial": partial_in(folder)}
+    told["num_finished"] = len(list(folder.glob("*.track.json")))
+    try:
+        ShardReader(folder)
+    except ShardError as problem:
+        told["reader"] = str(problem).partition(";")[0]
+    remount(disk, "size=16m")
+    report = ingest(config)
+    told |= {"num_kept": report.num_kept, "num_ingested": report.num_ingested, "partial_after": partial_in(folder)}
+    return told | {"digest": digest_in(folder)}
+
+
+def read_only(disk: Path, config: IngestConfig) -> dict[str, Any]:
+    """A corpus on a disk that may only be read from then on, and an ingest into it."""
+    folder = Path(config.output)
+    ingest_alone(config)
+    before = sorted(names_in(folder))
+    remount(disk, "ro")
+    status, _, err = run("ingest", words_of(config))
+    return {
+        "status": status,
+        "err": err,
+        "digest": digest_in(folder),
+        "names_before": before,
+        "names": sorted(names_in(folder)),
+        "status_of_verify": run("verify", [str(folder)])[0],
+    }
+
+
+def main(case: str, root: Path) -> None:
+    disk = root / "disk"
+    assert os.path.ismount(disk)
+    config = config_of(root / "songs", disk / "out")
+    with connect(num_cpus=2):
+        told = {"full": full, "read-only": read_only}[case](disk, config)
+    elsewhere = ingest_alone(config_of(root / "songs", root / "elsewhere")).manifest.digest
+    print(json.dumps(told | {"digest_elsewhere": elsewhere}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
