@@ -1,7 +1,6 @@
 """Waveforms in and out of files: any format, rate and channel count, always float32 `(channels, time)` inside."""
 
-import shutil
-import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from cyclesep import decoding
 from cyclesep.errors import AudioError
 from cyclesep.files import replacing
 
@@ -45,7 +45,7 @@ class Waveform:
 
 
 def read(path: Path | str) -> Waveform:
-    """Read a whole audio file: by libsndfile, or by ffmpeg for what libsndfile does not know (m4a, mp4, wma).
+    """Read a whole audio file: by libsndfile, or by FFmpeg for what libsndfile does not know (m4a, mp4, wma).
 
     Raises AudioError for a file that is missing, is not audio, is empty or holds NaN or infinite samples.
     """
@@ -56,7 +56,7 @@ def read(path: Path | str) -> Waveform:
         samples, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
         waveform = Waveform(samples=np.ascontiguousarray(samples.T), sample_rate=sample_rate)
     except soundfile.LibsndfileError as problem:
-        waveform = _read_by_ffmpeg(path, reason=problem)
+        waveform = _decoded(path, reason=problem)
     return checked(waveform, name=str(path))
 
 
@@ -131,30 +131,21 @@ def pcm16_gain(peak: float) -> float:
     return float(2.0 ** np.ceil(np.log2(peak * PCM16_SCALE / 32767.0)))
 
 
+def common_pcm16_gain(stems: Iterable[Samples]) -> float:
+    """The gain with which all of these fit into PCM16; 1 for all 16-bit audio, whose lowest value is -32768."""
+    peaks = ((float(stem.max()), -float(stem.min()) - 1.0 / PCM16_SCALE) for stem in stems)
+    return pcm16_gain(max(max(peak) for peak in peaks))
+
+
 def decibels(power: float | NDArray[np.floating]) -> NDArray[np.float64]:
     """10 log10 of a power or a ratio of powers; minus infinity for 0."""
     with np.errstate(divide="ignore"):
         return 10.0 * np.log10(np.asarray(power, dtype=np.float64))
 
 
-def _read_by_ffmpeg(path: Path, *, reason: Exception) -> Waveform:
-    if shutil.which("ffmpeg") is None or shutil.which("ffprobe") is None:
-        raise AudioError(f"{path}: libsndfile cannot read it and ffmpeg is not installed; install ffmpeg") from reason
-    entries = ["-show_entries", "stream=sample_rate,channels", "-of", "csv=p=0"]
-    probe = _run(["ffprobe", "-v", "error", "-select_streams", "a:0", *entries, str(path)])
-    fields = probe.stdout.decode().strip().split(",")
-    if probe.returncode != 0 or len(fields) < 2:
+def _decoded(path: Path, *, reason: Exception) -> Waveform:
+    try:
+        (stream,) = decoding.decode(path, only_first=True)
+    except decoding.NotAudioError:
         raise AudioError(f"{path}: neither libsndfile nor ffmpeg can read it as audio; export it again") from reason
-    sample_rate, channels = int(fields[0]), int(fields[1])
-    decoded = _run(["ffmpeg", "-v", "error", "-xerror", "-i", str(path), "-map", "0:a:0", "-f", "f32le", "pipe:1"])
-    if decoded.returncode != 0:
-        told = decoded.stderr.decode(errors="replace").strip().splitlines()
-        raise AudioError(
-            f"{path}: ffmpeg cannot decode it ({told[-1] if told else 'no reason given'}); export it again"
-        )
-    samples = np.frombuffer(decoded.stdout, dtype="<f4").reshape(-1, channels).T
-    return Waveform(samples=np.ascontiguousarray(samples, dtype=np.float32), sample_rate=sample_rate)
-
-
-def _run(command: list[str]) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False)
+    return Waveform(samples=stream.samples, sample_rate=stream.sample_rate)

@@ -27,6 +27,7 @@ class Job:
     examples: tuple[str, ...]
     words_fill: str | None = None  # the list setting that takes words which are neither YAML files nor name=value
     checkpoint_fills: str | None = None  # the setting that takes a checkpoint folder, whose config.yaml is then read
+    gives_tables: bool = False  # a benchmark: its function gives tables, to be printed and perhaps written as JSON
 
 
 JOBS = {
@@ -39,6 +40,13 @@ JOBS = {
             "corpus.kind=stems corpus.path=my-songs output=data/mine sample_rate=16000 channels=1",
             "jobs/configs/quickstart/ingest.yaml output=data/songs corpus.synthetic.num_train=80",
         ),
+    ),
+    "verify": Job(
+        sentence="Check every byte of shards, and name each damaged file, track and segment.",
+        config="cyclesep.verification:VerifyConfig",
+        function="cyclesep.verification:run",
+        examples=("data/musdb18", "data/musdb18 data/mine num_threads=4"),
+        words_fill="shards",
     ),
     "train": Job(
         sentence="Train a separator on shards, with Ray Train, on one machine or many.",
@@ -68,6 +76,23 @@ JOBS = {
         function="cyclesep.commands:evaluate",
         examples=("checkpoint=runs/quickstart shards=data/quickstart output=runs/quickstart/test",),
     ),
+    "compare": Job(
+        sentence="Put evaluations side by side, and say which differences are more than noise.",
+        config="cyclesep.comparison:CompareConfig",
+        function="cyclesep.commands:compare",
+        examples=(
+            "runs/quickstart/test-songs runs/twin/test-songs",
+            "runs/quickstart/test-songs systems=[heuristic,separator] metrics=[SDR,SI-SDR] output=comparison.json",
+        ),
+        words_fill="runs",
+    ),
+    "aggregate": Job(
+        sentence="Make the table of museval's JSON files: of a system, of a folder of systems, of SiSEC 2018.",
+        config="cyclesep.aggregation:AggregateConfig",
+        function="cyclesep.commands:aggregate",
+        examples=("runs/quickstart/test-songs", "sisec18 targets=[vocals,accompaniment] output=table.json"),
+        words_fill="folders",
+    ),
 }
 
 
@@ -80,9 +105,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if words[0] in ("-V", "--version"):
         print(f"cyclesep {__version__}")
         sys.exit(0)
+    if words[0] == "benchmark":
+        _imported("cyclesep.benchmarks.command:run_benchmark")(words[1:])
     if words[0] not in JOBS:
         near = difflib.get_close_matches(words[0], JOBS, n=1)
-        _fail(
+        fail(
             "cyclesep",
             f"there is no job {words[0]!r}; {f'did you mean {near[0]}?' if near else 'known: ' + ', '.join(JOBS)}",
         )
@@ -91,13 +118,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run_job(name: str, words: Sequence[str] | None = None) -> None:
     """Run one job on its command-line words (default: this process's) and exit with its status."""
-    job = JOBS[name]
+    run_words(name, JOBS[name], sys.argv[1:] if words is None else words)
+
+
+def run_words(name: str, job: Job, words: Sequence[str]) -> NoReturn:
+    """Run a job, which errors and help call `name`, on its words and exit with its status."""
     parser = _Parser(prog=f"cyclesep {name}", add_help=False, allow_abbrev=False)
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("--debug", action="store_true")
     parser.add_argument("--print-config", action="store_true")
+    if job.gives_tables:
+        parser.add_argument("--json", type=Path)
     parser.add_argument("words", nargs="*")
-    chosen = parser.parse_args(sys.argv[1:] if words is None else list(words))
+    chosen = parser.parse_intermixed_args(list(words))
     sys.exit(guarded(name, lambda: _run(name, job, chosen), debug=chosen.debug))
 
 
@@ -105,7 +138,7 @@ class _Parser(argparse.ArgumentParser):
     @override
     def error(self, message: str) -> NoReturn:
         """Exit with one line, where argparse prints its usage as well."""
-        _fail(self.prog, f"{message}; `{self.prog} --help` lists options and settings")
+        fail(self.prog, f"{message}; `{self.prog} --help` lists options and settings")
 
 
 def _run(name: str, job: Job, chosen: argparse.Namespace) -> int:
@@ -116,7 +149,11 @@ def _run(name: str, job: Job, chosen: argparse.Namespace) -> int:
     if chosen.print_config:
         print(settings.to_yaml(config), end="")
         return 0
-    status: int = _imported(job.function)(config)
+    outcome = _imported(job.function)(config)
+    if job.gives_tables:
+        _imported("cyclesep.benchmarks.table:publish")(outcome, chosen.json)
+        return 0
+    status: int = outcome
     return status
 
 
@@ -178,7 +215,8 @@ def _told(name: str, message: str, status: int = 1) -> int:
     return status
 
 
-def _fail(name: str, message: str) -> NoReturn:
+def fail(name: str, message: str) -> NoReturn:
+    """Exit with status 2 and one line about words that name nothing."""
     print(f"{name}: error: {message}", file=sys.stderr)
     sys.exit(2)
 
@@ -190,6 +228,7 @@ def _imported(place: str) -> Any:
 
 def _overview() -> str:
     rows = [f"  {name:<10} {job.sentence}" for name, job in JOBS.items()]
+    rows += ["  benchmark  Measure how fast it is, beside others: `cyclesep benchmark` lists the benchmarks."]
     lines = [
         "cyclesep: train, run and score music source separators on Ray",
         "",
@@ -204,7 +243,9 @@ def _help(name: str, job: Job) -> str:
     fill = f" [{job.words_fill.upper()} ...]" if job.words_fill else " [CHECKPOINT]" if job.checkpoint_fills else ""
     lines = [f"usage: cyclesep {name}{fill} [FILE.yaml ...] [name=value ...]", "", job.sentence, "", "examples:"]
     lines += [f"  cyclesep {name} {example}" for example in job.examples]
-    lines += ["", "options:", "  --print-config  print the resolved settings as YAML and stop"]
+    lines += ["", "options:"]
+    lines += ["  --json FILE     write the rows of all tables as JSON"] if job.gives_tables else []
+    lines += ["  --print-config  print the resolved settings as YAML and stop"]
     lines += ["  --debug         show the traceback of an error", "", "settings:"]
     for setting in settings.reference(_imported(job.config)):
         default = "required" if setting.default is MISSING else f"default {_shown(setting.default)}"

@@ -1,14 +1,19 @@
 """The jobs as the command line runs them: connect to Ray, do the work, print the outcome, give the exit status."""
 
 import sys
+from collections.abc import Sequence
 
 from rich.console import Console
 
-from cyclesep import evaluation, ingestion, report, separation, training
+from cyclesep import aggregation, comparison, evaluation, ingestion, report, separation, training
+from cyclesep.aggregation import AggregateConfig
 from cyclesep.checkpoints import Progress
 from cyclesep.cluster import connect
+from cyclesep.comparison import CompareConfig
+from cyclesep.corpus import find_tracks
 from cyclesep.evaluation import EvaluateConfig
 from cyclesep.files import shown
+from cyclesep.folder import Folder
 from cyclesep.ingestion import IngestConfig
 from cyclesep.separation import SeparateConfig
 from cyclesep.training import TrainConfig
@@ -16,8 +21,10 @@ from cyclesep.training import TrainConfig
 
 def ingest(config: IngestConfig) -> int:
     """Turn music into shards; the status is 1 if a track failed."""
+    # Before Ray, which takes seconds to start.
+    tracks = find_tracks(config.corpus)
     with connect():
-        done = ingestion.ingest(config)
+        done = ingestion.ingest(config, tracks)
     print(done.summary())
     return 1 if done.failed else 0
 
@@ -47,10 +54,34 @@ def evaluate(config: EvaluateConfig) -> int:
     """Separate and score a test split; the status is 1 if a track failed."""
     with connect():
         done = evaluation.evaluate(config)
-    report.print_summary(done.table, console=Console())
+    report.print_summary(done.tracks, console=Console())
     for failure in done.failed:
         print(f"failed: {failure}")
     return 1 if done.failed else 0
+
+
+def compare(config: CompareConfig) -> int:
+    """Put evaluations side by side; what makes them hard to compare is told on stderr."""
+    done = comparison.compare(config)
+    report.print_comparison(done, noise_db=config.noise_db, console=Console())
+    return _published(done.warnings, done.to_json(), config.output)
+
+
+def aggregate(config: AggregateConfig) -> int:
+    """Make a table of museval's JSON files."""
+    done = aggregation.aggregate(config)
+    averages = {"over_frames": config.over_frames, "over_tracks": config.over_tracks}
+    report.print_aggregate(done, **averages, console=Console())
+    return _published(done.warnings, done.to_json(), config.output)
+
+
+def _published(warnings: Sequence[str], text: str, output: str | None) -> int:
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if output is not None:
+        place, _, name = output.rpartition("/")
+        Folder.of(place or ".").write_text(name, text)
+    return 0
 
 
 def _told(progress: Progress) -> str:

@@ -5,7 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cyclesep.audio import Samples, Waveform, fit_length, from_pcm16, pcm16_gain, resample, to_pcm16, with_channels
+from cyclesep.audio import (
+    Samples,
+    Waveform,
+    common_pcm16_gain,
+    fit_length,
+    from_pcm16,
+    resample,
+    to_pcm16,
+    with_channels,
+)
 from cyclesep.errors import AudioError
 from cyclesep.manifest import MIXTURE
 
@@ -65,7 +74,7 @@ def mix(stems: Mapping[str, Samples]) -> Samples:
     while True:
         rounded = [from_pcm16(to_pcm16(stem, gain=gain), gain=gain) for stem in stems.values()]
         mixture: Samples = np.sum(rounded, axis=0, dtype=np.float32)
-        needed = pcm16_gain(max(float(np.abs(samples).max()) for samples in [mixture, *stems.values()]))
+        needed = common_pcm16_gain([mixture, *stems.values()])
         if needed <= gain:
             return mixture
         gain = needed

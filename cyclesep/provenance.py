@@ -28,6 +28,14 @@ def hardware(device: torch.device, num_workers: int) -> str:
     return f"{num_workers} x {kind}"
 
 
+def machine() -> str:
+    """One line about this machine: processor, cores that this process may use, memory, and its GPU if it has one."""
+    told = f"{_cpu()}, {len(os.sched_getaffinity(0))} cores"
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{told}, {memory:.0f} GiB of memory{gpu}"
+
+
 def _cpu() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():

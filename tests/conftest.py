@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -10,6 +11,9 @@ import pytest
 from cyclesep.audio import Samples
 from cyclesep.manifest import make_manifest, write_manifest
 from cyclesep.shard_writing import write_track
+
+if TYPE_CHECKING:
+    from s3_server import S3
 
 TINY_RATE = 8000
 
@@ -46,7 +50,60 @@ def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
+def aws_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of boto3's configuration, empty at first: no test sees the one of whoever runs them.
+
+    A cluster started after it has workers that read it when they first need it.
+    """
+    folder = tmp_path_factory.mktemp("aws")
+    before = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(("AWS_", "CYCLESEP_CACHE"))}
+    own = {
+        "AWS_CONFIG_FILE": str(folder / "config"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(folder / "credentials"),
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "CYCLESEP_CACHE": str(folder / "cache"),
+    }
+    os.environ.update(own)
+    yield folder
+    for name in own:
+        os.environ.pop(name)
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def s3(aws_folder: Path) -> "Iterator[S3]":
+    """An S3 server of this machine behind a proxy that can do harm, with a bucket `tests`, known to boto3."""
+    # Here, because the other tests need neither.
+    from fault_proxy import FaultProxy
+    from s3_server import S3, SwiftServer
+
+    with SwiftServer() as server:
+        proxy = FaultProxy(server.port)
+        try:
+            running = S3(server, proxy, aws_folder)
+            running.configure()
+            running.client().create_bucket(Bucket="tests")
+            yield running
+        finally:
+            proxy.stop()
+
+
+@pytest.fixture
+def prefix(s3: "S3", tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[str]":
+    """`s3://tests/...`, an empty one for each test; an empty cache, no faults, no requests so far."""
+    monkeypatch.setenv("CYCLESEP_CACHE", str(tmp_path / "cache"))
+    s3.proxy.clear()
+    yield s3.new_prefix()
+    s3.proxy.clear()
+    if s3.is_changed:
+        # Without what the test has set in the environment.
+        monkeypatch.undo()
+        s3.configure()
+        s3.is_changed = False
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(aws_folder: Path) -> Iterator[None]:  # noqa: ARG001
     """One private Ray cluster of two CPUs for all tests that need one."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     # Here, because the tests of the lower layers need no Ray.

@@ -17,8 +17,9 @@ from cyclesep.commandline import run_job
 from cyclesep.corpus.synthetic import SyntheticConfig, synthetic_tracks
 from cyclesep.corpus.synthetic.writers import write_stem_mp4
 from cyclesep.cyclegan import CycleGAN
-from cyclesep.shards import ShardReader, verify
+from cyclesep.shards import ShardReader
 from cyclesep.training import TrainConfig
+from cyclesep.verification import verify
 
 ROOT = Path(__file__).resolve().parent.parent
 RATE = 8000

@@ -61,7 +61,8 @@ def test_the_real_excerpt_decodes_as_stempeg_does_by_the_order_of_streams():
     assert tuple(found) == STEMS == HQ_NAMES
     for name, samples in zip(STREAMS, expected, strict=True):
         assert found[name].sample_rate == rate == RATE
-        np.testing.assert_array_equal(found[name].samples, samples.T)
+        # FFmpeg's AAC decoder rounds otherwise from version to version: a hundredth of a step of 16 bits.
+        np.testing.assert_allclose(found[name].samples, samples.T, rtol=0, atol=4e-7)
 
 
 def test_streams_of_unequal_length_keep_their_own(tmp_path):
@@ -134,7 +135,7 @@ def test_a_stem_mp4_of_other_content_is_refused(tmp_path):
     text, two = musdb(tmp_path)
     with pytest.raises(AudioError, match="has 2 audio streams, not 5"):
         two.read()
-    with pytest.raises(AudioError, match="ffprobe cannot read it"):
+    with pytest.raises(AudioError, match="ffmpeg cannot read it"):
         text.read()
 
 

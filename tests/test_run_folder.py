@@ -1,14 +1,15 @@
 """The same run name goes on; other settings need another name."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cyclesep import settings
+from cyclesep import checkpoints, files, settings
 from cyclesep.errors import ConfigError
 from cyclesep.training.config import TrainConfig
-from cyclesep.training.run_folder import claim
+from cyclesep.training.run_folder import claim, refuse_other_audio
 
 
 def test_a_new_folder_keeps_its_config(tmp_path: Path) -> None:
@@ -38,3 +39,22 @@ def test_start_from_needs_a_new_name_but_may_be_repeated(tmp_path: Path) -> None
     claim(tmp_path / "other", TrainConfig())
     with pytest.raises(ConfigError, match="another name="):
         claim(tmp_path / "other", replace(TrainConfig(), start_from="runs/old"))
+
+
+def test_the_number_of_parts_of_a_batch_may_change(tmp_path: Path) -> None:
+    claim(tmp_path, TrainConfig())
+    claim(tmp_path, settings.replace(TrainConfig(), {"num_workers": 1, "cyclegan.accumulate": 8}))
+
+
+def checkpoint_of(run: Path, step: int, digest: str) -> None:
+    progress = {"step": step, "targets": ["a"], "sample_rate": 8000, "channels": 1, "manifest_digest": digest}
+    files.write_text(run / f"step-{step:08d}" / checkpoints.PROGRESS, json.dumps(progress))
+
+
+def test_a_run_does_not_go_on_with_other_audio(tmp_path: Path) -> None:
+    refuse_other_audio(tmp_path / "new", "data/songs", "a" * 64)
+    checkpoint_of(tmp_path, 8, "b" * 64)
+    checkpoint_of(tmp_path, 16, "a" * 64)
+    refuse_other_audio(tmp_path, "data/moved", "a" * 64)
+    with pytest.raises(ConfigError, match=r"data/songs holds other audio \(manifest cccccccccccc\).*start_from="):
+        refuse_other_audio(tmp_path, "data/songs", "c" * 64)

@@ -1,26 +1,20 @@
 """MUSDB18 (.stem.mp4) and MUSDB18-HQ (wav): musdb gives the layout and the splits, the audio is read without it.
 
 musdb reads wavs as 16-bit and so clips float files, and starts two processes per stem; here wavs go through libsndfile
-and all streams of a .stem.mp4 through one ffmpeg.
+and all streams of a .stem.mp4 through FFmpeg's libraries in one pass, in this process.
 """
 
-import json
-import os
-import subprocess
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import musdb
-import numpy as np
 import yaml
 
 from cyclesep import audio
 from cyclesep.audio import Waveform
 from cyclesep.corpus.stem_folders import FileTrack, fingerprint_files
+from cyclesep.decoding import DecodedStream, decode
 from cyclesep.errors import AudioError, CorpusError
 
 # The streams of a .stem.mp4 go by order; their titles are not to be relied on.
@@ -82,23 +76,19 @@ def read_streams(path: Path, num_streams: int) -> list[Waveform]:
 
     Raises AudioError if the file has another number of streams, cannot be decoded or is cut off.
     """
-    formats = _probe(path)
-    if len(formats) != num_streams:
-        raise AudioError(f"{path}: has {len(formats)} audio streams, not {num_streams}; fetch or export the file again")
-    contents = _decode(path, num_streams)
-    waveforms = []
-    for number, stream in enumerate(formats):
-        # Taken out of the list, so that a song is not held twice.
-        decoded = np.frombuffer(contents.pop(0), dtype="<f4").reshape(-1, int(stream["channels"]))
-        samples = np.ascontiguousarray(decoded.T, dtype=np.float32)
-        waveform = Waveform(samples=samples, sample_rate=int(stream["sample_rate"]))
-        declared = float(stream.get("duration", 0.0))
-        if waveform.seconds < declared - _TRUNCATED_SECONDS:
-            raise AudioError(
-                f"{path}: stream {number} ends at {waveform.seconds:.2f} s of {declared:.2f} s; fetch the file again"
-            )
-        waveforms.append(audio.checked(waveform, name=f"{path}, stream {number}"))
-    return waveforms
+    streams = decode(path)
+    if len(streams) != num_streams:
+        raise AudioError(f"{path}: has {len(streams)} audio streams, not {num_streams}; fetch or export the file again")
+    return [_complete(stream, name=f"{path}, stream {number}") for number, stream in enumerate(streams)]
+
+
+def _complete(stream: DecodedStream, *, name: str) -> Waveform:
+    waveform = Waveform(samples=stream.samples, sample_rate=stream.sample_rate)
+    if waveform.seconds < stream.declared_seconds - _TRUNCATED_SECONDS:
+        raise AudioError(
+            f"{name}: ends at {waveform.seconds:.2f} s of {stream.declared_seconds:.2f} s; fetch the file again"
+        )
+    return audio.checked(waveform, name=name)
 
 
 def _stem_mp4_tracks(root: Path, subsets: Sequence[str]) -> list[StemMp4Track]:
@@ -158,62 +148,3 @@ def _rank(stem: str) -> int:
 
 def _flat_track(path: Path, split: str) -> StemMp4Track:
     return StemMp4Track(track_id=path.name.removesuffix(SUFFIX), split=split, path=path)
-
-
-def _probe(path: Path) -> list[dict[str, Any]]:
-    """Rate, channels and declared duration of each audio stream."""
-    entries = "stream=sample_rate,channels,duration"
-    command = [
-        "ffprobe",
-        "-v",
-        "error",
-        "-select_streams",
-        "a",
-        "-show_entries",
-        entries,
-        "-of",
-        "json",
-        f"file:{path}",
-    ]
-    try:
-        probe = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False)
-    except FileNotFoundError as problem:
-        raise AudioError(f"{path}: cannot be read without ffmpeg and ffprobe; install ffmpeg") from problem
-    if probe.returncode != 0:
-        raise AudioError(f"{path}: ffprobe cannot read it ({_last_line(probe.stderr)}); fetch or export the file again")
-    streams: list[dict[str, Any]] = json.loads(probe.stdout).get("streams", [])
-    return streams
-
-
-def _decode(path: Path, num_streams: int) -> list[bytes]:
-    """Little-endian float32 of each audio stream, interleaved channels: one ffmpeg, one pipe per stream."""
-    command = ["ffmpeg", "-v", "error", "-nostdin", "-xerror", "-i", f"file:{path}"]
-    with ExitStack() as stack:
-        pipes = [os.pipe() for _ in range(num_streams)]
-        readers = [stack.enter_context(os.fdopen(read_end, "rb")) for read_end, _ in pipes]
-        writers = [stack.enter_context(os.fdopen(write_end, "wb")) for _, write_end in pipes]
-        for number, writer in enumerate(writers):
-            command += ["-map", f"0:a:{number}", "-f", "f32le", f"pipe:{writer.fileno()}"]
-        process = stack.enter_context(
-            subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                pass_fds=[writer.fileno() for writer in writers],
-            )
-        )
-        for writer in writers:
-            writer.close()
-        # All at once: ffmpeg stops at the first full pipe.
-        with ThreadPoolExecutor(num_streams + 1) as pool:
-            told = pool.submit(process.stderr.read) if process.stderr else None
-            contents = list(pool.map(lambda reader: reader.read(), readers))
-        if process.wait() != 0:
-            reason = _last_line(told.result()) if told else ""
-            raise AudioError(f"{path}: ffmpeg cannot decode it ({reason}); fetch or export the file again")
-    return contents
-
-
-def _last_line(told: bytes) -> str:
-    lines = told.decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "no reason given"

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Gt, MultipleOf
+from annotated_types import Ge, Gt, MultipleOf
 from torch import Tensor, nn
 
+from cyclesep.errors import ConfigError
 from cyclesep.generators.seed import SeedGenerator
 from cyclesep.generators.tfsep import TFSep
 from cyclesep.generators.waveunet import WaveUNet
@@ -27,6 +28,12 @@ class SeparatorConfig:
     depth: Annotated[int, Gt(0)] | None = None
     """Levels of `waveunet` (4), blocks of `tfsep` (4), residual blocks of `seed` (8); empty takes that number."""
 
+    levels: Annotated[int, Ge(0)] = 0
+    """Halvings of the number of bands of `tfsep`, its widths doubling, with attention at the bottom; 0: neither."""
+
+    exact: bool = False
+    """`seed` as the ancestor had it: batch norm, no activation between its up-samplings, input as loud as it comes."""
+
     mixture_consistency: bool = True
     """Make the estimates of several targets sum to the mixture; turn it off if the targets leave part of it out."""
 
@@ -34,33 +41,47 @@ class SeparatorConfig:
 class Separator(nn.Module):
     """A network at unit level: the input is brought to RMS 1 and the estimates back, so gain in is gain out.
 
-    With `consistent`, the estimates are projected onto those that sum to the mixture, each taking an equal share of
-    the difference (Wisdom et al., "Differentiable consistency constraints for improved deep speech enhancement", 2019).
+    Without `unit_level` the network gets the input as it comes. With `consistent`, the estimates are projected onto
+    those that sum to the mixture, each taking an equal share of the difference (Wisdom et al., "Differentiable
+    consistency constraints for improved deep speech enhancement", 2019).
     """
 
-    def __init__(self, network: nn.Module, *, targets: int, channels: int, consistent: bool) -> None:
+    def __init__(
+        self, network: nn.Module, *, targets: int, channels: int, consistent: bool, unit_level: bool = True
+    ) -> None:
         super().__init__()
         self.network = network
         self.targets = targets
         self.channels = channels
         self.consistent = consistent
+        self.unit_level = unit_level
 
     def forward(self, mixture: Tensor) -> Tensor:
         """Map a mixture `(batch, channels, time)` to estimates `(batch, targets, channels, time)`, float32."""
-        level = mixture.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=SILENCE_RMS)
-        estimates: Tensor = self.network(mixture / level).float().unflatten(1, (self.targets, self.channels))
-        estimates = estimates * level.unsqueeze(1)
+        estimates = self._at_unit_level(mixture) if self.unit_level else self._estimates(mixture)
         if not self.consistent:
             return estimates
         missing = mixture.unsqueeze(1) - estimates.sum(dim=1, keepdim=True)
         return estimates + missing / self.targets
 
+    def _at_unit_level(self, mixture: Tensor) -> Tensor:
+        level = mixture.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=SILENCE_RMS)
+        return self._estimates(mixture / level) * level.unsqueeze(1)
+
+    def _estimates(self, mixture: Tensor) -> Tensor:
+        """What the network gives, by target and channel, in the precision of the mixture (autocast lowers it)."""
+        stacked: Tensor = self.network(mixture)
+        estimates: Tensor = stacked.to(mixture.dtype).unflatten(1, (self.targets, self.channels))
+        return estimates
+
 
 def build_separator(config: SeparatorConfig, *, targets: int, channels: int, sample_rate: int) -> Separator:
     """Build the separator that `config` names; `sample_rate` (Hz) sets the window of spectrogram networks.
 
-    Initial weights come from torch's global generator: seed it, or fork it, around this call.
+    Initial weights come from torch's global generator: seed it, or fork it, around this call. Raises ConfigError for a
+    setting that the network does not have.
     """
+    _refuse_ignored(config)
     outputs = targets * channels
     network: nn.Module
     match config.name or "waveunet":
@@ -68,9 +89,25 @@ def build_separator(config: SeparatorConfig, *, targets: int, channels: int, sam
             network = WaveUNet(channels, outputs, width=config.width or 16, depth=config.depth or 4)
         case "tfsep":
             network = TFSep(
-                channels, targets, width=config.width or 32, depth=config.depth or 4, sample_rate=sample_rate
+                channels,
+                targets,
+                width=config.width or 32,
+                depth=config.depth or 4,
+                levels=config.levels,
+                sample_rate=sample_rate,
             )
         case "seed":
-            network = SeedGenerator(channels, outputs, width=config.width or 64, depth=config.depth or 8)
+            network = SeedGenerator(
+                channels, outputs, width=config.width or 64, depth=config.depth or 8, exact=config.exact
+            )
     consistent = config.mixture_consistency and targets > 1
-    return Separator(network, targets=targets, channels=channels, consistent=consistent)
+    return Separator(network, targets=targets, channels=channels, consistent=consistent, unit_level=not config.exact)
+
+
+def _refuse_ignored(config: SeparatorConfig) -> None:
+    for setting, owner in (("levels", "tfsep"), ("exact", "seed")):
+        if getattr(config, setting) and config.name != owner:
+            raise ConfigError(
+                f"separator.{setting}: only {owner} has it, and separator.name is {config.name or 'waveunet'}; "
+                f"leave it out, or set separator.name={owner}"
+            )

@@ -1,8 +1,10 @@
 """A mask on the complex spectrogram: bands in, convolutions over time and frequency, bands out.
 
 The spectrum is split into bands that widen with frequency (Luo & Yu, "Music source separation with band-split RNN",
-2022; Tong et al., "SCNet", 2024). Between splitting and merging, convolutions over time and neighbouring bands
-alternate with a linear map over all bands (Choi et al., "Investigating U-Nets with various intermediate blocks", 2020).
+2022; Tong et al., "SCNet", 2024). Between splitting and merging, the small form alternates convolutions over time and
+neighbouring bands with a linear map over all bands (Choi et al., "Investigating U-Nets with various intermediate
+blocks", 2020). The large form is a U-Net over the bands with a bottleneck of attention, see `band_unet`, and adds to
+the masked mixture a spectrum of its own, for what no mask can bring out.
 """
 
 import math
@@ -10,6 +12,8 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from cyclesep.generators.band_unet import BandUNet
 
 WINDOW_SECONDS = 0.0464
 # (share of the spectrum, bins per band): narrow bands where voices and basses are, wide ones above.
@@ -21,27 +25,36 @@ class TFSep(nn.Module):
     """Map `(batch, channels, time)` of any length to `(batch, targets * channels, time)`.
 
     The Fourier window is the power of two nearest to 46 ms (1024 at 16 kHz, 2048 at 44.1 kHz), the hop a quarter of it.
+    `levels` above 0 makes the large form; width 64, depth 5, levels 2 has 6.4 M parameters.
     """
 
     window: Tensor
 
-    def __init__(self, channels: int, targets: int, *, width: int, depth: int, sample_rate: int) -> None:
+    def __init__(
+        self, channels: int, targets: int, *, width: int, depth: int, sample_rate: int, levels: int = 0
+    ) -> None:
         super().__init__()
         self.n_fft = max(256, 2 ** round(math.log2(WINDOW_SECONDS * sample_rate)))
         self.register_buffer("window", torch.hann_window(self.n_fft), persistent=False)
         bands = band_widths(self.n_fft)
         self.targets = targets
+        self.adds_residual = levels > 0
         self.split = BandSplit(bands, 3 * channels, width)
-        self.blocks = nn.Sequential(*(DualPathBlock(width, len(bands), 2**index) for index in range(depth)))
-        self.merge = BandMerge(bands, width, 2 * targets * channels)
+        self.blocks = (
+            BandUNet(width, depth=depth, levels=levels)
+            if levels
+            else nn.Sequential(*(DualPathBlock(width, len(bands), 2**index) for index in range(depth)))
+        )
+        self.merge = BandMerge(bands, width, (4 if self.adds_residual else 2) * targets * channels)
 
     def forward(self, waveform: Tensor) -> Tensor:
         num_samples = waveform.shape[-1]
         spectrum = self._spectrum(functional.pad(waveform, (0, max(0, self.n_fft - num_samples))))
         parts: Tensor = self.merge(self.blocks(self.split(features(spectrum))))
-        mask = torch.view_as_complex(parts.float().unflatten(1, (-1, 2)).movedim(2, -1).contiguous())
-        estimates = mask.unflatten(1, (self.targets, -1)) * spectrum.unsqueeze(1)
-        return self._waveform(estimates.flatten(1, 2))[..., :num_samples]
+        spectra = torch.view_as_complex(parts.float().unflatten(1, (-1, 2)).movedim(2, -1).contiguous())
+        mask, *residual = spectra.chunk(2 if self.adds_residual else 1, dim=1)
+        estimates = (mask.unflatten(1, (self.targets, -1)) * spectrum.unsqueeze(1)).flatten(1, 2)
+        return self._waveform(sum(residual, estimates))[..., :num_samples]
 
     def _spectrum(self, waveform: Tensor) -> Tensor:
         """Complex `(batch, channels, frames, bins)`."""

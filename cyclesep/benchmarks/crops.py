@@ -1,0 +1,200 @@
+"""Crops per second from warm cache: shards beside the seed's way, other loaders, audio files and a memory map."""
+
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, MinLen
+
+from cyclesep.benchmarks.crop_corpus import CropCorpus, CropLayout, Stem
+from cyclesep.benchmarks.crop_memory import MIB, MemoryPoint, mapped_limit, watch_reader
+from cyclesep.benchmarks.crop_peers import LITDATA_WINDOWS, MOSAICML, PEERS
+from cyclesep.benchmarks.crop_readers import CropReader, reader_processes
+from cyclesep.benchmarks.crop_songs import write_songs
+from cyclesep.benchmarks.crop_ways import MEMMAP, OURS, OWN_WAYS, SEED, WAV, Way
+from cyclesep.benchmarks.interleaving import interleaved, rate
+from cyclesep.benchmarks.table import Row, Table
+
+UNIT = "crops/s"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WideLayout(CropLayout):
+    """Full bandwidth, all stems."""
+
+    sample_rate: Annotated[int, Ge(4000)] = 44100
+    """Samples per second."""
+    channels: Literal[1, 2] = 2
+    """Channels of every stem."""
+    stems: Annotated[tuple[Stem, ...], MinLen(1)] = ("mixture", "vocals", "drums", "bass", "other")
+    """Stems of a track, all of which are in every crop."""
+    tracks: Annotated[int, Ge(1)] = 2
+    """Number of tracks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryLayout(CropLayout):
+    """Many tracks, of which few may be mapped at once."""
+
+    tracks: Annotated[int, Ge(1)] = 160
+    """Number of tracks."""
+    track_seconds: Annotated[float, Ge(2.0)] = 40.0
+    """Length of a track."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropsBenchmark:
+    """Which crops are read, and for how long."""
+
+    narrow: CropLayout = field(default_factory=CropLayout)
+    """The first table's corpus, also read by several processes."""
+    wide: WideLayout = field(default_factory=WideLayout)
+    """The second table's corpus."""
+    memory: MemoryLayout = field(default_factory=MemoryLayout)
+    """The corpus that a reader with little memory reads."""
+    memory_open_shards: Annotated[int, Ge(1)] = 16
+    """Shards that this reader keeps mapped; each of its tracks is one."""
+    crop_seconds: Annotated[float, Gt(0.0)] = 1.0
+    """Length of a crop."""
+    batch: Annotated[int, Ge(1)] = 16
+    """Crops read by one call, where there is such a call."""
+    processes: tuple[Annotated[int, Ge(1)], ...] = (1, 2, 4)
+    """Numbers of processes that read at the same time."""
+    rounds: Annotated[int, Ge(1)] = 9
+    """Rounds in which all ways take turns; the median counts."""
+    round_seconds: Annotated[float, Gt(0.0)] = 0.3
+    """Shortest time of one way in one round."""
+    peers: bool = True
+    """Measure other libraries as well, where they are installed: requirements-benchmark.txt names them."""
+    folder: str = ""
+    """Where the corpora are written for the while, several GiB; by default where the system keeps temporary files."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Which crops are drawn."""
+
+
+def run(config: CropsBenchmark) -> Sequence[Table]:
+    """Measure everything; what is written on the way is deleted in the end."""
+    ways = (*OWN_WAYS, *PEERS) if config.peers else OWN_WAYS
+    tables = []
+    with _corpus(config, config.narrow) as corpus:
+        tables += [_one_process(config, corpus, ways), _many_processes(config, corpus)]
+    with _corpus(config, config.wide) as corpus:
+        tables.append(_one_process(config, corpus, ways))
+    with _corpus(config, config.memory) as corpus:
+        tables.append(_memory(config, corpus))
+    return tables
+
+
+@contextmanager
+def _corpus(config: CropsBenchmark, layout: CropLayout) -> Iterator[CropCorpus]:
+    """A corpus on disk for as long as the block lasts."""
+    with tempfile.TemporaryDirectory(prefix="cyclesep-crops-", dir=config.folder or None) as folder:
+        corpus = CropCorpus(folder=Path(folder), layout=layout, crop_seconds=config.crop_seconds)
+        write_songs(corpus)
+        yield corpus
+
+
+def _one_process(config: CropsBenchmark, corpus: CropCorpus, ways: Sequence[Way]) -> Table:
+    usable = _write(ways, corpus)
+    readers = {way.name: CropReader(way, corpus, batch=config.batch, seed=config.seed) for way in usable}
+    measures = {name: partial(rate, reader.read, config.round_seconds) for name, reader in readers.items()}
+    rates = interleaved(measures, rounds=config.rounds)
+    rows = [
+        Row(
+            way=way.name,
+            rate=rates.get(way.name, math.nan),
+            columns={
+                "of memmap": rates.get(way.name, math.nan) / rates[MEMMAP.name],
+                "starts": f"not installed: {', '.join(way.missing)}" if way.missing else way.starts,
+            },
+        )
+        for way in ways
+    ]
+    return Table(
+        title=f"{_title(config, corpus)}; one process",
+        unit=UNIT,
+        baseline=SEED.name,
+        rows=tuple(sorted(rows, key=lambda row: -row.rate if row.rate > 0 else math.inf)),
+    )
+
+
+def _many_processes(config: CropsBenchmark, corpus: CropCorpus) -> Table:
+    """The files are there already."""
+    ways = [SEED, WAV, OURS, MEMMAP, *(way for way in (MOSAICML, LITDATA_WINDOWS) if config.peers and not way.missing)]
+    count = max(config.processes, default=1)
+    with reader_processes(ways, corpus, count=count, batch=config.batch, seed=config.seed) as processes:
+        measures = {
+            _with_count(way.name, count): partial(processes.rate, way.name, count=count, seconds=config.round_seconds)
+            for way in ways
+            for count in config.processes
+        }
+        rates = interleaved(measures, rounds=config.rounds)
+    fewest = min(config.processes)
+    rows = [
+        Row(
+            way=_with_count(way.name, count),
+            rate=rates[_with_count(way.name, count)],
+            columns={f"of {fewest}": rates[_with_count(way.name, count)] / rates[_with_count(way.name, fewest)]},
+        )
+        for way in ways
+        for count in config.processes
+    ]
+    return Table(
+        title=f"{_title(config, corpus)}; several processes at once",
+        unit=UNIT,
+        baseline=_with_count(SEED.name, fewest),
+        rows=tuple(rows),
+    )
+
+
+def _memory(config: CropsBenchmark, corpus: CropCorpus) -> Table:
+    """The curve of one reader that reads far more than it may keep mapped."""
+    count = config.memory_open_shards
+    points = watch_reader(corpus, open_shards=count, batch=config.batch, seed=config.seed)
+    highest = max(point.resident for point in points)
+    return Table(
+        title=(
+            f"memory of one reader: a corpus of {mapped_limit(corpus, corpus.layout.tracks) / MIB:.0f} MiB, at most "
+            f"{count} shards or {mapped_limit(corpus, count) / MIB:.0f} MiB mapped "
+            "(# resident minus shared, - all resident)"
+        ),
+        unit=UNIT,
+        baseline=_after(points[0]),
+        rows=tuple(_memory_row(point, highest) for point in points),
+    )
+
+
+def _memory_row(point: MemoryPoint, highest: int) -> Row:
+    columns: dict[str, float | str] = {
+        "resident - shared MiB": point.private / MIB,
+        "USS MiB": point.unique / MIB,
+        "resident MiB": point.resident / MIB,
+        "curve": ("#" * round(24 * point.private / highest)).ljust(round(24 * point.resident / highest), "-"),
+    }
+    return Row(way=_after(point), rate=point.crops_per_second, columns=columns)
+
+
+def _after(point: MemoryPoint) -> str:
+    return f"after {point.read / MIB:.0f} MiB"
+
+
+def _write(ways: Sequence[Way], corpus: CropCorpus) -> list[Way]:
+    """Write what each way reads; gives those that can be used here."""
+    usable = [way for way in ways if not way.missing]
+    for way in usable:
+        if way.write is not None:
+            way.write(corpus)
+    return usable
+
+
+def _with_count(way: str, count: int) -> str:
+    return f"{way} x {count}"
+
+
+def _title(config: CropsBenchmark, corpus: CropCorpus) -> str:
+    return f"crops of {config.crop_seconds:g} s: {corpus.layout.title}; batches of {config.batch}"
