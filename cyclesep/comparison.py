@@ -97,6 +97,7 @@ class Difference:
     p_holm: float
     verdict: Verdict
     because: str
+    """Of noise: "equal", "few tracks" for so many questions, "tracks vary", or less than seeds make."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +189,7 @@ def _difference(
     between = values[:, 1] - values[:, 0]
     middle = float(np.median(between))
     low, high = bootstrap_interval(between, resamples=config.resamples)
-    because = _doubt(len(between), middle, (low, high), p_holm, config.noise_db)
+    because = _doubt(between, (low, high), (p, p_holm), config.noise_db)
     split, scored_with, target = company
     return Difference(
         label=other.label,
@@ -209,15 +210,18 @@ def _difference(
     )
 
 
-def _doubt(tracks: int, middle: float, interval: tuple[float, float], p_holm: float, noise_db: float) -> str:
+def _doubt(
+    between: NDArray[np.float64], interval: tuple[float, float], p_values: tuple[float, float], noise_db: float
+) -> str:
     """Why a difference may be noise; empty if it is none."""
-    if tracks < MIN_TRACKS:
-        return f"{tracks} tracks are too few to tell"
-    if p_holm >= SIGNIFICANT or interval[0] <= 0 <= interval[1]:
-        return "the tracks do not agree"
-    if abs(middle) <= noise_db:
-        return f"seeds alone make {noise_db:g} dB"
-    return ""
+    p, p_holm = p_values
+    if not between.any():
+        return "equal"
+    if len(between) < MIN_TRACKS or p < SIGNIFICANT <= p_holm:
+        return "few tracks"
+    if p >= SIGNIFICANT or interval[0] <= 0 <= interval[1]:
+        return "tracks vary"
+    return f"< {noise_db:g} dB" if abs(float(np.median(between))) <= noise_db else ""
 
 
 def _wilcoxon(differences: NDArray[np.float64]) -> float:

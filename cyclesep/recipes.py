@@ -63,7 +63,10 @@ def remix(networks: Mapping[str, nn.Module], batch: Batch) -> Passes:
     """Close the cycle by arithmetic: put another song's target over the residual, and get it back.
 
     After Hoshen, "Towards unsupervised single-channel blind source separation using adversarial pair unmix-and-remix",
-    2018. The residual keeps its graph: what is left of the target in it makes the second separation worse.
+    2018. In `cycle` the residual keeps its graph: what is left of the target in it makes the second separation worse.
+    But what is missing from it makes that easier, so that estimates may take in more than the target. `bootstrap` is
+    the same term without that graph, after Tzinis et al., "RemixIT: continual self-training of speech enhancement
+    models via bootstrapped remixing", 2022.
     """
     separator = networks["separator"]
     estimate = separator(batch.mixture)
@@ -71,6 +74,7 @@ def remix(networks: Mapping[str, nn.Module], batch: Batch) -> Passes:
     remixed = batch.mixture - estimate.sum(1) + guest.sum(1)
     terms: dict[str, Term] = {
         "cycle": lambda: losses.l1(separator(remixed), guest),
+        "bootstrap": lambda: losses.l1(separator(remixed.detach()), guest),
         "identity": lambda: losses.l1(separator(batch.target.sum(1)), batch.target),
         "swap_cycle": lambda: _swap_cycle(separator, batch.mixture, estimate.sum(1)),
     }
@@ -186,7 +190,7 @@ RECIPES: Mapping[RecipeName, Recipe] = MappingProxyType(
             generators=("separator",),
             discriminators=(TARGET, MIXTURE),
             pairs="none",
-            weights=_ADVERSARIAL | _CYCLE | {"swap_cycle": 0.0} | _REGRESSION,
+            weights=_ADVERSARIAL | _CYCLE | {"bootstrap": 0.0, "swap_cycle": 0.0} | _REGRESSION,
             seed_weights=_NO_REGRESSION,
         ),
         "cyclegan": Recipe(

@@ -74,17 +74,20 @@ def print_comparison(comparison: Comparison, *, noise_db: float, console: Consol
     groups = list(dict.fromkeys((row.split, row.scored_with, row.metric) for row in comparison.differences))
     for split, company, metric in groups:
         together = f", {company.replace('+', ', ')} scored together" if company else ""
-        console.print(f"\n{split}{together}: {metric}, medians in dB", highlight=False)
         rows = [
             row
             for row in comparison.differences
             if (row.split, row.scored_with, row.metric) == (split, company, metric)
         ]
+        tracks = sorted({row.tracks for row in rows})
+        told = f"{metric} in dB, {tracks[0]}" + (f" to {tracks[-1]}" if len(tracks) > 1 else "") + " tracks in both"
+        console.print(f"\n{split}{together}: {told}", highlight=False)
         console.print(_differences_table(rows))
     console.print(
-        f"\nDifferences are medians over tracks, with 95 % bootstrap intervals; p is Wilcoxon's signed-rank test, "
-        f"corrected by Holm for {len(comparison.differences)} differences. Better or worse: p below {SIGNIFICANT:g}, "
-        f"an interval without zero, and more than the {noise_db:g} dB that trainings with other seeds differ by.",
+        f"\nMedians over tracks; diff: median over tracks of other minus A, with its 95 % bootstrap interval; p: "
+        f"Wilcoxon's signed-rank test, corrected by Holm for {len(comparison.differences)} questions. Better or worse: "
+        f"p below {SIGNIFICANT:g}, an interval without zero, and more than the {noise_db:g} dB that trainings with "
+        f"other seeds differ by.",
         highlight=False,
     )
 
@@ -115,12 +118,12 @@ def _table(*left: str, right: Sequence[str]) -> Table:
 
 
 def _differences_table(rows: Sequence[Difference]) -> Table:
-    table = _table("target", "", right=("A", "other", "difference", "95 % interval", "p", "tracks"))
-    table.add_column(" verdict")
+    table = _table("target", "", right=("A", "other", "diff", "95 % of it", "p"))
+    table.add_column(" verdict", no_wrap=True)
     before = None
     for row in rows:
         values = [f"{row.first:.2f}", f"{row.second:.2f}", f"{row.difference:+.2f}"]
-        chance = [f"{row.low:+.2f} to {row.high:+.2f}", f"{row.p_holm:.3f}", str(row.tracks)]
+        chance = [f"{row.low:+.2f} {row.high:+.2f}", f"{row.p_holm:.3f}"]
         verdict = f" {row.verdict}" + (f": {row.because}" if row.because else "")
         table.add_row(row.target if row.target != before else "", row.label, *values, *chance, verdict)
         before = row.target

@@ -56,6 +56,8 @@ def find_fault(track: TrackRecord, index: int, record: memoryview) -> str | None
         return "its padding is not zeros"
     header.ClearField("crc32")
     header.ClearField("padding")
+    # Fields that a later format adds.
+    header.DiscardUnknownFields()
     if header != _header(track, index):
         return "its header is not what the manifest says"
     return None

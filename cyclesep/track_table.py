@@ -40,6 +40,8 @@ _SCHEMA = pa.schema(
         ("seconds", pa.float64()),
         ("separation_seconds", pa.float64()),
         ("scoring_seconds", pa.float64()),
+        ("separation_cpu_seconds", pa.float64()),
+        ("scoring_cpu_seconds", pa.float64()),
         ("separation_peak_bytes", pa.int64()),
         ("scoring_peak_bytes", pa.int64()),
     ]
@@ -73,6 +75,9 @@ class TrackRow:
     """Wall-clock seconds that the separator took."""
     scoring_seconds: float = 0.0
     """Wall-clock seconds of everything else: reading, ideal masks, scoring."""
+    separation_cpu_seconds: float = 0.0
+    """Seconds of one core, of all threads of the process."""
+    scoring_cpu_seconds: float = 0.0
     separation_peak_bytes: int = 0
     """Largest resident memory of the process while it separated."""
     scoring_peak_bytes: int = 0

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from cyclesep import segments
 from cyclesep.errors import CyclesepError, ShardError
 from cyclesep.manifest import ShardFile, ShardManifest, TrackRecord
+from cyclesep.open_shards import open_shards
 from cyclesep.shard_cache import ShardCache
 from cyclesep.shards import ShardReader
 
@@ -34,7 +35,7 @@ class VerifyConfig:
     """Which corpora to check, and how many files at once."""
 
     shards: Annotated[tuple[str, ...], MinLen(1)]
-    """Folders of shards, each with its manifest.json."""
+    """Folders of shards, or s3://bucket/prefix, each with its manifest.json."""
     num_threads: Annotated[int, Ge(1), Le(1024)] | None = None
     """Shards checked at once; by default one per core. Hashing holds no Python lock, so threads use all cores."""
 
@@ -158,6 +159,8 @@ def _past_the_cache(reader: ShardReader, num_threads: int) -> Iterator[ShardRead
     largest = max(shard.bytes for track in reader.manifest.tracks for shard in track.shards)
     with tempfile.TemporaryDirectory(prefix="cyclesep-verify-") as folder:
         yield ShardReader(reader.folder, cache=ShardCache(Path(folder), limit_bytes=2 * num_threads * largest))
+    # Their space comes back when nobody maps them any more.
+    open_shards.close_removed()
 
 
 @contextmanager

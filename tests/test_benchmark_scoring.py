@@ -1,12 +1,12 @@
 """The scoring benchmark on a few seconds of a song: rows, their meaning, and one table as JSON."""
 
-import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from cyclesep.benchmarks.scoring import ScoringBenchmark, run
+from cyclesep.benchmarks.scoring import ScoringBenchmark, _difference, _row, _Way, _ways, run
 from cyclesep.benchmarks.scoring_audio import ScoredAudio
 from cyclesep.errors import ScoringError
 
@@ -22,11 +22,32 @@ def test_a_tiny_run_measures_every_way_and_finds_no_difference_from_museval() ->
         assert float(row.columns["dB off"]) < 1e-5 or row.way == "museval, 2 threads"
 
 
-def test_without_museval_cyclesep_is_the_baseline_and_nothing_is_said_of_agreement() -> None:
-    alone, _ = run(ScoringBenchmark(seconds=2.0, stems=2, sample_rate=2000, rounds=1, museval=False))
-    assert alone.baseline == "cyclesep, one thread"
-    assert math.isclose(alone.ratio(alone.rows[0]), 1.0)
-    assert "dB off" not in alone.columns
+def test_museval_is_left_out_when_asked_and_a_gpu_stands_last_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    names = [way.name for way in _ways(ScoringBenchmark(museval=False), pair=True)]
+    assert names[0] == "cyclesep, one thread"
+    assert names[-1] == "cyclesep, PyTorch on a GPU"
+    assert not any("museval" in name for name in names)
+    assert sum("museval" in way.name for way in _ways(ScoringBenchmark(), pair=False)) == 3
+
+
+def test_without_an_oracle_rates_are_of_processor_time_and_nothing_is_said_of_agreement() -> None:
+    results = [{"cpu_seconds": 2.0, "wall_seconds": wall, "peak_mb": 10.0 * wall, "scores": []} for wall in (3.0, 4.0)]
+    row = _row(_Way(name="two", scorer="cyclesep", processes=2), results, None)
+    assert row.rate == 1800.0
+    assert dict(row.columns) == {"CPU-s": 2.0, "wall s": 4.0, "tracks/h": 1800.0, "MB above the audio": 40.0}
+
+
+@pytest.mark.parametrize(
+    ("ours", "museval", "difference"),
+    [([1.0, 99.0], [1.5, 98.0], 0.5), ([np.nan, 1.0], [np.nan, 1.0], 0.0), ([np.nan, 1.0], [2.0, 1.0], np.inf)],
+)
+def test_the_difference_is_the_largest_up_to_60_db_and_infinite_for_other_nan_frames(
+    ours: list[float], museval: list[float], difference: float
+) -> None:
+    assert _difference(np.array(ours), np.array(museval)) == difference
 
 
 def test_a_way_that_fails_names_itself_and_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from cyclesep import commandline, settings
 from cyclesep.commandline import JOBS, run_job
+from cyclesep.generators import build_separator
+from cyclesep.training import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "jobs" / "configs").rglob("*.y*ml"))
@@ -48,6 +51,29 @@ def test_the_quickstart_configs_fit_each_other() -> None:
     assert train.name != twin.name
     assert evaluate.checkpoint == f"{train.storage}/{train.name}"
     assert evaluate.output.startswith(f"{evaluate.checkpoint}/")
+
+
+# Parameters in millions, rounded down: what the head comments say.
+NAMED_RUNS = {"seed-preset": 5, "vocals-16k": 38, "vocals-44k-stereo": 6, "vocals-44k-8gpu": 29, "piano-unpaired": 38}
+
+
+@pytest.mark.parametrize("name", NAMED_RUNS)
+def test_a_named_run_has_the_separator_that_its_comment_tells(name: str) -> None:
+    text = (ROOT / "jobs" / "configs" / f"{name}.yaml").read_text()
+    config = settings.load(TrainConfig, [ROOT / "jobs" / "configs" / f"{name}.yaml"])
+    assert config.name == name
+    assert "Expected:" in text
+    assert "Cost:" in text
+    assert "estimate" in text
+    stereo = "44k" in name
+    with torch.device("meta"):
+        separator = build_separator(
+            config.cyclegan.separator,
+            targets=len(config.targets),
+            channels=2 if stereo else 1,
+            sample_rate=44100 if stereo else 16000,
+        )
+    assert sum(parameter.numel() for parameter in separator.parameters()) // 10**6 == NAMED_RUNS[name]
 
 
 @pytest.mark.parametrize("job", JOBS)

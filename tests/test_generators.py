@@ -220,6 +220,20 @@ def test_the_large_form_judges_each_crop_by_itself() -> None:
     torch.testing.assert_close(separator(mixtures)[1:2], separator(mixtures[1:2]), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("levels", [0, 2])
+def test_tfsep_under_autocast_stays_near_full_precision(levels: int) -> None:
+    torch.manual_seed(0)
+    config = SeparatorConfig(name="tfsep", width=8, depth=1, levels=levels)
+    separator, mixture = build_separator(config, targets=1, channels=1, sample_rate=16000), torch.randn(2, 1, 6000)
+    with torch.no_grad():
+        full = separator(mixture)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            lower = separator(mixture)
+    assert lower.dtype == torch.float32
+    assert 0 < float((lower - full).square().mean() / full.square().mean()) < 1e-3
+
+
 def test_rotary_positions_keep_lengths_and_depend_on_distance_alone() -> None:
     torch.manual_seed(0)
     query, key = torch.randn(2, 16, dtype=torch.float64)

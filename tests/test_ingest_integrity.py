@@ -294,7 +294,7 @@ def test_the_command_killed_at_a_random_moment_is_finished_by_the_next_one(tmp_p
     try:
         assert wait_for(lambda: process.poll() is not None or len(list(folder.glob("*.track.json"))) >= finished)
         time.sleep(delay)
-        assert process.poll() is None
+        assert process.poll() is None, process.communicate()[1]
         ray_folders = {found["RAY_TMPDIR"] for found in marked(mark).values() if found.get("RAY_TMPDIR")}
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -320,6 +320,7 @@ def test_a_second_ingest_into_a_folder_in_use_is_refused_and_harms_nothing(tmp_p
     first = started(config, RAY_ADDRESS=get_runtime_context().gcs_address)
     try:
         assert wait_for(lambda: first.poll() is not None or (tmp_path / "out" / "ingest.json").exists())
+        assert first.poll() is None, first.communicate()[1]
         os.kill(first.pid, signal.SIGSTOP)
         with pytest.raises(CorpusError, match=f"^{config.output}: another ingest is writing there; wait for it or ch"):
             ingest(config)

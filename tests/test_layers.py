@@ -14,6 +14,7 @@ LAYERS = [
         "folder",
         "shard_cache",
         "ingest_output",
+        "open_shards",
         "segment_pb2",
         "manifest",
         "segments",

@@ -66,6 +66,19 @@ def test_crops_of_every_second_worker_or_part_have_the_partners_of_the_whole_bat
             assert torch.equal(half_turned(torch.arange(8)[first::number]), whole[first::number])
 
 
+def test_bootstrapping_is_the_cycle_without_a_gradient_through_the_residual() -> None:
+    separator = Scaled(0.5)
+    separator.share = share = torch.tensor(0.5, requires_grad=True)  # type: ignore[assignment]
+    mixture, target = torch.full((1, 1, 16), 4.0), torch.full((1, 1, 1, 16), 6.0)
+    passes = RECIPES["remix"].passes({"separator": separator}, Batch(mixture=mixture, target=target, paired=False))
+    # Remixed: 4 - 4 s + 6, of which a share s is 4 for s = 1/2, 2 less than the target.
+    cycle, bootstrap = passes.terms["cycle"](), passes.terms["bootstrap"]()
+    assert (cycle.item(), bootstrap.item()) == pytest.approx((2.0, 2.0))
+    # Of 6 - s (10 - 4 s) the slope is -10 + 8 s; with the residual held it is -(10 - 4 s).
+    (with_graph,), (without,) = (torch.autograd.grad(each, share, retain_graph=True) for each in (cycle, bootstrap))
+    assert (with_graph.item(), without.item()) == pytest.approx((-6.0, -8.0))
+
+
 @pytest.mark.parametrize("size", [2, 3, 5, 8])
 def test_the_swap_cycle_of_a_perfect_separator_is_zero(size: int) -> None:
     passes = RECIPES["remix"].passes({"separator": Low()}, noise_batch(size=size))

@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 from cyclesep.errors import ScoringError
 from cyclesep.scoring import block_toeplitz, distortion_filters
-from cyclesep.scoring.correlations import Correlator
+from cyclesep.scoring.correlations import Correlator, whole_unit
 from cyclesep.scoring.distortion_filters import Conditioning
 from cyclesep.scoring.framing import frame_spans, tiling
-from cyclesep.scoring.sources import Pairing, Sources, each_alone
+from cyclesep.scoring.sources import Pairing, Sources, are_on_grid, each_alone
 
 LAGS = 24
 Real = NDArray[np.float64]
@@ -61,12 +61,41 @@ def test_blocked_correlations_equal_the_definition(samples: int) -> None:
     np.testing.assert_allclose(statistics.estimate_products[0], everything[2:] @ everything[2:].T)
 
 
+@pytest.mark.parametrize("samples", [60, 3000])
+def test_correlations_of_16_bit_samples_are_exact(samples: int) -> None:
+    whole = np.rint(signals(3, samples) * 6000)
+    rows = tuple(row[None] / 32768 for row in whole)
+    sources = Sources(signals=rows, num_references=2, steps=32768.0)
+    part = Correlator(sources=sources, lags=LAGS)
+    expected = correlations(whole[:2], whole)
+    np.testing.assert_array_equal(part.spans([(0, samples)], (each_alone(1),)).correlations[0] * 2.0**30, expected)
+    tiles = [(0, samples // 2), (samples // 2, samples)]
+    added = part.across_seams(tiles) + part.spans(tiles, (each_alone(1),)).correlations.sum(axis=0)
+    np.testing.assert_array_equal(added * 2.0**30, expected)
+
+
+def test_sums_too_large_for_an_fft_to_be_told_apart_are_left_as_they_are() -> None:
+    sources = Sources(signals=(np.zeros((1, 3)),) * 2, num_references=1, steps=32768.0)
+    assert whole_unit(sources, 1e4) == 2.0**-30
+    assert whole_unit(sources, 1e6) is None
+    assert whole_unit(Sources(signals=(np.zeros((1, 3)),) * 2, num_references=1), 1.0) is None
+
+
+def test_the_grid_of_16_bits_is_recognised() -> None:
+    whole = np.rint(signals(1, 9000) * 6000) / 32768
+    assert are_on_grid((whole, whole.astype(np.float32)), 32768.0)
+    between = whole.copy()
+    between[0, 8999] += 1e-9
+    assert not are_on_grid((whole, between), 32768.0)
+    assert not are_on_grid((whole.astype(np.int64),), 32768.0)
+
+
 @pytest.mark.parametrize("tile", [7, LAGS, 300])
 def test_tiles_and_their_seams_add_up_to_the_whole(tile: int) -> None:
     everything = signals(3)
     part = correlator(everything, 2)
     tiles = [(start, min(start + tile, 1000)) for start in range(0, 1000, tile)]
-    added = part.across_seams(tiles) + part.spans(tiles, ()).correlations.sum(axis=0)
+    added = part.across_seams(tiles) + part.spans(tiles, (each_alone(1),)).correlations.sum(axis=0)
     np.testing.assert_allclose(added, correlations(everything[:2], everything), atol=1e-11)
 
 

@@ -8,12 +8,15 @@ from types import SimpleNamespace
 import museval
 import numpy as np
 import pytest
+import torch
 
+from cyclesep import validation
 from cyclesep.audio import Waveform
 from cyclesep.errors import ScoringError
 from cyclesep.scoring import (
     TrackScore,
     eval_mus_track,
+    evaluate,
     score_track,
     si_sdr,
     to_museval_json,
@@ -41,6 +44,10 @@ ESTIMATES = {
     name: wave(stem.samples + noise.samples)
     for (name, stem), noise in zip(REFERENCES.items(), stems(1, 0.03).values(), strict=True)
 }
+ROUNDED = [
+    {name: wave(np.rint(stem.samples * 32768.0) / 32768) for name, stem in stems.items()}
+    for stems in (REFERENCES, ESTIMATES)
+]
 ACCOMPANIMENT = wave(sum(ESTIMATES[name].samples for name in STEMS[1:]))
 
 
@@ -202,3 +209,55 @@ def test_track_store_and_json_agree_and_infinite_becomes_nan() -> None:
     score = score_track(REFERENCES, {"bass": REFERENCES["bass"]}, track_id="x")
     assert to_track_store(score).json == to_museval_json(score)
     assert np.isnan(json.loads(to_museval_json(score))["targets"][0]["frames"][0]["metrics"]["SDR"])
+
+
+def test_full_scale_peaks_are_scored_on_the_grid_as_museval_does() -> None:
+    loud = {name: wave(stem.samples.copy()) for name, stem in REFERENCES.items()}
+    loud["bass"].samples[0, 100], loud["drums"].samples[0, 200] = -1.0, 1.0
+    ours = score_track(loud, ESTIMATES, derive_accompaniment=False)
+    references = np.stack([loud[name].samples.T for name in STEMS]).astype(np.float64)
+    estimates = np.rint(np.stack([ESTIMATES[name].samples.T for name in STEMS]) * 32768.0) / 32768
+    theirs = np.stack(museval.evaluate(references, estimates, win=RATE, hop=RATE))
+    found = np.stack([[*target.frame_metrics().values()] for target in ours.targets], axis=1)
+    np.testing.assert_allclose(found, theirs, rtol=0, atol=1e-5)
+
+
+def test_the_pair_out_of_shared_products_is_the_pair_scored_by_itself() -> None:
+    shared = score_track(REFERENCES, ESTIMATES)
+    stereo = [[stems["vocals"].samples.T, sum(stems[name].samples.T for name in STEMS[1:])] for stems in ROUNDED]
+    by_itself = np.stack(evaluate(*stereo, win=RATE, hop=RATE))
+    found = [[*shared.of(name).frame_metrics().values()] for name in ("vocals", "accompaniment")]
+    np.testing.assert_allclose(np.stack(found, axis=1), by_itself, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("case", ["plain", "perfect", "scaled", "cancelling"])
+def test_whole_track_scores_out_of_products_are_those_of_the_audio(case: str) -> None:
+    references, estimates = ({name: wave(stem.samples) for name, stem in stems.items()} for stems in ROUNDED)
+    if case == "perfect":
+        estimates["bass"] = references["bass"]
+    elif case == "scaled":
+        estimates["bass"] = wave(2 * references["bass"].samples)
+    elif case == "cancelling":
+        references["other"] = wave(-references["bass"].samples - references["drums"].samples)
+    for target in score_track(references, estimates).targets:
+        is_sum = target.target == "accompaniment"
+        names = STEMS[1:] if is_sum else (target.target,)
+        s, y = (sum(stems[name].samples.astype(np.float64) for name in names) for stems in (references, estimates))
+        np.testing.assert_allclose([target.si_sdr, target.usdr], [si_sdr(s, y), usdr(s, y)], rtol=0, atol=1e-8)
+    if case in ("perfect", "scaled"):
+        assert score_track(references, estimates).of("bass").si_sdr == np.inf
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.5])
+def test_a_track_shorter_than_a_frame_is_one_frame(seconds: float) -> None:
+    short = {name: wave(stem.samples[:, : round(seconds * RATE)]) for name, stem in REFERENCES.items()}
+    score = score_track(short, ESTIMATES)
+    assert [len(target.sdr) for target in score.targets] == [1] * 6
+    assert all(np.isfinite(target.sdr).all() for target in score.targets)
+
+
+def test_validation_in_training_reports_the_scorer_s_sdr() -> None:
+    both = [[stems[name].samples for name in STEMS] for stems in (REFERENCES, ESTIMATES)]
+    references, estimates = (torch.from_numpy(np.stack(signals)) for signals in both)
+    sdr, _, _, _ = evaluate(*(np.stack(signals).transpose(0, 2, 1) for signals in both), win=np.inf, hop=np.inf)
+    np.testing.assert_allclose(validation.sdr(references.double(), estimates.double()), sdr[:, 0], rtol=0, atol=1e-8)

@@ -1,22 +1,32 @@
 import dataclasses
-import json
 import multiprocessing
 import os
 import pickle
 import resource
-import shutil
+import subprocess
+import sys
 import threading
+import zlib
 from pathlib import Path
 
-import lmdb
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cyclesep import shards
+from cyclesep import segments
 from cyclesep.errors import ShardError, StorageError
-from cyclesep.manifest import MANIFEST_NAME, make_manifest, read_manifest, track_file_stem, write_manifest
+from cyclesep.manifest import (
+    MANIFEST_NAME,
+    ShardFile,
+    ShardManifest,
+    TrackRecord,
+    make_manifest,
+    read_manifest,
+    track_file_stem,
+    write_manifest,
+)
+from cyclesep.open_shards import open_shards
 from cyclesep.segment_pb2 import Segment
 from cyclesep.shards import ShardReader, write_track
 from cyclesep.verification import verify
@@ -144,25 +154,63 @@ def test_equal_audio_gives_equal_files_and_an_equal_manifest_in_any_order(tmp_pa
     assert one == two
 
 
-def test_shards_are_read_with_nothing_but_lmdb_and_the_generated_class(corpus):
+def test_the_example_of_the_format_page_reads_shards_with_nothing_but_lmdb_and_the_generated_class(corpus, tmp_path):
     folder, pcm = corpus
-    manifest = json.loads((folder / MANIFEST_NAME).read_text())
-    pieces = []
-    # A copy: this process may have the file open already, and LMDB opens it once.
-    copies = shutil.copytree(folder, folder.with_name("copies"))
-    for shard in manifest["tracks"][0]["shards"]:
-        with (
-            lmdb.open(str(copies / shard["name"]), subdir=False, readonly=True, lock=False) as environment,
-            environment.begin() as transaction,
-        ):
-            for _, value in transaction.cursor():
-                segment = Segment.FromString(value)
-                shape = (len(segment.stems), segment.channels, segment.num_samples)
-                pieces.append(np.frombuffer(segment.pcm, "<i2").reshape(shape))
+    page = (Path(__file__).parent.parent / "docs" / "shard-format.md").read_text()
+    example = page.partition("```python\n")[2].partition("```")[0]
+    told = """
+import sys
+assert {name for name in sys.modules if name.startswith("cyclesep")} == {"cyclesep", "cyclesep.segment_pb2"}
+np.savez(sys.argv[2], *(read_track(sys.argv[1], track) for track in read_manifest(sys.argv[1])["tracks"]))
+"""
+    out = tmp_path / "read.npz"
+    subprocess.run([sys.executable, "-c", example + told, folder, out], check=True)
+    with np.load(out) as read:
+        for expected, found in zip(pcm, read.values(), strict=True):
+            np.testing.assert_array_equal(found, expected.astype(np.float32) / 32768)
+
+
+def test_the_format_page_names_every_field_of_manifest_and_record():
+    page = (Path(__file__).parent.parent / "docs" / "shard-format.md").read_text()
+    kinds = (ShardManifest, TrackRecord, ShardFile)
+    names = {field.name for kind in kinds for field in dataclasses.fields(kind)} | {"checksum"}
+    names |= set(Segment.DESCRIPTOR.fields_by_name)
+    assert {name for name in names if f"| `{name}` |" not in page} == set()
+
+
+def test_the_layout_of_a_record_is_what_the_format_page_says(corpus):
+    folder, _ = corpus
+    for track in read_manifest(folder).tracks:
+        for shard in track.shards:
+            content = (folder / shard.name).read_bytes()
+            for number, (offset, length) in enumerate(shard.records):
+                record = content[offset : offset + length]
+                segment = Segment.FromString(record)
+                assert segment.index == shard.first_segment + number
                 assert segment.start == segment.index * SEGMENT
-                assert value.endswith(segment.pcm)
-                assert (len(value) - len(segment.pcm)) % 16 == 0
-    np.testing.assert_array_equal(np.concatenate(pieces, axis=2), pcm[0])
+                assert record.endswith(segment.pcm)
+                assert len(segment.pcm) == 2 * len(segment.stems) * segment.channels * segment.num_samples
+                assert (length - len(segment.pcm)) % 16 == 0
+                assert segment.crc32 == zlib.crc32(segment.pcm)
+
+
+def test_every_flip_of_a_bit_in_a_record_is_found_be_it_header_padding_or_payload(fresh):
+    track = read_manifest(fresh).tracks[2]
+    ((offset, length),) = track.shards[0].records
+    record = bytearray((fresh / track.shards[0].name).read_bytes()[offset : offset + length])
+    assert segments.find_fault(track, 0, memoryview(record)) is None
+    for bit in range(8 * length):
+        record[bit // 8] ^= 1 << bit % 8
+        assert segments.find_fault(track, 0, memoryview(record)) is not None, bit
+        record[bit // 8] ^= 1 << bit % 8
+
+
+def test_records_with_a_field_that_a_later_format_adds_are_read(tmp_path, monkeypatch):
+    encode, added = segments.encode, bytes([10 << 3 | 2, 5]) + b"later"
+    monkeypatch.setattr(segments, "encode", lambda *arguments: added + encode(*arguments))
+    pcm = write_corpus(tmp_path)
+    np.testing.assert_array_equal(read_all(tmp_path)[0], pcm[0].astype(np.float32) / 32768)
+    assert verify(tmp_path) == read_manifest(tmp_path)
 
 
 @pytest.mark.parametrize("track_id", ["../../etc/passwd", "a/b\\c:*?\0\n", "ÄÖÜ 音楽", "", "." * 300, "CON"])
@@ -298,10 +346,10 @@ def test_a_pickled_reader_and_its_original_read_side_by_side(corpus):
 
 
 def test_the_number_of_open_files_is_bounded_and_threads_survive_eviction(fresh, monkeypatch):
-    monkeypatch.setattr(shards._open_shards, "limit", 1)
+    monkeypatch.setattr(open_shards, "limit", 1)
     reader = ShardReader(fresh)
     expected = checksum_of(reader)
-    assert len(shards._open_shards) == 1
+    assert len(open_shards) == 1
     totals: list[float] = []
     threads = [threading.Thread(target=lambda: totals.extend(checksum_of(reader) for _ in range(40))) for _ in range(4)]
     for thread in threads:

@@ -336,10 +336,9 @@ def test_a_lock_of_another_machine_is_taken_over_when_it_was_not_renewed_and_its
     first.acquire()
     with pytest.raises(storage.LockHeldError, match="last renewed [0-9] s ago"):
         second.acquire()
-    monkeypatch.setattr(locks, "STALE_SECONDS", -1.0)
+    monkeypatch.setattr(locks, "STALE_SECONDS", -10.0)
     second.acquire()
     monkeypatch.setattr(locks, "STALE_SECONDS", 90.0)
-    assert not first._is_ours()
     with pytest.raises(
         StorageError, match=r"the lock was lost, it is now that of process .*run the same command again"
     ):
@@ -363,8 +362,9 @@ def test_a_lock_is_renewed_while_it_is_held_and_lost_when_it_is_deleted(prefix, 
             deadline.wait(0.05)
         assert lock._renewed > began
         lock.check()
-        storage.delete(prefix, ["lock"])
         for _ in range(200):
+            # Again and again, because Swift refuses a renewal that is bound to what was there.
+            storage.delete(prefix, ["lock"])
             if lock._lost:
                 break
             deadline.wait(0.05)

@@ -11,7 +11,7 @@ BENCHMARKS = {
         sentence="Crops per second out of shards, beside the seed's way, other loaders, files and a memory map.",
         config="cyclesep.benchmarks.crops:CropsBenchmark",
         function="cyclesep.benchmarks.crops:run",
-        examples=("--json crops.json", "tracks=4 track_seconds=30 rounds=3"),
+        examples=("--json crops.json", "narrow.tracks=2 wide.tracks=1 rounds=3 peers=false"),
         gives_tables=True,
     ),
     "ingest": Job(

@@ -56,10 +56,10 @@ def open_litdata(corpus: CropCorpus) -> Fill:
 
 def write_litdata_windows(corpus: CropCorpus) -> None:
     """Chunks with one song in each item, laid out so that windows of it can be read."""
-    # Its offsets have 32 bits; one song and more to a chunk.
     loader = _litdata().TemporalArrayLoader()
-    inputs = list(range(corpus.layout.tracks))
-    _optimize(corpus, "windows", partial(_song, corpus), inputs=inputs, chunk_bytes=_FILE_BYTES, item_loader=loader)
+    tracks = list(range(corpus.layout.tracks))
+    chunk_bytes = max(_FILE_BYTES, corpus.pcm(0).nbytes + 2**16)
+    _optimize(corpus, "windows", partial(_song, corpus), inputs=tracks, chunk_bytes=chunk_bytes, item_loader=loader)
 
 
 def open_litdata_windows(corpus: CropCorpus) -> Fill:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from typing import Any
 
 import numpy as np
 
@@ -75,12 +74,15 @@ class ReaderProcesses:
 
     def rate(self, way: str, *, count: int, seconds: float) -> float:
         """Crops per second of `count` processes together, which read by `way` at the same time."""
-        return sum(self._ask(self.connections[:count], (way, seconds)))
+        chosen = self.connections[:count]
+        for connection in chosen:
+            connection.send((way, seconds))
+        return sum(_answer(connection) for connection in chosen)
 
-    def _ask(self, connections: Sequence[Connection], question: Any) -> list[float]:
-        for connection in connections:
-            connection.send(question)
-        return [connection.recv() for connection in connections]
+    def wait(self) -> None:
+        """Return when every process has its files open and warm."""
+        for connection in self.connections:
+            _answer(connection)
 
 
 @contextmanager
@@ -98,9 +100,9 @@ def reader_processes(
         for process, (_, end) in zip(processes, ends, strict=True):
             process.start()
             end.close()
-        # Each says 1 when its files are open and warm.
-        assert all(connection.recv() for connection, _ in ends)
-        yield ReaderProcesses(connections=tuple(connection for connection, _ in ends))
+        readers = ReaderProcesses(connections=tuple(connection for connection, _ in ends))
+        readers.wait()
+        yield readers
     finally:
         for process, (connection, _) in zip(processes, ends, strict=True):
             connection.close()
@@ -108,9 +110,17 @@ def reader_processes(
                 process.join()
 
 
+def _answer(connection: Connection) -> float:
+    try:
+        answer: float = connection.recv()
+        return answer
+    except EOFError:
+        raise RuntimeError("a process of readers ended early; what it printed says why") from None
+
+
 def _serve(connection: Connection, ways: Sequence[Way], corpus: CropCorpus, batch: int, seed: int) -> None:
     readers = {way.name: CropReader(way, corpus, batch=batch, seed=seed) for way in ways}
-    connection.send(1.0)
+    connection.send(0.0)
     try:
         while True:
             way, seconds = connection.recv()

@@ -1,8 +1,10 @@
 """Composes the songs of the crop benchmark and writes them as plain arrays and as shards."""
 
+from functools import cache
+
 import numpy as np
 
-from cyclesep.audio import Samples, from_pcm16, resample, to_pcm16, with_channels
+from cyclesep.audio import Samples, Waveform, from_pcm16, resample, to_pcm16, with_channels
 from cyclesep.benchmarks.crop_corpus import CropCorpus, CropLayout
 from cyclesep.corpus.synthetic import SyntheticConfig, synthetic_tracks
 from cyclesep.manifest import make_manifest, write_manifest
@@ -21,7 +23,7 @@ def write_songs(corpus: CropCorpus) -> None:
     Each track is one composed song, repeated from another place with a level that falls from first to last sample, so
     that no two places hold the same samples.
     """
-    song = _composed(corpus.layout)
+    song = _converted(corpus.layout)
     records = []
     for track in range(corpus.layout.tracks):
         samples = _repeated(np.roll(song, 1009 * track, axis=-1), corpus.track_samples)
@@ -39,10 +41,15 @@ def write_songs(corpus: CropCorpus) -> None:
     write_manifest(corpus.shards, make_manifest(records))
 
 
-def _composed(layout: CropLayout) -> Samples:
-    """A short song, `(stems, channels, time)`."""
+@cache
+def _composed() -> dict[str, Waveform]:
     (track,) = synthetic_tracks(SyntheticConfig(num_train=1, num_valid=0, num_test=0, seconds=_COMPOSED_SECONDS))
-    audio = track.read()
+    return track.read()
+
+
+def _converted(layout: CropLayout) -> Samples:
+    """A short song, `(stems, channels, time)`."""
+    audio = _composed()
     converted = [
         resample(with_channels(audio[name], layout.channels), layout.sample_rate).samples for name in layout.stems
     ]

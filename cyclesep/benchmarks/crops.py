@@ -2,8 +2,8 @@
 
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt, MinLen
 
 from cyclesep.benchmarks.crop_corpus import CropCorpus, CropLayout, Stem
 from cyclesep.benchmarks.crop_memory import MIB, MemoryPoint, mapped_limit, watch_reader
-from cyclesep.benchmarks.crop_peers import LITDATA_WINDOWS, MOSAICML, PEERS
+from cyclesep.benchmarks.crop_peers import LITDATA, LITDATA_WINDOWS, MOSAICML, PEERS
 from cyclesep.benchmarks.crop_readers import CropReader, reader_processes
 from cyclesep.benchmarks.crop_songs import write_songs
 from cyclesep.benchmarks.crop_ways import MEMMAP, OURS, OWN_WAYS, SEED, WAV, Way
@@ -21,6 +21,9 @@ from cyclesep.benchmarks.interleaving import interleaved, rate
 from cyclesep.benchmarks.table import Row, Table
 
 UNIT = "crops/s"
+
+# What several processes read by; the other ways would only make the table long.
+_IN_PROCESSES = tuple(way.name for way in (SEED, OURS, MEMMAP, WAV, MOSAICML, LITDATA, LITDATA_WINDOWS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,13 @@ class MemoryLayout(CropLayout):
 class CropsBenchmark:
     """Which crops are read, and for how long."""
 
+    tables: Annotated[tuple[Literal["narrow", "processes", "wide", "memory"], ...], MinLen(1)] = (
+        "narrow",
+        "processes",
+        "wide",
+        "memory",
+    )
+    """What is measured: two layouts in one process, the narrow one in several processes, and the memory of a reader."""
     narrow: CropLayout = field(default_factory=CropLayout)
     """The first table's corpus, also read by several processes."""
     wide: WideLayout = field(default_factory=WideLayout)
@@ -69,6 +79,9 @@ class CropsBenchmark:
     """Rounds in which all ways take turns; the median counts."""
     round_seconds: Annotated[float, Gt(0.0)] = 0.3
     """Shortest time of one way in one round."""
+    clock: Literal["wall", "cpu"] = "wall"
+    """wall: crops per second. cpu: crops per second that one process computes, on a machine with other work too; the
+    table of several processes goes by the wall all the same."""
     peers: bool = True
     """Measure other libraries as well, where they are installed: requirements-benchmark.txt names them."""
     folder: str = ""
@@ -79,30 +92,28 @@ class CropsBenchmark:
 
 def run(config: CropsBenchmark) -> Sequence[Table]:
     """Measure everything; what is written on the way is deleted in the end."""
-    ways = (*OWN_WAYS, *PEERS) if config.peers else OWN_WAYS
+    measures = {
+        "narrow": (config.narrow, _one_process),
+        "processes": (config.narrow, _many_processes),
+        "wide": (config.wide, _one_process),
+        "memory": (config.memory, _memory),
+    }
     tables = []
-    with _corpus(config, config.narrow) as corpus:
-        tables += [_one_process(config, corpus, ways), _many_processes(config, corpus)]
-    with _corpus(config, config.wide) as corpus:
-        tables.append(_one_process(config, corpus, ways))
-    with _corpus(config, config.memory) as corpus:
-        tables.append(_memory(config, corpus))
+    for name in config.tables:
+        layout, measure = measures[name]
+        with tempfile.TemporaryDirectory(prefix="cyclesep-crops-", dir=config.folder or None) as folder:
+            corpus = CropCorpus(folder=Path(folder), layout=layout, crop_seconds=config.crop_seconds)
+            write_songs(corpus)
+            tables.append(measure(config, corpus))
     return tables
 
 
-@contextmanager
-def _corpus(config: CropsBenchmark, layout: CropLayout) -> Iterator[CropCorpus]:
-    """A corpus on disk for as long as the block lasts."""
-    with tempfile.TemporaryDirectory(prefix="cyclesep-crops-", dir=config.folder or None) as folder:
-        corpus = CropCorpus(folder=Path(folder), layout=layout, crop_seconds=config.crop_seconds)
-        write_songs(corpus)
-        yield corpus
-
-
-def _one_process(config: CropsBenchmark, corpus: CropCorpus, ways: Sequence[Way]) -> Table:
+def _one_process(config: CropsBenchmark, corpus: CropCorpus) -> Table:
+    ways = _ways(config)
     usable = _write(ways, corpus)
     readers = {way.name: CropReader(way, corpus, batch=config.batch, seed=config.seed) for way in usable}
-    measures = {name: partial(rate, reader.read, config.round_seconds) for name, reader in readers.items()}
+    clock = {"wall": time.perf_counter, "cpu": time.process_time}[config.clock]
+    measures = {name: partial(rate, reader.read, config.round_seconds, clock) for name, reader in readers.items()}
     rates = interleaved(measures, rounds=config.rounds)
     rows = [
         Row(
@@ -117,15 +128,14 @@ def _one_process(config: CropsBenchmark, corpus: CropCorpus, ways: Sequence[Way]
     ]
     return Table(
         title=f"{_title(config, corpus)}; one process",
-        unit=UNIT,
+        unit=UNIT if config.clock == "wall" else "crops/CPU s",
         baseline=SEED.name,
         rows=tuple(sorted(rows, key=lambda row: -row.rate if row.rate > 0 else math.inf)),
     )
 
 
 def _many_processes(config: CropsBenchmark, corpus: CropCorpus) -> Table:
-    """The files are there already."""
-    ways = [SEED, WAV, OURS, MEMMAP, *(way for way in (MOSAICML, LITDATA_WINDOWS) if config.peers and not way.missing)]
+    ways = _write([way for way in _ways(config) if way.name in _IN_PROCESSES], corpus)
     count = max(config.processes, default=1)
     with reader_processes(ways, corpus, count=count, batch=config.batch, seed=config.seed) as processes:
         measures = {
@@ -181,6 +191,10 @@ def _memory_row(point: MemoryPoint, highest: int) -> Row:
 
 def _after(point: MemoryPoint) -> str:
     return f"after {point.read / MIB:.0f} MiB"
+
+
+def _ways(config: CropsBenchmark) -> tuple[Way, ...]:
+    return (*OWN_WAYS, *PEERS) if config.peers else OWN_WAYS
 
 
 def _write(ways: Sequence[Way], corpus: CropCorpus) -> list[Way]:

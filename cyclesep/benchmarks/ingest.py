@@ -101,7 +101,7 @@ def _tables(config: IngestBenchmark, source: str, folder: Path) -> list[Table]:
         for way, ingest in ways.items():
             spent[way].append(_timed(ingest))
     title = (
-        f"{config.tracks} tracks of {_repeats(config) * _COMPOSED_SECONDS:g} s, {source}, five stereo stems at 44.1 kHz, "
+        f"{config.tracks} tracks of {hours * 3600 / config.tracks:g} s, five stereo stems at 44.1 kHz, {source}, "
         f"into shards of {config.sample_rate / 1000:g} kHz {'stereo' if config.channels == 2 else 'mono'}"
     )
     rows = [_row(way, hours, times) for way, times in spent.items()]
@@ -179,7 +179,7 @@ def _stages(tracks: Sequence[Track], config: IngestConfig, hours: float, title: 
             segment_samples=segment_samples,
         )
         cpu.append(_cpu_seconds())
-        for stage, before, after in zip(spent, cpu, cpu[1:], strict=True):
+        for stage, before, after in zip(spent, cpu[:-1], cpu[1:], strict=True):
             spent[stage] += after - before
     total = sum(spent.values())
     rows = [Row(way="all", rate=hours * 3600 / total, columns={"share": 1.0})]

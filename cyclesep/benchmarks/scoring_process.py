@@ -26,6 +26,7 @@ def main(way: str, folder: Path, output: Path, pair: bool, rounds: int) -> None:
     """Score by `way`: museval, cyclesep, or a device of PyTorch."""
     audio = ScoredAudio.load(folder)
     score = _museval(audio, pair) if way == "museval" else _cyclesep(audio, pair, None if way == "cyclesep" else way)
+    del audio  # its pages are mapped and may come and go
     before = _peak_mb(reset=True)
     times = []
     for _ in range(rounds):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Gt, MultipleOf
@@ -46,6 +46,9 @@ class StepBenchmark:
     """Times that each way makes a step, in turns, after one that is not counted; the median counts."""
     threads: tuple[Annotated[int, Ge(0)], ...] = (1, 0)
     """Numbers of threads, each a table; 0: as many as this process may use cores."""
+    clock: Literal["wall", "cpu"] = "wall"
+    """wall: crops per second. cpu: crops per second of processor time, on a machine that has other work too; a table of
+    several threads goes by the wall all the same."""
     compile: bool = False
     """Also time the corrected step through torch.compile, which takes minutes before its first step."""
     gpu_batches: tuple[Annotated[int, Gt(0)], ...] = (10, 32, 64, 128, 256)
@@ -62,9 +65,11 @@ def run(config: StepBenchmark) -> Sequence[Table]:
     Raises TrainingError if a gradient of ours differs from the notebook's in float64.
     """
     difference = check_gradients(config.width)
-    title = f"One training step, {config.batch_size} crops of 16,384 samples; gradients equal to {difference:.0e}"
+    title = (
+        f"One training step on {config.batch_size} crops; gradients equal in float64 to {difference:.0e} of the largest"
+    )
     counts = [threads or len(os.sched_getaffinity(0)) for threads in config.threads]
-    tables = [_cpu_table(config, f"{title}; {threads} CPU threads", threads) for threads in dict.fromkeys(counts)]
+    tables = [_cpu_table(config, f"{title}; CPU threads: {threads}", threads) for threads in dict.fromkeys(counts)]
     if torch.cuda.is_available():
         tables += gpu_tables(
             width=config.width, batches=config.gpu_batches, steps=config.gpu_steps, peak_tflops=config.peak_tflops
@@ -81,7 +86,8 @@ def _cpu_table(config: StepBenchmark, title: str, threads: int) -> Table:
         if config.compile:
             ways[COMPILED], flops[COMPILED] = _compiled(config, batch), flops["corrected, bfloat16"]
         cpu_seconds: dict[str, list[float]] = {name: [] for name in ways}
-        measures = {name: partial(_timed, step, batch, cpu_seconds[name]) for name, step in ways.items()}
+        by_cpu = config.clock == "cpu" and threads == 1
+        measures = {name: partial(_timed, step, batch, cpu_seconds[name], by_cpu=by_cpu) for name, step in ways.items()}
         rates = interleaved(measures, rounds=config.rounds)
     rows = [
         Row(
@@ -122,12 +128,12 @@ def _notebook(width: int, *, bfloat16: bool) -> Step:
     return lambda batch: notebook.step(batch.mixture, batch.target[:, 0])
 
 
-def _timed(step: Step, batch: Batch, cpu_seconds: list[float]) -> float:
+def _timed(step: Step, batch: Batch, cpu_seconds: list[float], *, by_cpu: bool) -> float:
     """Crops per second of one step; notes the processor time as well, which other programs disturb less."""
     began, worked = time.perf_counter(), time.process_time()
     step(batch)
     cpu_seconds.append(time.process_time() - worked)
-    return len(batch.mixture) / (time.perf_counter() - began)
+    return len(batch.mixture) / (cpu_seconds[-1] if by_cpu else time.perf_counter() - began)
 
 
 @contextmanager

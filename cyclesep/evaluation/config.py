@@ -25,7 +25,7 @@ class EvaluateConfig:
     """What the separator is called in the tables; estimates are called by the name of their folder."""
 
     shards: str | None = None
-    """Folder of shards that hold the references, at the rate of the shards; or give a corpus."""
+    """Folder or s3://bucket/prefix of shards that hold the references, at the rate of the shards; or give a corpus."""
 
     corpus: CorpusConfig | None = None
     """Music that holds the references, at its original rate, set as for ingest (corpus.kind=...); or give shards."""

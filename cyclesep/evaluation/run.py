@@ -171,6 +171,8 @@ def _about(
         "audio_seconds": round(sum(row.seconds for row in scored), 3),
         "separation_seconds": round(sum(row.separation_seconds for row in scored), 3),
         "scoring_seconds": round(sum(row.scoring_seconds for row in scored), 3),
+        "separation_cpu_seconds": round(sum(row.separation_cpu_seconds for row in scored), 3),
+        "scoring_cpu_seconds": round(sum(row.scoring_cpu_seconds for row in scored), 3),
         "separation_peak_bytes": max(row.separation_peak_bytes for row in scored),
         "scoring_peak_bytes": max(row.scoring_peak_bytes for row in scored),
     }

@@ -1,7 +1,6 @@
 """What the processes of an evaluation do: separate and score. Plain code; `schedule` puts it on Ray."""
 
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from cyclesep import checkpoints
 from cyclesep.audio import Waveform, from_pcm16, pcm16_gain, to_pcm16, write_wav
 from cyclesep.errors import CyclesepError
-from cyclesep.evaluation.memory import forget_peak, peak_bytes
+from cyclesep.evaluation.measurement import Stopwatch, forget_peak, peak_bytes
 from cyclesep.evaluation.outcomes import TrackOutcome
 from cyclesep.evaluation.references import ReferenceTrack, digest_of
 from cyclesep.evaluation.results import Part, Results
@@ -85,6 +84,7 @@ class Separation:
     reason: str = ""
     """Why there are no estimates; empty if there are."""
     wall_seconds: float = 0.0
+    cpu_seconds: float = 0.0
     peak_bytes: int = 0
     num_bytes: int = 0
     """Of the estimates."""
@@ -145,7 +145,7 @@ def told(problem: Exception) -> str:
 
 
 def _scored(item: Item, separation: Separation | None, packed: PackedEstimates | None) -> TrackOutcome:
-    began = time.monotonic()
+    clock = Stopwatch()
     forget_peak()
     stems = item.track.read()
     if packed is not None:
@@ -153,7 +153,7 @@ def _scored(item: Item, separation: Separation | None, packed: PackedEstimates |
     elif isinstance(item.system, Separator):
         system = item.system
         estimates, separation = _separated(_loaded(str(system.checkpoint)), stems[MIXTURE], system.windows)
-        began += separation.wall_seconds
+        clock.leave_out(separation.wall_seconds, separation.cpu_seconds)
         # As they would be after their way from an actor, to the bit.
         estimates = PackedEstimates.of(estimates).unpacked()
         forget_peak()
@@ -169,11 +169,11 @@ def _scored(item: Item, separation: Separation | None, packed: PackedEstimates |
         track_id=item.track.track_id,
         split=item.track.split,
     )
-    return _kept(item, stems, scores, separation or Separation(), began)
+    return _kept(item, stems, scores, separation or Separation(), clock)
 
 
 def _kept(
-    item: Item, stems: Mapping[str, Waveform], scores: TrackScore, separation: Separation, began: float
+    item: Item, stems: Mapping[str, Waveform], scores: TrackScore, separation: Separation, clock: Stopwatch
 ) -> TrackOutcome:
     """Write museval's JSON and the part; gives the outcome."""
     table = ScoreTable.from_scores(item.system.name, [scores])
@@ -184,7 +184,9 @@ def _kept(
         references=digest_of({name: stem for name, stem in stems.items() if name != MIXTURE}),
         seconds=stems[MIXTURE].seconds,
         separation_seconds=separation.wall_seconds,
-        scoring_seconds=time.monotonic() - began,
+        scoring_seconds=clock.wall_seconds,
+        separation_cpu_seconds=separation.cpu_seconds,
+        scoring_cpu_seconds=clock.cpu_seconds,
         separation_peak_bytes=separation.peak_bytes,
         scoring_peak_bytes=peak_bytes(),
     )
@@ -197,11 +199,12 @@ def _separated(
     separator: checkpoints.LoadedSeparator, mixture: Waveform, config: SeparationConfig
 ) -> tuple[dict[str, Waveform], Separation]:
     """The estimates of all targets, one joined by its accompaniment, and what they took."""
-    began = time.monotonic()
+    clock = Stopwatch()
     forget_peak()
     stems = separate_waveform(separator, mixture, config)
     estimates = with_accompaniment({target: stems[target] for target in separator.targets}, mixture)
-    return estimates, Separation(wall_seconds=time.monotonic() - began, peak_bytes=peak_bytes())
+    took = Separation(wall_seconds=clock.wall_seconds, cpu_seconds=clock.cpu_seconds, peak_bytes=peak_bytes())
+    return estimates, took
 
 
 @lru_cache(maxsize=1)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cyclesep.generators.norm import RMSNorm
+
 HEAD_WIDTH = 32
 ROTARY_BASE = 10_000.0
 
@@ -47,7 +49,7 @@ class LocalBlock(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(width)
+        self.norm = RMSNorm(width)
         self.branch = nn.Sequential(
             nn.Conv2d(width, width, 3, padding=1), nn.GELU(), nn.Conv2d(width, width, 3, padding=1)
         )
@@ -80,11 +82,11 @@ class AttentionPath(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.heads = max(1, width // HEAD_WIDTH)
-        self.attention_norm = nn.RMSNorm(width)
+        self.attention_norm = RMSNorm(width)
         self.to_query_key_value = nn.Linear(width, 3 * width, bias=False)
         self.from_heads = nn.Linear(width, width, bias=False)
         self.feedforward = nn.Sequential(
-            nn.RMSNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+            RMSNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
         )
 
     def forward(self, hidden: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cyclesep.generators.band_unet import BandUNet
+from cyclesep.generators.norm import RMSNorm
 
 WINDOW_SECONDS = 0.0464
 # (share of the spectrum, bins per band): narrow bands where voices and basses are, wide ones above.
@@ -97,7 +98,7 @@ class BandMerge(nn.Module):
         super().__init__()
         self.zones = zones_of(bands)
         self.outputs = outputs
-        self.norm = nn.RMSNorm(width)
+        self.norm = RMSNorm(width)
         self.hidden = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU())
         self.maps = nn.ModuleList(BandLinear(count, 2 * width, outputs * bins) for count, bins in self.zones)
 
@@ -132,13 +133,13 @@ class DualPathBlock(nn.Module):
 
     def __init__(self, width: int, bands: int, dilation: int) -> None:
         super().__init__()
-        self.local_norm = nn.RMSNorm(width)
+        self.local_norm = RMSNorm(width)
         self.local = nn.Sequential(
             nn.Conv2d(width, width, 3, padding=(dilation, 1), dilation=(dilation, 1)),
             nn.GELU(),
             nn.Conv2d(width, width, 3, padding=1),
         )
-        self.across_norm = nn.RMSNorm(width)
+        self.across_norm = RMSNorm(width)
         self.across = nn.Sequential(nn.Linear(bands, bands // 2), nn.GELU(), nn.Linear(bands // 2, bands))
 
     def forward(self, hidden: Tensor) -> Tensor:

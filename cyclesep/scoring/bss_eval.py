@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cyclesep.audio import PCM16_SCALE
 from cyclesep.errors import ScoringError
 from cyclesep.scoring.backend import Backend, NumpyBackend
 from cyclesep.scoring.distortion_filters import Conditioning
@@ -23,7 +24,7 @@ from cyclesep.scoring.energies import Part, Projections, QuadraticForms, quadrat
 from cyclesep.scoring.framing import Span, frame_spans, tiling
 from cyclesep.scoring.projections import Projector
 from cyclesep.scoring.simple import TrackEnergies
-from cyclesep.scoring.sources import Array, Pairing, Sources, each_alone, require_finite
+from cyclesep.scoring.sources import Array, Pairing, Sources, are_on_grid, each_alone, require_finite
 from cyclesep.scoring.whole_track import measured_energies, track_energies
 
 Mode = Literal["v4", "v3"]
@@ -76,7 +77,9 @@ def evaluate(
     signals = tuple(signal.T for signal in (*ours, *theirs))
     names = [f"{kind} {j}" for kind in ("reference", "estimate") for j in range(len(ours))]
     require_finite(signals, names)
-    sources = Sources(signals=signals, num_references=len(ours))
+    # Nothing is rounded that is not on the grid already: it tells that sums of products are whole numbers.
+    steps = PCM16_SCALE if are_on_grid(signals, PCM16_SCALE) else None
+    sources = Sources(signals=signals, num_references=len(ours), steps=steps)
     (scores,) = score_sources(
         sources, (each_alone(len(ours)),), win=win, hop=hop, mode=mode, filters_len=filters_len, device=device
     )

@@ -65,8 +65,7 @@ class Sources:
         if self.steps is None or samples.dtype.kind not in "f":
             out[...] = samples
             return
-        # By a power of two and to whole numbers: exact in the samples' own type, which is half as wide as float64.
-        scaled = np.asarray(samples * np.asarray(self.steps, dtype=samples.dtype))
+        scaled = _scaled(samples, self.steps)
         np.multiply(np.rint(scaled, out=scaled), 1.0 / self.steps, out=out)
 
 
@@ -133,6 +132,25 @@ def require_finite(signals: Sequence[NDArray[np.number]], names: Sequence[str]) 
                 f"{name}: {int((~finite).sum())} samples are NaN or infinite, the first at sample {first}; "
                 "separate or export it again"
             )
+
+
+def are_on_grid(signals: Sequence[NDArray[np.number]], steps: float) -> bool:
+    """Whether all samples, finite and of floating point, are whole multiples of 1 / steps."""
+    for signal in signals:
+        if signal.dtype.kind != "f":
+            return False
+        for start in range(0, signal.shape[1], COMPARED_AT_ONCE):
+            scaled = _scaled(signal[:, start : start + COMPARED_AT_ONCE], steps)
+            if not np.array_equal(scaled, np.rint(scaled)):
+                return False
+    return True
+
+
+def _scaled(samples: NDArray[np.number], steps: float) -> NDArray[np.floating]:
+    """`samples` times a power of two: exact in their own type, often half as wide as float64, unless it is narrower."""
+    kind = np.result_type(samples.dtype, np.float32)
+    scaled: NDArray[np.floating] = np.multiply(samples, np.asarray(steps, dtype=kind), dtype=kind)
+    return scaled
 
 
 def _mixing(groups: tuple[tuple[int, ...], ...], num_signals: int, channels: int) -> Array:

@@ -17,14 +17,23 @@ from torch import Tensor
 
 from cyclesep.errors import ScoringError
 from cyclesep.scoring import distortion_filters
+from cyclesep.scoring.correlations import whole_unit
 from cyclesep.scoring.distortion_filters import ABSOLUTE_RIDGE, GOOD_RESIDUAL, WELL_CONDITIONED, Conditioning, Solution
 from cyclesep.scoring.energies import Energies, QuadraticForms
 from cyclesep.scoring.framing import Span
 from cyclesep.scoring.sources import Array, Pairing, Sources
 
-# Of spectra and windows at a time. A device of its own has room for larger batches than this machine's caches.
-BATCH_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}
-KEPT_BYTES = {"cpu": 128 << 20, "cuda": 2 << 30}
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """Memory for spectra and windows of a batch, and for statistics of frames that are kept."""
+
+    batch_bytes: int
+    kept_bytes: int
+
+
+CPU_ROOM = Room(batch_bytes=64 << 20, kept_bytes=128 << 20)
+DEVICE_ROOM = Room(batch_bytes=1 << 30, kept_bytes=2 << 30)
 MAX_REFINEMENTS = 3
 POWER_ITERATIONS = 3
 
@@ -46,13 +55,13 @@ class TorchBackend:
         self._lags = lags
         self._device = _device(device)
         self._signals = [torch.from_numpy(_sendable(signal)).to(self._device) for signal in sources.signals]
-        self.kept_bytes = KEPT_BYTES.get(self._device.type, KEPT_BYTES["cuda"])
+        room = CPU_ROOM if self._device.type == "cpu" else DEVICE_ROOM
+        self.kept_bytes = room.kept_bytes
         self._fft_length = int(scipy.fft.next_fast_len(4 * lags, real=True))
         block_bytes = 16 * (self._fft_length // 2 + 1) * (sources.all_channels + sources.reference_channels)
-        batch_bytes = BATCH_BYTES.get(self._device.type, BATCH_BYTES["cuda"])
-        self._blocks_at_once = max(1, batch_bytes // block_bytes)
+        self._blocks_at_once = max(1, room.batch_bytes // block_bytes)
         spectrum_bytes = 16 * (self._fft_length // 2 + 1) * sources.all_channels * sources.reference_channels
-        self.spans_at_once = max(1, batch_bytes // (2 * spectrum_bytes))
+        self.spans_at_once = max(1, room.batch_bytes // (2 * spectrum_bytes))
 
     def statistics(self, spans: Sequence[Span], pairings: tuple[Pairing, ...]) -> TorchStatistics:
         """The statistics of some spans, all their blocks in batches."""
@@ -77,7 +86,7 @@ class TorchBackend:
             for pairing, sound in zip(pairings, sounds, strict=True):
                 sound |= self._sounds(pairing, new)
         return TorchStatistics(
-            correlations=torch.fft.irfft(spectra, self._fft_length, dim=1)[:, -lags:].contiguous(),
+            correlations=self._to_lags(spectra, self._fft_length),
             estimate_products=products,
             silent=np.stack([~sound.all(dim=1).cpu().numpy() for sound in sounds], axis=1),
         )
@@ -98,7 +107,7 @@ class TorchBackend:
             past = window[None, :, :num_references, : self._lags].transpose(1, 2)
             present = window[None, :, :, self._lags :].transpose(1, 2)
             spectra += self._products(past, present, length)
-        return _numpy(torch.fft.irfft(spectra, length, dim=1)[0, -self._lags :])
+        return _numpy(self._to_lags(spectra, length)[0])
 
     def solve(self, correlations: Array, right: Array, twins: list[int]) -> Solution:
         """Cholesky of museval's system with iterative refinement; what it cannot solve well, the ladder solves."""
@@ -145,6 +154,12 @@ class TorchBackend:
         past_spectra = torch.fft.rfft(past, fft_length).conj().permute(0, 3, 1, 2)
         summed: Tensor = past_spectra @ torch.fft.rfft(present, fft_length).permute(0, 3, 2, 1)
         return summed
+
+    def _to_lags(self, spectra: Tensor, fft_length: int) -> Tensor:
+        """See `Correlator._to_lags`."""
+        correlations = torch.fft.irfft(spectra, fft_length, dim=1)[:, -self._lags :].contiguous()
+        unit = whole_unit(self.sources, float(correlations[:, 0].abs().max()))
+        return correlations if unit is None else torch.round(correlations / unit) * unit
 
     def _sounds(self, pairing: Pairing, new: Tensor) -> Tensor:
         """Whether each reference, then each estimate of a pairing has a sample where its channels do not add up to

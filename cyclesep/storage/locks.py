@@ -69,9 +69,9 @@ class StorageLock:
 
     def check(self) -> None:
         """Raise StorageError if the lock is no longer surely ours, as before a step that others must not see twice."""
-        if not self._lost and time.monotonic() - self._renewed > STALE_SECONDS:
-            self._lost = f"could not be renewed for {STALE_SECONDS:.0f} s"
-        if self._lost:
+        if time.monotonic() - self._renewed > STALE_SECONDS:
+            self._lost = self._lost or f"could not be renewed for {STALE_SECONDS:.0f} s"
+        if self._lost or self._found_ours() is None:
             raise StorageError(f"{self.uri}: the lock was lost, it {self._lost}; run the same command again")
 
     def release(self) -> None:
@@ -108,21 +108,35 @@ class StorageLock:
     def _keep(self) -> None:
         while not self._ended.wait(RENEW_SECONDS):
             with suppress(StorageError), explained(self.uri):
-                if self._is_ours():
-                    self._put()
+                found = self._found_ours()
+                if found is not None and self._renew(found):
                     self._renewed = time.monotonic()
                 if self._ended.is_set():
                     # A release that came between must not leave what this renewal wrote.
                     self.release()
 
-    def _is_ours(self) -> bool:
+    def _renew(self, found: "_Found") -> bool:
+        """Write the lock anew unless somebody has deleted or taken it since it was found."""
+        try:
+            self._put(IfMatch=found.etag)
+        except boto.ClientError as problem:
+            if code_of(problem) not in _UNKNOWN:
+                # The next look tells what became of it.
+                return False
+            # Somebody may come in between; `check` and the next renewal notice.
+            self._put()
+        return True
+
+    def _found_ours(self) -> "_Found | None":
+        """The lock as it lies there; None, with the reason noted, if it is no longer ours."""
         try:
             found = _Found(self.uri)
-            if found.token != self._token:
-                self._lost = f"is now that of {found.told()}"
+            if found.token == self._token:
+                return found
+            self._lost = f"is now that of {found.told()}"
         except NoSuchObject:
             self._lost = "was deleted"
-        return not self._lost
+        return None
 
 
 class _Found:
@@ -138,7 +152,7 @@ class _Found:
         with suppress(ValueError):
             values = dict(json.loads(body))
         self.token = str(values.get("token", ""))
-        self._etag = response["ETag"]
+        self.etag = response["ETag"]
         self._owner = str(values.get("owner", "somebody"))
         self._since = str(values.get("since", "an unknown time"))
         self._process = values.get("process")
@@ -161,7 +175,7 @@ class _Found:
         bucket, key = parse(self.uri)
         with explained(self.uri):
             try:
-                client().delete_object(Bucket=bucket, Key=key, IfMatch=self._etag)
+                client().delete_object(Bucket=bucket, Key=key, IfMatch=self.etag)
             except boto.ClientError as problem:
                 if code_of(problem) in _UNKNOWN:
                     client().delete_object(Bucket=bucket, Key=key)

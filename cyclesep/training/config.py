@@ -18,7 +18,7 @@ class TrainConfig:
     storage: str = "runs"
     """Folder that holds run folders; on several machines one that all of them share."""
     shards: str = "data/shards"
-    """Folder of ingested shards (see `cyclesep ingest`)."""
+    """Ingested shards (see `cyclesep ingest`): a folder, or s3://bucket/prefix."""
     targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("vocals",)
     """Stems to extract, one or several."""
     steps: PositiveInt = 2000

@@ -10,10 +10,11 @@ import ray.train.torch
 
 from cyclesep import checkpoints, provenance, settings, storage
 from cyclesep.checkpoints import Progress
-from cyclesep.errors import ConfigError, CyclesepError, TrainingError
+from cyclesep.errors import ConfigError, TrainingError
 from cyclesep.manifest import MIXTURE
 from cyclesep.shards import ShardReader
 from cyclesep.training.config import TrainConfig
+from cyclesep.training.failures import known_cause
 from cyclesep.training.progress import watched
 from cyclesep.training.rehearsal import rehearse
 from cyclesep.training.run_folder import claim, refuse_other_audio
@@ -80,21 +81,12 @@ def _fit(trainer: ray.train.torch.TorchTrainer) -> ray.train.Result:
         return trainer.fit()
     except ray.train.WorkerGroupError as failed:
         for failure in failed.worker_failures.values():
-            known = _known_cause(failure)
+            known = known_cause(failure)
             if known is not None:
                 raise known from failed
         raise TrainingError(f"training failed: {_last_line(str(failed))}") from failed
     except ray.train.ControllerError as failed:
         raise TrainingError(f"the workers could not be started or kept: {_last_line(str(failed))}") from failed
-
-
-def _known_cause(failure: BaseException | None) -> CyclesepError | None:
-    """The error of ours inside what Ray wraps around it."""
-    while failure is not None:
-        if isinstance(failure, CyclesepError):
-            return failure
-        failure = getattr(failure, "_base_exc", None) or getattr(failure, "cause", None) or failure.__cause__
-    return None
 
 
 def _refuse_impossible(config: TrainConfig, reader: ShardReader) -> None:

@@ -23,6 +23,7 @@ from cyclesep.ranks import of_process_group
 from cyclesep.shards import ShardReader
 from cyclesep.training.clock import Clock
 from cyclesep.training.config import TrainConfig
+from cyclesep.training.failures import ShortUserErrors
 from cyclesep.training.progress import ShownProgress
 
 
@@ -179,8 +180,12 @@ class _Run:
 
 
 def _quieten_ray_train() -> None:
-    """Let Ray Train log warnings only: each report of each worker is a line, and the board shows what matters."""
+    """Let Ray Train log warnings only, and users' errors without tracebacks.
+
+    Each report of each worker is a line otherwise, and the board shows what matters.
+    """
     for name in list(logging.root.manager.loggerDict):
         # Ray names one of these loggers after its file.
         if name.startswith("ray.train") or "/ray/train/" in name:
             logging.getLogger(name).setLevel(logging.WARNING)
+            logging.getLogger(name).addFilter(ShortUserErrors())

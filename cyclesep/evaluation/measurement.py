@@ -1,10 +1,32 @@
-"""How much memory a process takes while it does one thing."""
+"""What a process takes while it does one thing: time and memory."""
 
 import resource
+import time
 from contextlib import suppress
 from pathlib import Path
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+class Stopwatch:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.monotonic(), time.process_time()
+
+    @property
+    def wall_seconds(self) -> float:
+        return time.monotonic() - self._wall
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Of one core, all threads of this process added up."""
+        return time.process_time() - self._cpu
+
+    def leave_out(self, wall_seconds: float, cpu_seconds: float) -> None:
+        """Take off what is counted elsewhere."""
+        self._wall += wall_seconds
+        self._cpu += cpu_seconds
 
 
 def forget_peak() -> None:

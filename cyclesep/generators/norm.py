@@ -1,0 +1,12 @@
+"""A norm that stays precise under autocast."""
+
+import torch
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.RMSNorm):
+    """`nn.RMSNorm` over the last axis, in float32 at least; autocast leaves it in the precision of its input."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        precise = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+        return super().forward(precise).to(hidden.dtype)

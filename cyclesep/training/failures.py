@@ -1,0 +1,35 @@
+"""What stopped a training run, as one line, where it is something that a user can put right."""
+
+import logging
+import re
+import sys
+
+from typing_extensions import override
+
+from cyclesep.errors import CyclesepError
+
+
+def known_cause(failure: BaseException | None) -> CyclesepError | None:
+    """The error of ours inside what Ray and torch wrap around it, its message in one line."""
+    while failure is not None:
+        if isinstance(failure, CyclesepError):
+            return type(failure)(one_line(failure))
+        failure = getattr(failure, "_base_exc", None) or getattr(failure, "cause", None) or failure.__cause__
+    return None
+
+
+def one_line(problem: CyclesepError) -> str:
+    """The message without the traceback that a DataLoader puts before it when a loader process has failed."""
+    return re.sub(r"^cyclesep\.[\w.]+: ", "", str(problem).strip().rpartition("\n")[2])
+
+
+class ShortUserErrors(logging.Filter):
+    """Leaves tracebacks out of Ray Train's log of errors that a user can put right; those of bugs stay."""
+
+    @override
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Shorten the record if it is made while such an error is handled; it is logged in either case."""
+        problem = sys.exc_info()[1]
+        if isinstance(problem, CyclesepError):
+            record.msg, record.args = f"training stopped: {one_line(problem)}", ()
+        return True

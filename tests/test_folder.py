@@ -1,0 +1,64 @@
+"""The same verbs on a folder of this machine and on a prefix in S3."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from cyclesep.errors import StorageError
+from cyclesep.folder import Folder
+
+
+@pytest.fixture(params=["local", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    return Folder.of(tmp_path / "out" if request.param == "local" else f"{request.getfixturevalue('prefix')}/out")
+
+
+def test_what_was_written_is_read_back_and_listed_with_its_size(folder: Folder) -> None:
+    assert folder.sizes("parts") == {}
+    folder.write_text("parts/a b.json", "größer")
+    with folder.replacing("parts/deep/b.bin") as path:
+        path.write_bytes(b"12345")
+    with folder.replacing("parts/c.bin") as path:
+        path.write_bytes(b"123")
+    assert folder.read_text("parts/a b.json") == "größer"
+    assert folder.sizes("parts") == {"a b.json": 8, "c.bin": 3}
+    with folder.reading("parts/deep/b.bin") as path:
+        assert path.read_bytes() == b"12345"
+    folder.delete("parts/c.bin")
+    folder.delete("parts/never was")
+    assert folder.sizes("parts") == {"a b.json": 8}
+
+
+def write_half(folder: Folder, name: str) -> None:
+    with folder.replacing(name) as path:
+        path.write_text("half")
+        raise KeyError(name)
+
+
+def test_a_block_that_fails_leaves_nothing_and_what_was_there_stays(folder: Folder) -> None:
+    folder.write_text("kept.txt", "old")
+    for name in ("kept.txt", "new.txt"):
+        with pytest.raises(KeyError):
+            write_half(folder, name)
+    assert folder.read_text("kept.txt") == "old"
+    assert folder.sizes("") == {"kept.txt": 3}
+
+
+def test_a_file_that_is_missing_is_told_by_its_place(folder: Folder) -> None:
+    with pytest.raises(StorageError, match=r"out/nowhere\.txt"):
+        folder.read_text("nowhere.txt")
+    with pytest.raises(StorageError, match=r"out/nowhere\.bin"), folder.reading("nowhere.bin"):
+        pass
+
+
+def test_sweeping_removes_abandoned_partial_files_and_nothing_else(tmp_path: Path) -> None:
+    folder = Folder.of(tmp_path)
+    for name in (".new.json.1234.partial", ".old.json.1234.partial", "old.json"):
+        folder.write_text(f"parts/{name}", "x")
+    old = time.time() - 7200
+    for name in (".old.json.1234.partial", "old.json"):
+        os.utime(tmp_path / "parts" / name, (old, old))
+    folder.sweep()
+    assert sorted(folder.sizes("parts")) == [".new.json.1234.partial", "old.json"]
