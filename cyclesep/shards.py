@@ -103,10 +103,11 @@ class ShardReader:
         """
         if len(requests) != len(out):
             raise ValueError(f"{len(requests)} requests for a buffer of {len(out)} crops")
+        stems = tuple(stems)
         places = [(track.track_id, start) for track, start in requests]
         for n in sorted(range(len(requests)), key=places.__getitem__):
             track, start = requests[n]
-            self.read_into(out[n], track, stems, start)
+            self._fill(out[n], self._selection(track, stems), start)
 
     def read_into(self, out: Samples, track: TrackRecord, stems: Sequence[str], start: int) -> None:
         """Fill `out`, float32 `(stems, channels, time)`, with the crop of `track` that begins at sample `start`.
@@ -114,7 +115,10 @@ class ShardReader:
         Raises ShardError for a stem that the track lacks, and for damage, naming shard, track and segment: nothing
         damaged is served. Raises IndexError for a crop that leaves the track.
         """
-        selection = self._selection(track, tuple(stems))
+        self._fill(out, self._selection(track, tuple(stems)), start)
+
+    def _fill(self, out: Samples, selection: "_Selection", start: int) -> None:
+        track = selection.track
         num_samples = out.shape[-1]
         if start < 0 or start + num_samples > track.num_samples:
             raise IndexError(
@@ -124,7 +128,8 @@ class ShardReader:
         filled = 0
         while filled < num_samples:
             taken = min(num_samples - filled, track.segment_samples - offset)
-            opened = self._borrow(track, selection.place_of(index))
+            place = selection.place_of(index)
+            opened = open_shards.borrow_open(place.path, place.shard) or self._borrow_first(track, place)
             try:
                 pcm = opened.segment(index)
                 for places, rows in selection.runs:
@@ -141,10 +146,6 @@ class ShardReader:
         if selection is None or selection.track is not track:
             selection = self._selections[track.track_id, stems] = _Selection(track, stems)
         return selection
-
-    def _borrow(self, track: TrackRecord, place: "_Place") -> OpenShard:
-        opened = open_shards.borrow_open(place.path, place.shard)
-        return opened if opened is not None else self._borrow_first(track, place)
 
     def _borrow_first(self, track: TrackRecord, place: "_Place") -> OpenShard:
         remedy = _CACHE_REMEDY if self.is_remote else _REMEDY

@@ -134,7 +134,7 @@ def test_a_driver_that_is_killed_again_and_again_leaves_the_same_table(
     assert {name: after[name] for name in before} == before
 
 
-@pytest.mark.parametrize("num_separators", [None, 1])
+@pytest.mark.parametrize("num_separators", [pytest.param(None, marks=pytest.mark.slow), 1])
 def test_a_node_that_is_killed_costs_time_and_nothing_else(
     host: Host, words: list[str], expected: pyarrow.Table, tmp_path: Path, num_separators: int | None
 ) -> None:

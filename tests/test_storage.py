@@ -350,7 +350,7 @@ def test_a_lock_of_another_machine_is_taken_over_when_it_was_not_renewed_and_its
 
 
 def test_a_lock_is_renewed_while_it_is_held_and_lost_when_it_is_deleted(prefix, monkeypatch):
-    monkeypatch.setattr(locks, "RENEW_SECONDS", 0.05)
+    monkeypatch.setattr(locks, "RENEW_SECONDS", 0.3)
     lock = storage.StorageLock(f"{prefix}/lock")
     lock.acquire()
     began = lock._renewed

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +19,8 @@ from cyclesep.evaluation.config import EvaluateConfig
 from cyclesep.manifest import MIXTURE, TrackRecord
 from cyclesep.preparation import prepare
 from cyclesep.shards import ShardReader
+
+_log = logging.getLogger(__name__)
 
 
 class ReferenceTrack(Protocol):
@@ -91,8 +94,12 @@ class CorpusTrack:
     def read(self) -> dict[str, Waveform]:
         waveforms = self.track.read()
         main = waveforms.get(MIXTURE) or max(waveforms.values(), key=lambda waveform: waveform.channels)
-        stems = prepare(waveforms, sample_rate=main.sample_rate, channels=main.channels).stems
-        return _with_mixture(stems, self.track_id, main.sample_rate)
+        prepared = prepare(waveforms, sample_rate=main.sample_rate, channels=main.channels)
+        for warning in prepared.warnings:
+            # Much published music is clipped; a stem that is silent or stops early may have been cut off.
+            if not warning.endswith("clipped samples"):
+                _log.warning("%s: reference %s", self.track_id, warning)
+        return _with_mixture(prepared.stems, self.track_id, main.sample_rate)
 
     def mixture(self) -> Waveform:
         # Stems may be longer than the mixture, which is padded then.
