@@ -49,6 +49,10 @@ _REMEDY = "delete the file and run the same ingest again: only this track is red
 _CACHE_REMEDY = "delete this file of the shard cache: it is fetched again"
 
 
+# A batch of at most so many bytes is still in cache when its last crop is read, and is scaled by one product.
+_SCALED_AT_ONCE_BYTES = 4 * 2**20
+
+
 class ShardReader:
     """Random access to the audio of an ingested corpus.
 
@@ -99,15 +103,19 @@ class ShardReader:
     def read_batch(self, out: Samples, requests: Sequence[tuple[TrackRecord, int]], stems: Sequence[str]) -> None:
         """Fill `out`, float32 `(batch, stems, channels, time)`, with the crop of each (track, start) in `requests`.
 
-        Reads go track by track in the order of time, whatever the order of the requests: neighbours share pages.
+        Crops are read in the order of the requests; sorted requests share pages, which helps where a disk is slow.
         """
         if len(requests) != len(out):
             raise ValueError(f"{len(requests)} requests for a buffer of {len(out)} crops")
         stems = tuple(stems)
-        places = [(track.track_id, start) for track, start in requests]
-        for n in sorted(range(len(requests)), key=places.__getitem__):
-            track, start = requests[n]
-            self._fill(out[n], self._selection(track, stems), start)
+        selections = [self._selection(track, stems) for track, _ in requests]
+        at_once = out.nbytes <= _SCALED_AT_ONCE_BYTES and len({selection.gain for selection in selections}) == 1
+        for crop, selection, (_, start) in zip(out, selections, requests, strict=True):
+            self._cast_into(crop, selection, start)
+            if not at_once:
+                np.multiply(crop, selection.scale, out=crop)
+        if at_once:
+            np.multiply(out, selections[0].scale, out=out)
 
     def read_into(self, out: Samples, track: TrackRecord, stems: Sequence[str], start: int) -> None:
         """Fill `out`, float32 `(stems, channels, time)`, with the crop of `track` that begins at sample `start`.
@@ -115,9 +123,13 @@ class ShardReader:
         Raises ShardError for a stem that the track lacks, and for damage, naming shard, track and segment: nothing
         damaged is served. Raises IndexError for a crop that leaves the track.
         """
-        self._fill(out, self._selection(track, tuple(stems)), start)
+        selection = self._selection(track, tuple(stems))
+        self._cast_into(out, selection, start)
+        # A cast, then a product in cache: two thirds of the time of numpy's product of mixed types.
+        np.multiply(out, selection.scale, out=out)
 
-    def _fill(self, out: Samples, selection: "_Selection", start: int) -> None:
+    def _cast_into(self, out: Samples, selection: "_Selection", start: int) -> None:
+        """Fill `out` with PCM16 values as they are, not yet scaled."""
         track = selection.track
         num_samples = out.shape[-1]
         if start < 0 or start + num_samples > track.num_samples:
@@ -138,8 +150,6 @@ class ShardReader:
                 open_shards.give_back(opened)
             filled += taken
             index, offset = index + 1, 0
-        # A cast, then a product in cache: two thirds of the time of numpy's product of mixed types.
-        np.multiply(out, selection.scale, out=out)
 
     def _selection(self, track: TrackRecord, stems: tuple[str, ...]) -> "_Selection":
         selection = self._selections.get((track.track_id, stems))
@@ -184,6 +194,7 @@ class _Selection:
         """Raises ShardError for a stem that the track lacks."""
         self.track = track
         self.runs = tuple(_runs(_rows(track, stems)))
+        self.gain = track.gain
         self.scale = np.float32(track.gain / PCM16_SCALE)
         self._places = tuple(_Place(shard) for shard in track.shards)
 

@@ -249,7 +249,7 @@ def test_a_cut_mp4_in_a_musdb_folder_does_not_stop_the_others(
     assert (ended.status, ended.errors) == (1, ())
     (failed,) = [line for line in ended.out.splitlines() if line.startswith("failed: ")]
     assert failed.startswith(f"failed: {bad.name.removesuffix('.stem.mp4')}: {bad}: ")
-    assert failed.endswith("; fetch or export the file again")
+    assert failed.endswith("; fetch or export it again")
     assert len(verify(tmp_path / "out").tracks) == 2
 
 

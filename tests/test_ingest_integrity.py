@@ -241,9 +241,11 @@ def words_of(config: IngestConfig) -> list[str]:
 def started(config: IngestConfig, **environment: str) -> subprocess.Popen[str]:
     """A `cyclesep ingest` of its own, in a process group of its own."""
     command = [sys.executable, "-c", "from cyclesep.commandline import main; main()", "ingest", *words_of(config)]
+    # Without the folder of the tests' cluster, which `connect` has put there: a private cluster makes its own.
+    inherited = {name: value for name, value in os.environ.items() if name != "RAY_TMPDIR"}
     return subprocess.Popen(
         command,
-        env={**os.environ, **environment},
+        env={**inherited, **environment},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

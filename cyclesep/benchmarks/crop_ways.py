@@ -65,12 +65,13 @@ def write_seed(corpus: CropCorpus) -> None:
 def open_seed(corpus: CropCorpus) -> Fill:
     """What cyclesep's ancestor did: fetch and parse the record of a whole song, for each crop."""
     songs = lmdb.open(str(corpus.folder / "seed"), readonly=True, lock=False, readahead=False, meminit=False)
-    datum = _seed_message(corpus.layout.stems)()
+    song_class = _seed_message(corpus.layout.stems)
 
     def fill(out: Samples, crops: Sequence[Crop]) -> None:
         for crop, (track, start) in zip(out, crops, strict=True):
             with songs.begin() as transaction:
-                datum.ParseFromString(transaction.get(f"{track:08d}".encode()))
+                # A new message each time: one that is parsed into again keeps the memory of all that it ever held.
+                datum = song_class.FromString(transaction.get(f"{track:08d}".encode()))
             for stem, name in zip(crop, corpus.layout.stems, strict=True):
                 song = np.frombuffer(getattr(datum, name), dtype=np.float32).reshape(corpus.layout.channels, -1)
                 stem[:] = song[:, start : start + corpus.crop_samples]
