@@ -19,6 +19,9 @@ _POINTS = 12
 # What Python and its libraries may take beside the mapped shards: buffers, the manifest, arenas of the allocator.
 _SLACK_BYTES = 64 * MIB
 
+# LMDB reserves this much address space for a file, however small.
+_LEAST_MAP_BYTES = 10 * MIB
+
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryPoint:
@@ -65,7 +68,7 @@ def _read_all(connection: Connection, corpus: CropCorpus, open_shards: int, batc
     crops = np.random.default_rng(seed).permutation(np.array(corpus.tour()))
     batches = np.array_split(crops, max(_POINTS, len(crops) // batch))
     out = corpus.empty(max(len(numbers) for numbers in batches))
-    address_space = _kib("/proc/self/status", "VmSize:") + mapped_limit(corpus, open_shards) + _SLACK_BYTES
+    address_space = _kib("/proc/self/status", "VmSize:") + _address_limit(corpus, open_shards) + _SLACK_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
     points: list[MemoryPoint] = []
     for part in np.array_split(np.arange(len(batches)), _POINTS):
@@ -86,6 +89,10 @@ def _read_all(connection: Connection, corpus: CropCorpus, open_shards: int, batc
             )
         )
     connection.send(points)
+
+
+def _address_limit(corpus: CropCorpus, open_shards: int) -> int:
+    return max(mapped_limit(corpus, open_shards), open_shards * _LEAST_MAP_BYTES)
 
 
 def mapped_limit(corpus: CropCorpus, open_shards: int) -> int:

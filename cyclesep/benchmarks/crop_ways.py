@@ -54,10 +54,12 @@ def write_seed(corpus: CropCorpus) -> None:
     """One LMDB record per song, a protobuf message with a float32 field for each stem."""
     song_class = _seed_message(corpus.layout.stems)
     song_bytes = 4 * len(corpus.layout.stems) * corpus.layout.channels * corpus.track_samples
-    with lmdb.open(str(corpus.folder / "seed"), map_size=2**24 + corpus.layout.tracks * (song_bytes + 2**16)) as songs:
+    map_size = 2**24 + corpus.layout.tracks * (song_bytes + 2**16)
+    with lmdb.open(str(corpus.folder / "seed"), map_size=map_size, writemap=True) as songs:
         for track in range(corpus.layout.tracks):
-            stems = zip(corpus.layout.stems, corpus.pcm(track), strict=True)
-            message = song_class(**{name: from_pcm16(pcm).tobytes() for name, pcm in stems})
+            message = song_class()
+            for name, pcm in zip(corpus.layout.stems, corpus.pcm(track), strict=True):
+                setattr(message, name, from_pcm16(pcm).tobytes())
             with songs.begin(write=True) as transaction:
                 transaction.put(f"{track:08d}".encode(), message.SerializeToString())
 

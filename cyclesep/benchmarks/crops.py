@@ -38,16 +38,16 @@ class WideLayout(CropLayout):
     """Stems of a track, all of which are in every crop."""
     tracks: Annotated[int, Ge(1)] = 2
     """Number of tracks."""
+    track_seconds: Annotated[float, Ge(2.0)] = 120.0
+    """Length of a track; the seed's record of one takes 1.8 MB a second, and several times that in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryLayout(CropLayout):
     """Many tracks, of which few may be mapped at once."""
 
-    tracks: Annotated[int, Ge(1)] = 160
+    tracks: Annotated[int, Ge(1)] = 40
     """Number of tracks."""
-    track_seconds: Annotated[float, Ge(2.0)] = 40.0
-    """Length of a track."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class CropsBenchmark:
     """The second table's corpus."""
     memory: MemoryLayout = field(default_factory=MemoryLayout)
     """The corpus that a reader with little memory reads."""
-    memory_open_shards: Annotated[int, Ge(1)] = 16
+    memory_open_shards: Annotated[int, Ge(1)] = 4
     """Shards that this reader keeps mapped; each of its tracks is one."""
     crop_seconds: Annotated[float, Gt(0.0)] = 1.0
     """Length of a crop."""
