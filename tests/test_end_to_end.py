@@ -281,4 +281,4 @@ def test_a_checkpoint_and_mp4_files_give_scores(
     assert sdr["IRM2"] > sdr["mixture"] + 3
     table = ScoreTable.read(out / "scores.parquet")
     assert {value.track_id for value in table.track_values()} == {song.track_id}
-    assert pyarrow.parquet.read_table(out / "tracks.parquet").num_rows == len(systems)
+    assert pyarrow.parquet.read_table(out / "tracks.parquet").num_rows == 2 * len(systems)
