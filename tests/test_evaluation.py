@@ -403,6 +403,7 @@ def test_the_actor_gives_a_reason_instead_of_a_traceback(checkpoint: Path, tiny_
         ({"name": "IRM2"}, ConfigError, "two systems would be called 'IRM2'"),
         ({"checkpoint": None, "mixture": False, "heuristic": False, "oracles": ()}, ConfigError, "nothing to score"),
         ({"estimates": "/nowhere"}, ConfigError, "no folder /nowhere/test"),
+        ({"estimates": "s3://bucket/theirs"}, ConfigError, "s3://bucket/theirs lies in S3; copy it to a folder"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_before_anything_is_written(

@@ -8,7 +8,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from cyclesep import audio, checkpoints
+from cyclesep import audio, checkpoints, storage
 from cyclesep.audio import Waveform
 from cyclesep.errors import ConfigError, ScoringError
 from cyclesep.evaluation.config import EvaluateConfig, Oracle
@@ -184,6 +184,8 @@ def _separators(config: EvaluateConfig) -> list[System]:
             )
         )
     if config.estimates is not None:
+        if storage.is_remote(config.estimates):
+            raise ConfigError(f"estimates: {config.estimates} lies in S3; copy it to a folder that all machines share")
         folder = Path(config.estimates).expanduser().absolute()
         if not (folder / config.split).is_dir():
             raise ConfigError(
