@@ -43,8 +43,8 @@ JOBS = {
     ),
     "verify": Job(
         sentence="Check every byte of shards, and name each damaged file, track and segment.",
-        config="cyclesep.verification:VerifyConfig",
-        function="cyclesep.verification:run",
+        config="cyclesep.shards.verification:VerifyConfig",
+        function="cyclesep.shards.verification:run",
         examples=("data/musdb18", "data/musdb18 data/mine num_threads=4"),
         words_fill="shards",
     ),

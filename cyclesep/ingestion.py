@@ -13,10 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from cyclesep import storage
 from cyclesep.corpus import CorpusConfig, Track, describe, find_tracks
 from cyclesep.errors import AudioError, CorpusError, CyclesepError, StorageError
-from cyclesep.ingest_output import Output, open_output
-from cyclesep.manifest import VERSION, ShardManifest, TrackRecord, make_manifest, track_file_stem, write_manifest
 from cyclesep.preparation import prepare
-from cyclesep.shard_writing import write_track
+from cyclesep.shards.ingest_output import Output, open_output
+from cyclesep.shards.manifest import VERSION, ShardManifest, TrackRecord, make_manifest, track_file_stem, write_manifest
+from cyclesep.shards.writing import write_track
 
 # A mixture that differs from the sum of its stems by more is told; AAC alone stays below.
 RESIDUAL_DB = -20.0

@@ -16,7 +16,7 @@ from cyclesep.audio import (
     with_channels,
 )
 from cyclesep.errors import AudioError
-from cyclesep.manifest import MIXTURE
+from cyclesep.shards.manifest import MIXTURE
 
 # Shorter tracks are files that went wrong.
 MIN_SECONDS = 0.1

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from cyclesep.audio import Samples
-from cyclesep.manifest import make_manifest, write_manifest
-from cyclesep.shard_writing import write_track
+from cyclesep.shards.manifest import make_manifest, write_manifest
+from cyclesep.shards.writing import write_track
 
 if TYPE_CHECKING:
     from s3_server import S3

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cyclesep import losses
 from cyclesep.cyclegan import CycleGAN
-from cyclesep.recipes import Judged
+from cyclesep.cyclegan.recipes import Judged
 
 
 def discriminator_gradient(model: CycleGAN) -> list[Tensor]:

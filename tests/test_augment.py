@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from cyclesep import augment
-from cyclesep.augment import AugmentConfig
+from cyclesep.crops import augment
+from cyclesep.crops.augment import AugmentConfig
+from cyclesep.crops.pitch_tempo import PitchTempo
 from cyclesep.errors import ConfigError
-from cyclesep.pitch_tempo import PitchTempo
 
 BATCH, STEMS = 16, 3
 OFF = AugmentConfig(gain_db=0.0, polarity_share=0.0, channel_swap_share=0.0, remix_share=0.0)

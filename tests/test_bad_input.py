@@ -18,8 +18,8 @@ from cyclesep.corpus.synthetic import SyntheticConfig, synthetic_tracks
 from cyclesep.corpus.synthetic.writers import write_stem_mp4
 from cyclesep.cyclegan import CycleGAN
 from cyclesep.shards import ShardReader
+from cyclesep.shards.verification import verify
 from cyclesep.training import TrainConfig
-from cyclesep.verification import verify
 
 ROOT = Path(__file__).resolve().parent.parent
 RATE = 8000

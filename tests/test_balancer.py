@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cyclesep.balancer import Balancer, BalancerConfig, gradient_norms
+from cyclesep.cyclegan.balancer import Balancer, BalancerConfig, gradient_norms
 from cyclesep.ranks import Ranks
 
 WEIGHTS = {"cycle": 10.0, "identity": 5.0, "adversarial": 1.0}

@@ -29,11 +29,11 @@ from cyclesep.commandline import Job, main
 from cyclesep.corpus import CorpusConfig, find_tracks
 from cyclesep.corpus.synthetic import SyntheticConfig, synthetic_tracks
 from cyclesep.corpus.synthetic.writers import write_musdb_hq, write_stem_mp4
-from cyclesep.ingest_output import open_output
 from cyclesep.ingestion import IngestConfig, ingest_track
-from cyclesep.manifest import make_manifest, write_manifest
 from cyclesep.segment_pb2 import Segment
 from cyclesep.shards import ShardReader
+from cyclesep.shards.ingest_output import open_output
+from cyclesep.shards.manifest import make_manifest, write_manifest
 
 TABLE = Table(
     title="a table",

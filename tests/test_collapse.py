@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from cyclesep.collapse import CollapseAlarm, CollapseConfig
+from cyclesep.cyclegan.collapse import CollapseAlarm, CollapseConfig
 from cyclesep.errors import TrainingError
 
 LOW = CollapseConfig(energy_below=0.01, for_steps=3)

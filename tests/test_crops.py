@@ -12,12 +12,12 @@ import scipy.stats
 import torch
 
 from cyclesep import settings
-from cyclesep.augment import AugmentConfig
 from cyclesep.crops import Batch, CropConfig, CropStream, crop_loader, validation_crops
+from cyclesep.crops.augment import AugmentConfig
 from cyclesep.errors import ConfigError
-from cyclesep.manifest import make_manifest, write_manifest
-from cyclesep.shard_writing import write_track
 from cyclesep.shards import ShardReader
+from cyclesep.shards.manifest import make_manifest, write_manifest
+from cyclesep.shards.writing import write_track
 
 RATE = 1000
 EVERYTHING = AugmentConfig(remix_share=0.7, pitch_tempo_share=0.4, tempo_percent=20)

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from cyclesep import settings
 from cyclesep.crops import Batch
 from cyclesep.cyclegan import CycleGAN, CycleGANConfig
+from cyclesep.cyclegan.optimization import OptimizerConfig, schedule
+from cyclesep.cyclegan.recipes import RECIPES
 from cyclesep.discriminators import DiscriminatorConfig
 from cyclesep.errors import ConfigError
 from cyclesep.generators import SeparatorConfig
-from cyclesep.optimization import OptimizerConfig, schedule
 from cyclesep.ranks import Ranks
-from cyclesep.recipes import RECIPES
 
 torch.set_num_threads(1)
 

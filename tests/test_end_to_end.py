@@ -19,7 +19,7 @@ from cyclesep.corpus.stem_folders import split_by_name
 from cyclesep.corpus.synthetic import SyntheticConfig, SyntheticTrack, synthetic_tracks
 from cyclesep.corpus.synthetic.writers import write_musdb_hq, write_stem_mp4
 from cyclesep.scoring import ScoreTable
-from cyclesep.verification import verify
+from cyclesep.shards.verification import verify
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

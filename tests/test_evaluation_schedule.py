@@ -29,7 +29,7 @@ from cyclesep.evaluation.separators import SeparatorPool
 from cyclesep.evaluation.systems import Separator, System, Untouched
 from cyclesep.evaluation.work import Item, PackedEstimates, Separation, SeparationActor
 from cyclesep.folder import Folder
-from cyclesep.manifest import MIXTURE
+from cyclesep.shards.manifest import MIXTURE
 
 # Ray's workers cannot import this file, and its tracks go there.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

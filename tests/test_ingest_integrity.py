@@ -29,9 +29,9 @@ from cyclesep import ingestion
 from cyclesep.audio import from_pcm16, to_pcm16
 from cyclesep.errors import CorpusError, ShardError
 from cyclesep.ingestion import IngestConfig, IngestReport, ingest
-from cyclesep.manifest import MANIFEST_NAME
 from cyclesep.shards import ShardReader
-from cyclesep.verification import verify
+from cyclesep.shards.manifest import MANIFEST_NAME
+from cyclesep.shards.verification import verify
 
 # What Python tells of its work on files before it does it: the moments at which a test ends an ingest.
 FILE_EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.listdir", "os.scandir", "mmap.__new__"}

@@ -16,12 +16,12 @@ import stempeg
 from cyclesep import audio, ingestion
 from cyclesep.corpus import CorpusConfig, find_tracks
 from cyclesep.errors import CorpusError, ShardError, StorageError
-from cyclesep.ingest_output import open_output
 from cyclesep.ingestion import FailedTrack, IngestConfig, ingest
-from cyclesep.manifest import MANIFEST_NAME
 from cyclesep.preparation import prepare
 from cyclesep.shards import ShardReader
-from cyclesep.verification import verify
+from cyclesep.shards.ingest_output import open_output
+from cyclesep.shards.manifest import MANIFEST_NAME
+from cyclesep.shards.verification import verify
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

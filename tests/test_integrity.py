@@ -13,9 +13,9 @@ import pytest
 from test_shards import SEGMENT, flip, write_corpus
 
 from cyclesep.errors import ShardError
-from cyclesep.manifest import MANIFEST_NAME, ShardFile, TrackRecord, read_manifest, write_manifest
 from cyclesep.shards import ShardReader
-from cyclesep.verification import check, verify
+from cyclesep.shards.manifest import MANIFEST_NAME, ShardFile, TrackRecord, read_manifest, write_manifest
+from cyclesep.shards.verification import check, verify
 
 LENGTHS = (1000, 400, 37)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cyclesep.matching import MatchingConfig, at_one_level, band_limited, matched
-from cyclesep.recipes import Judged
+from cyclesep.cyclegan.matching import MatchingConfig, at_one_level, band_limited, matched
+from cyclesep.cyclegan.recipes import Judged
 
 RATE = 16000
 

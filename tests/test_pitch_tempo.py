@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cyclesep.pitch_tempo import PitchTempo, change
+from cyclesep.crops.pitch_tempo import PitchTempo, change
 
 RATE = 16_000
 LENGTH = 24_000

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from cyclesep.crops import Batch
 from cyclesep.cyclegan import CycleGAN, CycleGANConfig
+from cyclesep.cyclegan.recipes import NOTEBOOK, RECIPES, half_turned
 from cyclesep.errors import ConfigError
-from cyclesep.recipes import NOTEBOOK, RECIPES, half_turned
 
 REGRESSION = {"separator/reconstruction", "separator/spectral"}
 

@@ -10,7 +10,7 @@ import pytest
 from cyclesep.benchmarks import recipe_runs
 from cyclesep.benchmarks.recipes import RUNS, SUPERVISED, RecipesBenchmark, run
 from cyclesep.corpus.synthetic import SyntheticConfig
-from cyclesep.crop_config import CropConfig
+from cyclesep.crops.config import CropConfig
 from cyclesep.errors import ConfigError
 
 

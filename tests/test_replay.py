@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from cyclesep.cyclegan.replay import ReplayPool
 from cyclesep.ranks import Ranks
-from cyclesep.replay import ReplayPool
 
 CPU = torch.device("cpu")
 

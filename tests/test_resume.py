@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_models import build, flattened, noise_batch
 
-from cyclesep.recipes import RECIPES
+from cyclesep.cyclegan.recipes import RECIPES
 
 SEPARATOR = {"width": 8, "depth": 1}
 

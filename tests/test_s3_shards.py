@@ -22,11 +22,11 @@ from cyclesep.errors import CorpusError, ShardError, StorageError
 from cyclesep.evaluation import EvaluateConfig
 from cyclesep.evaluation.references import find_references
 from cyclesep.ingestion import ingest
-from cyclesep.manifest import MANIFEST_NAME
 from cyclesep.shards import ShardReader
+from cyclesep.shards.manifest import MANIFEST_NAME
+from cyclesep.shards.verification import verify
 from cyclesep.storage.locations import parse
 from cyclesep.training import TrainConfig, fit
-from cyclesep.verification import verify
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

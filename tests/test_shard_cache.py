@@ -13,8 +13,8 @@ from fault_proxy import Fault
 
 from cyclesep import storage
 from cyclesep.errors import ConfigError, StorageError
-from cyclesep.manifest import ShardFile
-from cyclesep.shard_cache import ShardCache
+from cyclesep.shards.cache import ShardCache
+from cyclesep.shards.manifest import ShardFile
 
 SIZE = 20_000
 

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cyclesep import segments
 from cyclesep.errors import ShardError, StorageError
-from cyclesep.manifest import (
+from cyclesep.segment_pb2 import Segment
+from cyclesep.shards import ShardReader, segments, write_track
+from cyclesep.shards.manifest import (
     MANIFEST_NAME,
     ShardFile,
     ShardManifest,
@@ -26,10 +27,8 @@ from cyclesep.manifest import (
     track_file_stem,
     write_manifest,
 )
-from cyclesep.open_shards import open_shards
-from cyclesep.segment_pb2 import Segment
-from cyclesep.shards import ShardReader, write_track
-from cyclesep.verification import verify
+from cyclesep.shards.open_shards import open_shards
+from cyclesep.shards.verification import verify
 
 SAMPLE_RATE = 1000
 SEGMENT = 400

@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 from test_shards import SEGMENT, STEMS, flip, write_corpus
 
-from cyclesep import segments, verification
 from cyclesep.commandline import run_job
 from cyclesep.errors import ShardError
-from cyclesep.manifest import MANIFEST_NAME, make_manifest, read_manifest, write_manifest
-from cyclesep.shards import ShardReader
-from cyclesep.verification import Damage, check, verify
+from cyclesep.shards import ShardReader, segments, verification
+from cyclesep.shards.manifest import MANIFEST_NAME, make_manifest, read_manifest, write_manifest
+from cyclesep.shards.verification import Damage, check, verify
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -110,7 +109,7 @@ def test_the_script_and_the_command_are_one(corpus: Path) -> None:
 
 def test_a_check_needs_neither_torch_nor_ray() -> None:
     told = subprocess.run(
-        [sys.executable, "-c", "import sys, cyclesep.verification; print({'torch', 'ray'} & set(sys.modules))"],
+        [sys.executable, "-c", "import sys, cyclesep.shards.verification; print({'torch', 'ray'} & set(sys.modules))"],
         capture_output=True,
         text=True,
         check=True,

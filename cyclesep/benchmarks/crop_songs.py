@@ -7,8 +7,8 @@ import numpy as np
 from cyclesep.audio import Samples, Waveform, from_pcm16, resample, to_pcm16, with_channels
 from cyclesep.benchmarks.crop_corpus import CropCorpus, CropLayout
 from cyclesep.corpus.synthetic import SyntheticConfig, synthetic_tracks
-from cyclesep.manifest import make_manifest, write_manifest
-from cyclesep.shard_writing import write_track
+from cyclesep.shards.manifest import make_manifest, write_manifest
+from cyclesep.shards.writing import write_track
 
 # Composing is slower than all that is measured, so one short song is repeated.
 _COMPOSED_SECONDS = 12.0

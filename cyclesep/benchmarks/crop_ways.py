@@ -15,11 +15,10 @@ import numpy as np
 import soundfile
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-from cyclesep import segments
 from cyclesep.audio import PCM16_SCALE, Samples, from_pcm16
 from cyclesep.benchmarks.crop_corpus import Crop, CropCorpus, Fill
 from cyclesep.segment_pb2 import Segment
-from cyclesep.shards import ShardReader
+from cyclesep.shards import ShardReader, segments
 
 SCALE = np.float32(1 / PCM16_SCALE)
 

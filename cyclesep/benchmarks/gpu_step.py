@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from cyclesep.adversarial import AdversarialLoss
 from cyclesep.benchmarks.notebook_step import NotebookStep
 from cyclesep.benchmarks.step_ways import (
     CORRECTED,
@@ -26,6 +25,7 @@ from cyclesep.benchmarks.step_ways import (
 from cyclesep.benchmarks.table import Row, Table
 from cyclesep.crops import Batch
 from cyclesep.cyclegan import CycleGAN
+from cyclesep.cyclegan.adversarial import AdversarialLoss
 from cyclesep.ranks import Ranks
 
 UNIT = "crops/s"

@@ -23,10 +23,10 @@ from cyclesep.corpus import CorpusConfig, Track, find_tracks
 from cyclesep.corpus.synthetic import SyntheticConfig, synthetic_tracks
 from cyclesep.corpus.synthetic.track import SyntheticTrack
 from cyclesep.corpus.synthetic.writers import write_musdb_hq, write_stem_mp4
-from cyclesep.ingest_output import open_output
 from cyclesep.ingestion import IngestConfig, ingest_track
 from cyclesep.preparation import prepare
-from cyclesep.shard_writing import write_track
+from cyclesep.shards.ingest_output import open_output
+from cyclesep.shards.writing import write_track
 
 UNIT = "hours/h"
 MUSDB, ONE_PROCESS, ON_RAY = "plain musdb loop", "cyclesep, one process", "cyclesep, Ray, all cores"

@@ -13,16 +13,16 @@ from torch import nn
 from cyclesep import settings
 from cyclesep.audio import Waveform
 from cyclesep.corpus.synthetic import SyntheticConfig, synthetic_tracks
-from cyclesep.crop_config import CropConfig
 from cyclesep.crops import CropStream
+from cyclesep.crops.config import CropConfig
+from cyclesep.crops.layouts import ACCOMPANIMENT
 from cyclesep.cyclegan import CycleGAN, CycleGANConfig
-from cyclesep.layouts import ACCOMPANIMENT
-from cyclesep.manifest import MIXTURE, make_manifest, write_manifest
 from cyclesep.preparation import prepare
 from cyclesep.scoring import OracleMask, ScoreTable, mixture_as_estimate, score_track, separate_by_oracle
 from cyclesep.separation import separate_waveform
-from cyclesep.shard_writing import write_track
 from cyclesep.shards import ShardReader
+from cyclesep.shards.manifest import MIXTURE, make_manifest, write_manifest
+from cyclesep.shards.writing import write_track
 from cyclesep.windowing import SeparationConfig
 
 TARGET = "vocals"

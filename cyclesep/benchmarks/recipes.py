@@ -17,11 +17,11 @@ from cyclesep.benchmarks import recipe_runs
 from cyclesep.benchmarks.recipe_runs import METRICS, RecipeRun
 from cyclesep.benchmarks.table import Row, Table
 from cyclesep.corpus.synthetic import SyntheticConfig
-from cyclesep.crop_config import CropConfig
+from cyclesep.crops.config import CropConfig
 from cyclesep.errors import ConfigError, StorageError
 from cyclesep.files import write_text
-from cyclesep.manifest import MANIFEST_NAME
 from cyclesep.shards import ShardReader
+from cyclesep.shards.manifest import MANIFEST_NAME
 
 SUPERVISED = "supervised, paired"
 UNIT = "dB of SDR above the mixture"

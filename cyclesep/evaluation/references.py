@@ -16,9 +16,9 @@ from cyclesep.audio import Samples, Waveform
 from cyclesep.corpus import Track, find_tracks
 from cyclesep.errors import ConfigError, CorpusError
 from cyclesep.evaluation.config import EvaluateConfig
-from cyclesep.manifest import MIXTURE, TrackRecord
 from cyclesep.preparation import prepare
 from cyclesep.shards import ShardReader
+from cyclesep.shards.manifest import MIXTURE, TrackRecord
 
 _log = logging.getLogger(__name__)
 

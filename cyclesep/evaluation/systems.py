@@ -13,9 +13,9 @@ from cyclesep.audio import Waveform
 from cyclesep.errors import ConfigError, ScoringError
 from cyclesep.evaluation.config import EvaluateConfig, Oracle
 from cyclesep.evaluation.references import ReferenceTrack
-from cyclesep.manifest import MIXTURE
 from cyclesep.scoring import oracles
 from cyclesep.scoring.track import ACCOMPANIMENT
+from cyclesep.shards.manifest import MIXTURE
 from cyclesep.windowing import SeparationConfig
 
 HEURISTIC = "heuristic"

@@ -17,9 +17,9 @@ from cyclesep.evaluation.outcomes import TrackOutcome
 from cyclesep.evaluation.references import ReferenceTrack, digest_of
 from cyclesep.evaluation.results import Part, Results
 from cyclesep.evaluation.systems import Comparison, Separator, System, with_accompaniment
-from cyclesep.manifest import MIXTURE
 from cyclesep.scoring import ScoreTable, TrackScore, score_track, to_museval_json
 from cyclesep.separation import separate_waveform
+from cyclesep.shards.manifest import MIXTURE
 from cyclesep.track_table import rows_of
 from cyclesep.windowing import SeparationConfig, choose_device
 

@@ -11,8 +11,8 @@ import ray.train.torch
 from cyclesep import checkpoints, provenance, settings, storage
 from cyclesep.checkpoints import Progress
 from cyclesep.errors import ConfigError, TrainingError
-from cyclesep.manifest import MIXTURE
 from cyclesep.shards import ShardReader
+from cyclesep.shards.manifest import MIXTURE
 from cyclesep.training.config import TrainConfig
 from cyclesep.training.failures import known_cause
 from cyclesep.training.progress import watched

@@ -9,7 +9,7 @@ import torch
 from annotated_types import Gt
 from torch import Tensor
 
-from cyclesep.recipes import Judged
+from cyclesep.cyclegan.recipes import Judged
 
 # Waveforms quieter than this, relative to the mixtures (-26 dB), are not brought to full level for a discriminator.
 FLOOR = 0.05

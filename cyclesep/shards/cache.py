@@ -31,7 +31,7 @@ from typing import IO
 
 from cyclesep import storage
 from cyclesep.errors import ConfigError, StorageError
-from cyclesep.manifest import ShardFile
+from cyclesep.shards.manifest import ShardFile
 
 FOLDER_VARIABLE = "CYCLESEP_CACHE"
 LIMIT_VARIABLE = "CYCLESEP_CACHE_GIB"

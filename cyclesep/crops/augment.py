@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
+from cyclesep.crops.pitch_tempo import PitchTempo
 from cyclesep.errors import ConfigError
-from cyclesep.pitch_tempo import PitchTempo
 
 Share = Annotated[float, Ge(0.0), Le(1.0)]
 

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cyclesep.crop_config import CropConfig
+from cyclesep.crops.config import CropConfig
+from cyclesep.crops.pools import Layout, Pool, Recipe, make_pool
 from cyclesep.errors import ConfigError
-from cyclesep.manifest import MIXTURE, TrackRecord
-from cyclesep.pools import Layout, Pool, Recipe, make_pool
+from cyclesep.shards.manifest import MIXTURE, TrackRecord
 
 ACCOMPANIMENT = "accompaniment"
 REST = "rest"

@@ -12,19 +12,17 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cyclesep import losses
-from cyclesep.adversarial import AdversarialLoss
-from cyclesep.balancer import Balancer, gradient_norms
-from cyclesep.collapse import CollapseAlarm
 from cyclesep.crops import Batch
-from cyclesep.cyclegan_config import CycleGANConfig
+from cyclesep.cyclegan.adversarial import AdversarialLoss
+from cyclesep.cyclegan.balancer import Balancer, gradient_norms
+from cyclesep.cyclegan.collapse import CollapseAlarm
+from cyclesep.cyclegan.config import CycleGANConfig
+from cyclesep.cyclegan.optimization import adam, move_average, schedule, step_if_finite
+from cyclesep.cyclegan.recipes import TARGET, Judged
 from cyclesep.discriminators import build_discriminator
 from cyclesep.errors import ConfigError
 from cyclesep.generators import Separator, build_separator
-from cyclesep.optimization import adam, move_average, schedule, step_if_finite
 from cyclesep.ranks import Ranks
-from cyclesep.recipes import TARGET, Judged
-
-__all__ = ["CycleGAN", "CycleGANConfig"]
 
 # A batch below this RMS (-80 dBFS) is not brought to unit level.
 SILENCE_RMS = 1e-4

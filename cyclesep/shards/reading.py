@@ -1,7 +1,7 @@
 """Shards: LMDB files of protobuf segments, written whole, and crops of float32 read from anywhere in them.
 
 A crop costs one cast out of the memory map: LMDB finds a record once per process, its PCM16 payload is sliced where it
-lies, and nothing is parsed. protos/segment.proto describes the records, manifest.json (cyclesep.manifest) the files.
+lies, and nothing is parsed. protos/segment.proto describes the records, cyclesep.shards.manifest the files.
 """
 
 import os
@@ -16,34 +16,9 @@ import numpy as np
 from cyclesep import storage
 from cyclesep.audio import PCM16_SCALE, Samples
 from cyclesep.errors import ShardError
-from cyclesep.manifest import (
-    MIXTURE,
-    SILENCE_DB,
-    ShardFile,
-    ShardManifest,
-    TrackRecord,
-    make_manifest,
-    read_manifest,
-    write_manifest,
-)
-from cyclesep.open_shards import MAX_OPEN_SHARDS, OpenShard, keep_open, open_shards
-from cyclesep.shard_cache import ShardCache
-from cyclesep.shard_writing import write_track
-
-__all__ = [
-    "MAX_OPEN_SHARDS",
-    "MIXTURE",
-    "SILENCE_DB",
-    "ShardFile",
-    "ShardManifest",
-    "ShardReader",
-    "TrackRecord",
-    "keep_open",
-    "make_manifest",
-    "read_manifest",
-    "write_manifest",
-    "write_track",
-]
+from cyclesep.shards.cache import ShardCache
+from cyclesep.shards.manifest import ShardFile, ShardManifest, TrackRecord, read_manifest
+from cyclesep.shards.open_shards import OpenShard, open_shards
 
 _REMEDY = "delete the file and run the same ingest again: only this track is redone"
 _CACHE_REMEDY = "delete this file of the shard cache: it is fetched again"
@@ -60,7 +35,7 @@ class ShardReader:
     open, so a reader may be pickled, carried over a fork and shared by threads. The first touch of a segment in a
     process checks its record against the manifest and its checksum; later reads slice the memory map.
 
-    `folder` may be `s3://bucket/prefix`: shards then come into this machine's cache (cyclesep.shard_cache) when they
+    `folder` may be `s3://bucket/prefix`: shards then come into this machine's cache (cyclesep.shards.cache) when they
     are first needed, or into `cache` if it is given, and are mapped from there.
 
     Raises ShardError if the folder holds no manifest, or one that is damaged or of another version, StorageError if a

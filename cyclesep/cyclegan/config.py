@@ -7,15 +7,15 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
 
-from cyclesep.balancer import BalancerConfig
-from cyclesep.collapse import CollapseConfig
+from cyclesep.cyclegan.balancer import BalancerConfig
+from cyclesep.cyclegan.collapse import CollapseConfig
+from cyclesep.cyclegan.matching import MatchingConfig
+from cyclesep.cyclegan.optimization import OptimizerConfig
+from cyclesep.cyclegan.recipes import NOTEBOOK, RECIPES, Recipe, RecipeName
 from cyclesep.discriminators import DiscriminatorConfig
 from cyclesep.errors import ConfigError
 from cyclesep.generators import SeparatorConfig
 from cyclesep.losses import AdversarialForm
-from cyclesep.matching import MatchingConfig
-from cyclesep.optimization import OptimizerConfig
-from cyclesep.recipes import NOTEBOOK, RECIPES, Recipe, RecipeName
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from cyclesep.manifest import TrackRecord
 from cyclesep.segment_pb2 import Segment
+from cyclesep.shards.manifest import TrackRecord
 
 Pcm16 = NDArray[np.int16]
 

@@ -20,7 +20,7 @@ from typing_extensions import override
 from cyclesep import storage
 from cyclesep.errors import CorpusError, ShardError, StorageError
 from cyclesep.files import write_text
-from cyclesep.manifest import MANIFEST_NAME, TrackRecord, read_manifest, read_track_record, write_track_record
+from cyclesep.shards.manifest import MANIFEST_NAME, TrackRecord, read_manifest, read_track_record, write_track_record
 
 _SETTINGS_NAME = "ingest.json"
 _LOCK_NAME = ".ingest.lock"

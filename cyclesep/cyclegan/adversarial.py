@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from cyclesep import losses
-from cyclesep.cyclegan_config import CycleGANConfig
+from cyclesep.cyclegan.config import CycleGANConfig
+from cyclesep.cyclegan.matching import matched
+from cyclesep.cyclegan.recipes import Judged
+from cyclesep.cyclegan.replay import ReplayPool
 from cyclesep.losses import Judgement
-from cyclesep.matching import matched
 from cyclesep.ranks import Ranks
-from cyclesep.recipes import Judged
-from cyclesep.replay import ReplayPool
 
 
 class AdversarialLoss:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from annotated_types import Gt, Lt
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
-from cyclesep.augment import AugmentConfig, Share
+from cyclesep.crops.augment import AugmentConfig, Share
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import lmdb
 
-from cyclesep import segments
 from cyclesep.errors import ShardError
-from cyclesep.manifest import ShardFile, TrackRecord
-from cyclesep.shard_writing import index_crc32
+from cyclesep.shards import segments
+from cyclesep.shards.manifest import ShardFile, TrackRecord
+from cyclesep.shards.writing import index_crc32
 
 # Files that one process keeps mapped; each costs a file descriptor and address space, no memory of its own.
 MAX_OPEN_SHARDS = 256

@@ -16,15 +16,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from cyclesep import augment, pitch_tempo
-from cyclesep.crop_config import CropConfig
+from cyclesep.crops import augment, pitch_tempo
+from cyclesep.crops.config import CropConfig
+from cyclesep.crops.layouts import training_layouts, validation_layout
+from cyclesep.crops.pitch_tempo import PitchTempo
+from cyclesep.crops.pools import Draw, Layout
 from cyclesep.errors import ConfigError
-from cyclesep.layouts import training_layouts, validation_layout
-from cyclesep.pitch_tempo import PitchTempo
-from cyclesep.pools import Draw, Layout
 from cyclesep.shards import ShardReader
-
-__all__ = ["Batch", "CropConfig", "CropStream", "crop_loader", "validation_crops"]
 
 # The stream of random numbers (seed, step) that tells paired steps from unpaired ones, beside those of augmentation.
 _PAIRED = 4

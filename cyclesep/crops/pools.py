@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cyclesep.audio import Samples
-from cyclesep.manifest import TrackRecord
 from cyclesep.shards import ShardReader
+from cyclesep.shards.manifest import TrackRecord
 
 
 class Starts:

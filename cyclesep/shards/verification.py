@@ -17,12 +17,11 @@ from annotated_types import Ge, Le, MinLen
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from cyclesep import segments
 from cyclesep.errors import CyclesepError, ShardError
-from cyclesep.manifest import ShardFile, ShardManifest, TrackRecord
-from cyclesep.open_shards import open_shards
-from cyclesep.shard_cache import ShardCache
-from cyclesep.shards import ShardReader
+from cyclesep.shards import ShardReader, segments
+from cyclesep.shards.cache import ShardCache
+from cyclesep.shards.manifest import ShardFile, ShardManifest, TrackRecord
+from cyclesep.shards.open_shards import open_shards
 
 REMEDY = "delete these files and run the same ingest again: only their tracks are redone"
 

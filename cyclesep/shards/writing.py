@@ -13,11 +13,11 @@ from pathlib import Path
 import lmdb
 import numpy as np
 
-from cyclesep import segments
 from cyclesep.audio import Samples, common_pcm16_gain, decibels, to_pcm16
 from cyclesep.errors import StorageError
 from cyclesep.files import replacing
-from cyclesep.manifest import MIXTURE, SILENCE_DB, ShardFile, TrackRecord, track_file_stem
+from cyclesep.shards import segments
+from cyclesep.shards.manifest import MIXTURE, SILENCE_DB, ShardFile, TrackRecord, track_file_stem
 
 MAX_SHARD_BYTES = 256 * 2**20
 
