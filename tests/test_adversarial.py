@@ -69,9 +69,26 @@ def test_a_discriminator_sees_neither_level_nor_what_is_above_the_band() -> None
     # 768 periods in a crop, so that all of it lies in one bin.
     hiss = torch.sin(2 * torch.pi * 6000 * torch.arange(2048) / RATE)
     pairs = {"plain": Judged(real=real, fake=real), "mastered": Judged(real=5 * real + hiss, fake=real)}
-    found = model._adversary.matched(pairs, paired=False)
+    found = model._adversary.prepared(pairs, torch.Generator(), paired=False)
     # A little of the floor, which a louder recording is further from, remains.
     torch.testing.assert_close(found["mastered"].real, found["plain"].real, rtol=0.02, atol=0.01)
+
+
+def test_a_discriminator_may_judge_a_window_of_each_crop_the_same_of_real_and_fake() -> None:
+    model = build("remix", discriminator={"crop_seconds": 512 / RATE}, matching={"level": False, "band": "never"})
+    crop = torch.arange(2048.0).expand(2, 1, 2048)
+    pair = Judged(real=crop, fake=crop + 0.5, also_fake=-crop)
+    starts = set()
+    for seed in range(8):
+        (found,) = model._adversary.prepared({"one": pair}, torch.Generator().manual_seed(seed), paired=True).values()
+        assert found.real.shape == (2, 1, 512)
+        assert torch.equal(found.fake - found.real, torch.full((2, 1, 512), 0.5))
+        assert found.also_fake is not None
+        assert torch.equal(found.also_fake, -found.real)
+        starts.add(int(found.real[0, 0, 0]))
+    assert len(starts) > 4
+    assert max(starts) <= 2048 - 512
+    assert float(model.step(noise_batch())["separator/adversarial"]) > 0
 
 
 def test_the_adversarial_share_of_the_gradient_is_what_was_asked_for() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cyclesep.benchmarks import recipe_runs
-from cyclesep.benchmarks.recipes import RUNS, SUPERVISED, RecipesBenchmark, run
+from cyclesep.benchmarks.recipes import RUNS, SHOWN, SUPERVISED, RecipesBenchmark, run
 from cyclesep.corpus.synthetic import SyntheticConfig
 from cyclesep.crops.config import CropConfig
 from cyclesep.errors import ConfigError
@@ -39,14 +39,14 @@ def test_every_row_is_scored_beside_mixture_and_oracle_and_made_once(
     floor = float(rows["mixture"].columns["SDR"])
     for row in table.rows:
         assert row.rate == pytest.approx(float(row.columns["SDR"]) - floor)
-        assert all(math.isfinite(float(row.columns[metric])) for metric in recipe_runs.METRICS)
+        assert all(math.isfinite(float(row.columns[metric])) for metric in SHOWN)
 
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("a finished row is made again")
 
     monkeypatch.setattr(recipe_runs, "train", fail)
-    monkeypatch.setattr(recipe_runs, "score_references", fail)
-    monkeypatch.setattr(recipe_runs, "compose_songs", fail)
+    monkeypatch.setattr(recipe_runs, "REFERENCES", {"mixture": fail})
+    monkeypatch.setattr(recipe_runs, "write_songs", fail)
     assert run(tiny) == [table]
     with pytest.raises(AssertionError, match="made again"):
         run(dataclasses.replace(tiny, steps=2))

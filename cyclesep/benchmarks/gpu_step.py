@@ -171,7 +171,7 @@ class GraphedStep:
         self._generator_optimizer.zero_grad(set_to_none=True)
         with autocast:
             passes = self._model.recipe.passes(self._model.generators, batch)
-            judged = self._adversary.matched(passes.judged, paired=batch.paired)
+            judged = self._adversary.prepared(passes.judged, rng, paired=batch.paired)
             terms = {name: term() for name, term in passes.terms.items() if name in self._model.weights}
             terms |= self._adversary.generator_terms(judged, rng, feature_matching=False)
         torch.stack([self._model.weights[name] * term for name, term in terms.items()]).sum().backward()

@@ -1,7 +1,7 @@
-"""One training run of the recipes benchmark, in this process: compose the songs, train, separate and score."""
+"""One training run of the recipes benchmark, in this process: write the songs, train, separate and score."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from torch import nn
 
 from cyclesep import settings
 from cyclesep.audio import Waveform
-from cyclesep.corpus.synthetic import SyntheticConfig, synthetic_tracks
+from cyclesep.corpus import Track
 from cyclesep.crops import CropStream
 from cyclesep.crops.config import CropConfig
 from cyclesep.crops.layouts import ACCOMPANIMENT
@@ -42,6 +42,8 @@ class RecipeRun:
     cyclegan: Mapping[str, Any]
     """What differs from the defaults of `CycleGANConfig`."""
     pairing: Literal["paired", "unpaired", "semi_supervised"]
+    judged_share: float = 1.0
+    """The last share of the steps in which discriminators take part."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +56,10 @@ class _InMemory:
     channels: int
 
 
-def compose_songs(folder: Path, songs: SyntheticConfig) -> None:
-    """Write composed songs as mono shards of 16 kHz."""
+def write_songs(folder: Path, tracks: Iterable[Track]) -> None:
+    """Write songs as mono shards of 16 kHz."""
     records = []
-    for track in synthetic_tracks(songs):
+    for track in tracks:
         prepared = prepare(track.read(), sample_rate=SAMPLE_RATE, channels=1)
         records.append(
             write_track(
@@ -79,7 +81,7 @@ def train(
     crops = settings.replace(crops, _pairing(run, len(reader.manifest.split("train"))))
     if steps is None:
         steps = max(1, round(cpu_seconds / _seconds_per_step(run, reader, crops, seed)))
-    model = _model(run, seed=seed, num_steps=steps)
+    model = _model(run, seed=seed, num_steps=steps, judged_from=round((1 - run.judged_share) * steps))
     began = time.process_time()
     for batch in CropStream(reader, crops, targets=[TARGET], seed=seed, num_steps=steps):
         model.step(batch)
@@ -99,16 +101,19 @@ def score_separator(separator: nn.Module, reader: ShardReader) -> dict[str, floa
     )
 
 
-def score_references(reader: ShardReader) -> dict[str, dict[str, float]]:
-    """Scores of the untouched mixture and of an ideal mask on the test songs."""
-    oracles = (
-        (name, stems, separate_by_oracle(ORACLE, {part: stems[part] for part in (MIXTURE, TARGET, ACCOMPANIMENT)}))
-        for name, stems in songs_to_score(reader)
-    )
-    untouched = (
+def score_mixture(reader: ShardReader) -> dict[str, float]:
+    """Scores of the untouched mixture on the test songs."""
+    return _scores(
         (name, stems, mixture_as_estimate(stems[MIXTURE], (TARGET,))) for name, stems in songs_to_score(reader)
     )
-    return {"mixture": _scores(untouched), f"oracle {ORACLE}": _scores(oracles)}
+
+
+def score_oracle(reader: ShardReader) -> dict[str, float]:
+    """Scores of an ideal mask on the test songs."""
+    return _scores((name, stems, separate_by_oracle(ORACLE, stems)) for name, stems in songs_to_score(reader))
+
+
+REFERENCES = {"mixture": score_mixture, f"oracle {ORACLE}": score_oracle}
 
 
 def songs_to_score(reader: ShardReader) -> Iterator[tuple[str, dict[str, Waveform]]]:
@@ -132,14 +137,23 @@ def _pairing(run: RecipeRun, num_tracks: int) -> dict[str, Any]:
     return {"pairing": run.pairing, "num_paired_tracks": max(1, num_tracks // 4)}
 
 
-def _model(run: RecipeRun, *, seed: int, num_steps: int) -> CycleGAN:
-    config = settings.build(CycleGANConfig, run.cyclegan)
+def _model(run: RecipeRun, *, seed: int, num_steps: int, judged_from: int) -> CycleGAN:
+    config = settings.build(CycleGANConfig, {**run.cyclegan, "adversarial_from_step": judged_from})
     return CycleGAN(config, targets=[TARGET], channels=1, sample_rate=SAMPLE_RATE, num_steps=num_steps, seed=seed)
 
 
 def _seconds_per_step(run: RecipeRun, reader: ShardReader, crops: CropConfig, seed: int) -> float:
-    """Processor seconds of a step with all its terms, reading included, of a model that is thrown away."""
-    model = _model(run, seed=seed, num_steps=TIMED_STEPS + 2)
+    """Processor seconds of a step, reading included, with discriminators in their share of the steps."""
+    judged = _timed(run, reader, crops, seed, judged_from=0)
+    if run.judged_share == 1:
+        return judged
+    plain = _timed(run, reader, crops, seed, judged_from=TIMED_STEPS + 2)
+    return run.judged_share * judged + (1 - run.judged_share) * plain
+
+
+def _timed(run: RecipeRun, reader: ShardReader, crops: CropConfig, seed: int, *, judged_from: int) -> float:
+    """Processor seconds of a step of a model that is thrown away."""
+    model = _model(run, seed=seed, num_steps=TIMED_STEPS + 2, judged_from=judged_from)
     began = 0.0
     for number, batch in enumerate(CropStream(reader, crops, targets=[TARGET], seed=seed, num_steps=TIMED_STEPS + 2)):
         if number == 2:

@@ -1,14 +1,16 @@
 """The recipes side by side: same songs, same compute, several seeds; what each learns of the supervised gain."""
 
+import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import stempeg
 import torch
 from annotated_types import Gt, MultipleOf
 
@@ -16,7 +18,8 @@ from cyclesep import settings
 from cyclesep.benchmarks import recipe_runs
 from cyclesep.benchmarks.recipe_runs import METRICS, RecipeRun
 from cyclesep.benchmarks.table import Row, Table
-from cyclesep.corpus.synthetic import SyntheticConfig
+from cyclesep.corpus import Track, musdb18
+from cyclesep.corpus.synthetic import SyntheticConfig, synthetic_tracks
 from cyclesep.crops.config import CropConfig
 from cyclesep.errors import ConfigError, StorageError
 from cyclesep.files import write_text
@@ -25,21 +28,37 @@ from cyclesep.shards.manifest import MANIFEST_NAME
 
 SUPERVISED = "supervised, paired"
 UNIT = "dB of SDR above the mixture"
+SHOWN = (*METRICS, "real SDR", "real SI-SDR")
 
+# The mask network of the quickstart: 23,000 parameters.
+_MODERN: Mapping[str, Any] = {"separator": {"name": "tfsep", "depth": 2}, "optimizer": {"lr_separator": 2e-3}}
+# The way back without a gradient through the residual.
+_BOOTSTRAP = {"cycle": 0.0, "bootstrap": 10.0}
 _NOTEBOOK = {"preset": "seed", "seed_exact": True, "separator": {"exact": True}, "discriminator": {"phase_shuffle": 0}}
+
+
+def _remix(weights: Mapping[str, float]) -> dict[str, Any]:
+    return {**_MODERN, "recipe": "remix", "loss_weights": weights}
+
+
 RUNS: Mapping[str, RecipeRun] = {
-    SUPERVISED: RecipeRun(cyclegan={"recipe": "supervised"}, pairing="paired"),
-    "paired, paired": RecipeRun(cyclegan={"recipe": "paired"}, pairing="paired"),
-    "remix, paired": RecipeRun(cyclegan={"recipe": "remix"}, pairing="paired"),
-    "remix, semi-supervised": RecipeRun(cyclegan={"recipe": "remix"}, pairing="semi_supervised"),
-    "remix, unpaired": RecipeRun(cyclegan={"recipe": "remix"}, pairing="unpaired"),
-    "remix without discriminators, unpaired": RecipeRun(
-        cyclegan={"recipe": "remix", "loss_weights": {"adversarial": 0.0}}, pairing="unpaired"
+    SUPERVISED: RecipeRun(cyclegan={**_MODERN, "recipe": "supervised"}, pairing="paired"),
+    "supervised, paired, waveunet": RecipeRun(cyclegan={"recipe": "supervised"}, pairing="paired"),
+    "paired, paired": RecipeRun(cyclegan={**_MODERN, "recipe": "paired"}, pairing="paired", judged_share=0.3),
+    "remix, paired": RecipeRun(cyclegan={**_MODERN, "recipe": "remix"}, pairing="paired", judged_share=0.3),
+    "remix, semi-supervised": RecipeRun(cyclegan=_remix(_BOOTSTRAP), pairing="semi_supervised", judged_share=0.3),
+    "remix, unpaired": RecipeRun(cyclegan=_remix(_BOOTSTRAP), pairing="unpaired", judged_share=0.3),
+    "remix, unpaired, discriminators from the first step": RecipeRun(cyclegan=_remix(_BOOTSTRAP), pairing="unpaired"),
+    "remix, unpaired, adversarial weight 0": RecipeRun(
+        cyclegan=_remix({**_BOOTSTRAP, "adversarial": 0.0}), pairing="unpaired"
+    ),
+    "remix, unpaired, gradient through the residual": RecipeRun(
+        cyclegan=_remix({"cycle": 10.0, "bootstrap": 0.0}), pairing="unpaired", judged_share=0.3
     ),
     "discriminators alone, unpaired": RecipeRun(
-        cyclegan={"recipe": "remix", "loss_weights": {"cycle": 0.0, "identity": 0.0}}, pairing="unpaired"
+        cyclegan=_remix({"cycle": 0.0, "bootstrap": 0.0, "identity": 0.0}), pairing="unpaired"
     ),
-    "cyclegan, unpaired": RecipeRun(cyclegan={"recipe": "cyclegan"}, pairing="unpaired"),
+    "cyclegan, unpaired": RecipeRun(cyclegan={**_MODERN, "recipe": "cyclegan"}, pairing="unpaired"),
     "seed preset, unpaired": RecipeRun(cyclegan={"preset": "seed"}, pairing="unpaired"),
     "seed preset, supervised, paired": RecipeRun(cyclegan={"preset": "seed", "recipe": "supervised"}, pairing="paired"),
     "the notebook's own step, paired": RecipeRun(cyclegan=_NOTEBOOK, pairing="paired"),
@@ -56,18 +75,18 @@ class RecipesBenchmark:
     """Rows, by name."""
     seeds: Annotated[int, Gt(0)] = 3
     """Runs of each row: 0 and up, for crops and initial weights."""
-    cpu_seconds: Annotated[float, Gt(0)] = 150.0
+    cpu_seconds: Annotated[float, Gt(0)] = 120.0
     """Processor time of each training run, on one thread; `steps` comes first."""
     steps: Annotated[int, Gt(0)] | None = None
     """Steps of each training run; none: as many as fit into `cpu_seconds`."""
     width: Annotated[int, Gt(0), MultipleOf(8)] = 16
     """Channels of the first layers of all networks, those of the seed preset too."""
     depth: Annotated[int, Gt(0)] | None = None
-    """Levels or blocks of all separators; none: each network's own."""
+    """Levels or blocks of all separators; none: 2 of tfsep, otherwise the network's own."""
     crops: CropConfig = field(default_factory=lambda: CropConfig(crop_seconds=1.024, batch_size=8))
     """Crops of all runs but for their pairing, which is the row's."""
     songs: SyntheticConfig = field(
-        default_factory=lambda: SyntheticConfig(num_train=48, num_valid=0, num_test=8, seconds=12.0)
+        default_factory=lambda: SyntheticConfig(num_train=96, num_valid=0, num_test=12, seconds=12.0)
     )
     """Composed songs, trained on and tested on."""
 
@@ -81,63 +100,81 @@ def run(config: RecipesBenchmark) -> Sequence[Table]:
     if unknown:
         raise ConfigError(f"runs: there is no {unknown[0]!r}; known: {', '.join(RUNS)}")
     folder = Path(config.folder)
-    reader = _songs(config, folder)
+    songs = _Songs.at_hand(config, folder)
     done = _Results(folder / "rows.jsonl")
     with _one_thread():
-        references = _references(config, reader, done)
+        references = _references(config, songs, done)
         for seed in range(config.seeds):
             for name in config.runs:
-                _finished(config, name, seed, reader, done)
-    found = {
-        name: [_finished(config, name, seed, reader, done) for seed in range(config.seeds)] for name in config.runs
-    }
+                _finished(config, name, seed, songs, done)
+    found = {name: [_finished(config, name, seed, songs, done) for seed in range(config.seeds)] for name in config.runs}
     return [_table(config, references, found)]
 
 
-def _songs(config: RecipesBenchmark, folder: Path) -> ShardReader:
-    """The shards of these songs, composed if they are not there."""
-    shards = folder / f"songs-{_digest(settings.to_dict(config.songs))}"
-    if not (shards / MANIFEST_NAME).exists():
+@dataclass(frozen=True, kw_only=True)
+class _Songs:
+    composed: ShardReader
+    real: ShardReader
+    """The MUSDB18 test track of which stempeg carries six seconds."""
+
+    @classmethod
+    def at_hand(cls, config: RecipesBenchmark, folder: Path) -> "_Songs":
+        """Shards of these songs, made if they are not there."""
+        digest = _digest(settings.to_dict(config.songs))
+        return cls(
+            composed=_shards(folder / f"songs-{digest}", lambda: synthetic_tracks(config.songs)),
+            real=_shards(
+                folder / "excerpt",
+                lambda: musdb18.find_tracks(Path(stempeg.example_stem_path()), flat_split="test"),
+            ),
+        )
+
+    def scored(self, score: Callable[[ShardReader], Mapping[str, float]]) -> dict[str, float]:
+        """Scores on the composed songs, and under `real ...` those on the real track."""
+        real = {f"real {metric}": value for metric, value in score(self.real).items()}
+        return {**score(self.composed), **real}
+
+
+def _shards(folder: Path, tracks: Callable[[], Iterable[Track]]) -> ShardReader:
+    if not (folder / MANIFEST_NAME).exists():
         try:
-            shards.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
         except OSError as problem:
-            raise StorageError(f"{shards}: cannot be made ({problem.strerror}); choose another folder=") from problem
-        recipe_runs.compose_songs(shards, config.songs)
-    return ShardReader(shards)
+            raise StorageError(f"{folder}: cannot be made ({problem.strerror}); choose another folder=") from problem
+        recipe_runs.write_songs(folder, tracks())
+    return ShardReader(folder)
 
 
-def _references(config: RecipesBenchmark, reader: ShardReader, done: "_Results") -> Mapping[str, Mapping[str, float]]:
+def _references(config: RecipesBenchmark, songs: _Songs, done: "_Results") -> Mapping[str, Mapping[str, float]]:
     key = _digest({"songs": settings.to_dict(config.songs)})
     if key not in done.rows:
-        for name, scores in recipe_runs.score_references(reader).items():
-            done.add(f"{key}/{name}", {"way": name, **scores})
+        for name, score in recipe_runs.REFERENCES.items():
+            done.add(f"{key}/{name}", {"way": name, **songs.scored(score)})
         done.add(key, {"way": "references"})
     prefix = f"{key}/"
     return {row["way"]: row for found, row in done.rows.items() if found.startswith(prefix)}
 
 
-def _finished(
-    config: RecipesBenchmark, name: str, seed: int, reader: ShardReader, done: "_Results"
-) -> Mapping[str, float]:
+def _finished(config: RecipesBenchmark, name: str, seed: int, songs: _Songs, done: "_Results") -> Mapping[str, float]:
     """The row of one run, made unless a line of the same settings is there."""
     recipe = _sized(RUNS[name], config)
     told = settings.to_dict(config)
     same = {part: told[part] for part in ("cpu_seconds", "steps", "crops", "songs")}
-    key = _digest({"cyclegan": recipe.cyclegan, "pairing": recipe.pairing, "seed": seed, **same})
+    key = _digest({**dataclasses.asdict(recipe), "seed": seed, **same})
     if key not in done.rows:
         separator, cost = recipe_runs.train(
-            recipe, reader, config.crops, seed=seed, steps=config.steps, cpu_seconds=config.cpu_seconds
+            recipe, songs.composed, config.crops, seed=seed, steps=config.steps, cpu_seconds=config.cpu_seconds
         )
-        done.add(key, {"way": name, "seed": seed, **cost, **recipe_runs.score_separator(separator, reader)})
+        scores = songs.scored(lambda reader: recipe_runs.score_separator(separator, reader))
+        done.add(key, {"way": name, "seed": seed, **cost, **scores})
     return done.rows[key]
 
 
-def _sized(recipe: RecipeRun, config: RecipesBenchmark) -> RecipeRun:
-    separator = {"width": config.width, "depth": config.depth, **recipe.cyclegan.get("separator", {})}
-    discriminator = {"width": config.width, **recipe.cyclegan.get("discriminator", {})}
-    return RecipeRun(
-        cyclegan={**recipe.cyclegan, "separator": separator, "discriminator": discriminator}, pairing=recipe.pairing
-    )
+def _sized(run: RecipeRun, config: RecipesBenchmark) -> RecipeRun:
+    depth = {} if config.depth is None else {"depth": config.depth}
+    separator = {"width": config.width, **run.cyclegan.get("separator", {}), **depth}
+    discriminator = {"width": config.width, **run.cyclegan.get("discriminator", {})}
+    return dataclasses.replace(run, cyclegan={**run.cyclegan, "separator": separator, "discriminator": discriminator})
 
 
 def _table(
@@ -151,7 +188,7 @@ def _table(
     rows += [_row(name, [scores], floor) for name, scores in references.items()]
     return Table(
         title=f"Vocals of {config.songs.num_test} composed songs after {budget} a run; {config.seeds} seeds; "
-        "SDR, SIR, SAR: museval v4, median of songs",
+        "SDR, SIR, SAR: museval v4, median of songs; real: six seconds of a MUSDB18 test track",
         unit=UNIT,
         baseline=SUPERVISED,
         rows=tuple(rows),
@@ -160,7 +197,7 @@ def _table(
 
 def _row(name: str, runs: Sequence[Mapping[str, float]], floor: float) -> Row:
     """Means over the seeds; the spread is half the distance between the best and the worst seed's SDR."""
-    columns: dict[str, float | str] = {metric: float(np.mean([run[metric] for run in runs])) for metric in METRICS}
+    columns: dict[str, float | str] = {metric: float(np.mean([run[metric] for run in runs])) for metric in SHOWN}
     if "steps" in runs[0]:
         columns["+-"] = float(np.ptp([run["SDR"] for run in runs])) / 2
         columns |= {about: float(np.mean([run[about] for run in runs])) for about in ("steps", "CPU s", "parameters")}

@@ -40,10 +40,13 @@ class AdversarialLoss:
             if config.replay_pool
         }
 
-    def matched(self, judged: Mapping[str, Judged], *, paired: bool) -> dict[str, Judged]:
-        """Pairs brought to one level and band (see `MatchingConfig`)."""
+    def prepared(self, judged: Mapping[str, Judged], rng: torch.Generator, *, paired: bool) -> dict[str, Judged]:
+        """Pairs cut to what is judged of them, and brought to one level and band (see `MatchingConfig`)."""
         matching, rate = self._config.matching, self._sample_rate
-        return {name: matched(matching, pair, paired=paired, sample_rate=rate) for name, pair in judged.items()}
+        return {
+            name: matched(matching, self._cut(pair, rng), paired=paired, sample_rate=rate)
+            for name, pair in judged.items()
+        }
 
     def generator_terms(
         self, judged: Mapping[str, Judged], rng: torch.Generator, *, feature_matching: bool
@@ -93,6 +96,20 @@ class AdversarialLoss:
             for index, part in enumerate(changed):
                 part[name] = dataclasses.replace(part[name], fake=shown[:, index])
         return changed
+
+    def _cut(self, pair: Judged, rng: torch.Generator) -> Judged:
+        """The same window of all waveforms of a pair."""
+        seconds = self._config.discriminator.crop_seconds
+        if seconds is None or round(seconds * self._sample_rate) >= pair.real.shape[-1]:
+            return pair
+        length = round(seconds * self._sample_rate)
+        start = int(torch.randint(pair.real.shape[-1] - length + 1, (), generator=rng))
+
+        def cut(waveform: Tensor) -> Tensor:
+            return waveform[..., start : start + length]
+
+        also_fake = None if pair.also_fake is None else cut(pair.also_fake)
+        return dataclasses.replace(pair, real=cut(pair.real), fake=cut(pair.fake), also_fake=also_fake)
 
     def _judged_real(self, name: str, pair: Judged, rng: torch.Generator) -> Judgement:
         with torch.no_grad():

@@ -176,7 +176,7 @@ class CycleGAN:
         with self._autocast(), self._recorded_outputs() as outputs:
             passes = self.recipe.passes(self._wrapped, part)
             terms = {name: term() for name, term in passes.terms.items() if self._counts(name)}
-            judged = self._adversary.matched(passes.judged, paired=part.paired) if self._adversarial_now() else {}
+            judged = self._adversary.prepared(passes.judged, rng, paired=part.paired) if self._adversarial_now() else {}
             matching = self._counts("feature_matching")
             adversarial = self._adversary.generator_terms(judged, rng, feature_matching=matching)
             terms |= {name: term for name, term in adversarial.items() if self._counts(name)}

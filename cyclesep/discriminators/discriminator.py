@@ -37,6 +37,9 @@ class DiscriminatorConfig:
     r1_every: Annotated[int, Gt(0)] = 16
     """Steps between penalties, each weighted by this number (lazily: Karras et al., StyleGAN2, 2020)."""
 
+    crop_seconds: Annotated[float, Gt(0)] | None = None
+    """Judge so much of each crop, a window drawn anew at each step: cheaper where crops are long; empty: all of it."""
+
     phase_shuffle: Annotated[int, Gt(-1)] = 2
     """Largest shift, in frames, between the layers of `seed`."""
 
