@@ -101,3 +101,18 @@ def test_the_piano_domain_is_two_folders_of_sounding_wavs(tmp_path):
         assert samples.shape == (round(44_100 * (6.0 if path.parent.name == "piano" else 2.0)), 2)
         assert 0.02 < np.sqrt(np.mean(samples**2)) < 0.3
         assert np.abs(samples).max() < 0.98
+
+
+def test_duets_are_other_recordings_than_the_folders_hold_and_their_sum_does_not_clip(tmp_path):
+    config = PianoDomainConfig(
+        num_piano=1, piano_seconds=4.0, num_others=2, others_seconds=4.0, num_train_duets=1, num_test_duets=1,
+        duet_seconds=4.0,
+    )  # fmt: skip
+    write_piano_domain(tmp_path, config)
+    solo = [soundfile.read(path)[0] for path in [*(tmp_path / "piano").iterdir(), *(tmp_path / "others").iterdir()]]
+    for folder in (tmp_path / "duets/train/duet_0000", tmp_path / "duets/test/duet_0001"):
+        parts = [soundfile.read(folder / f"{stem}.wav")[0] for stem in ("piano", "accompaniment")]
+        assert 0.1 < np.abs(sum(parts)).max() < 1.0
+        for part in parts:
+            assert max(abs(np.corrcoef(part[:, 0], other[:, 0])[0, 1]) for other in solo) < 0.3
+    assert sorted(path.name for path in (tmp_path / "duets").iterdir()) == ["test", "train"]

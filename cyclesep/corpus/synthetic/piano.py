@@ -37,12 +37,19 @@ class PianoDomainConfig:
     """Number of clips of other instruments."""
     others_seconds: Annotated[float, Ge(2.0)] = 3.0
     """Length of each clip."""
+    num_train_duets: NonNegativeInt = 0
+    """Number of duets to train on: what paired training would have."""
+    num_test_duets: NonNegativeInt = 0
+    """Number of duets to score a separator on."""
+    duet_seconds: Annotated[float, Ge(2.0)] = 12.0
+    """Length of each duet."""
 
 
 def write_piano_domain(root: Path, config: PianoDomainConfig) -> None:
     """Write `root/piano/piano_0000.wav`, ... and `root/others/<instrument>_0000.wav`, ..., 16-bit 44.1 kHz stereo.
 
-    Raises StorageError if the place refuses.
+    Duets of a piano and two other instruments go to `root/duets/{train,test}/duet_0000/{piano,accompaniment}.wav`; they
+    are other recordings than those in the two folders. Raises StorageError if the place refuses.
     """
     for index in range(config.num_piano):
         recording = render_piano(config.seed, index, config.piano_seconds)
@@ -50,6 +57,10 @@ def write_piano_domain(root: Path, config: PianoDomainConfig) -> None:
     for index in range(config.num_others):
         instrument, clip = render_clip(config.seed, index, config.others_seconds)
         _write(Path(root) / "others" / f"{instrument.replace(' ', '_')}_{index:04}.wav", clip)
+    for index in range(config.num_train_duets + config.num_test_duets):
+        split = "train" if index < config.num_train_duets else "test"
+        for stem, recording in _duet(config, index).items():
+            _write(Path(root) / "duets" / split / f"duet_{index:04}" / f"{stem}.wav", recording)
 
 
 def render_piano(seed: int, index: int, seconds: float) -> Stereo:
@@ -71,6 +82,15 @@ def render_clip(seed: int, index: int, seconds: float) -> tuple[str, Stereo]:
     instrument = pick(rng, list(CLIPS))
     line = CLIPS[instrument](instrument, seconds, rng)
     return instrument, _recorded(pan(line, rng.uniform(-0.3, 0.3)), rng)
+
+
+def _duet(config: PianoDomainConfig, index: int) -> dict[str, Stereo]:
+    """A piano and two other instruments that know nothing of each other, at half their level so that the sum fits."""
+    others = [
+        render_clip(config.seed, config.num_others + 2 * index + player, config.duet_seconds)[1] for player in (0, 1)
+    ]
+    piano = render_piano(config.seed, config.num_piano + index, config.duet_seconds)
+    return {"piano": piano * np.float32(0.5), "accompaniment": (others[0] + others[1]) * np.float32(0.35)}
 
 
 def _write(path: Path, samples: Stereo) -> None:
