@@ -9,7 +9,7 @@ import pytest
 from cyclesep import checkpoints, files, settings
 from cyclesep.errors import ConfigError
 from cyclesep.training.config import TrainConfig
-from cyclesep.training.run_folder import claim, refuse_other_audio
+from cyclesep.training.run_folder import claim, refuse_other_audio, with_separator
 
 
 def test_a_new_folder_keeps_its_config(tmp_path: Path) -> None:
@@ -58,3 +58,18 @@ def test_a_run_does_not_go_on_with_other_audio(tmp_path: Path) -> None:
     refuse_other_audio(tmp_path, "data/moved", "a" * 64)
     with pytest.raises(ConfigError, match=r"data/songs holds other audio \(manifest cccccccccccc\).*start_from="):
         refuse_other_audio(tmp_path, "data/songs", "c" * 64)
+
+
+@pytest.mark.parametrize(
+    ("sample_rate", "use_gpu", "name"),
+    [(44100, True, "tfsep"), (44100, False, "waveunet"), (16000, True, "waveunet"), (16000, False, "waveunet")],
+)
+def test_the_separator_that_nobody_named_is_for_quality_on_gpus_and_stays_what_it_was_elsewhere(
+    tmp_path: Path, sample_rate: int, use_gpu: bool, name: str
+) -> None:
+    config = with_separator(TrainConfig(), tmp_path, sample_rate=sample_rate, use_gpu=use_gpu)
+    assert config.cyclegan.separator.name == name
+    claim(tmp_path, config)
+    assert with_separator(TrainConfig(), tmp_path, sample_rate=sample_rate, use_gpu=not use_gpu) == config
+    seed = settings.replace(TrainConfig(), {"cyclegan.preset": "seed"})
+    assert with_separator(seed, tmp_path, sample_rate=44100, use_gpu=True) == seed

@@ -93,7 +93,6 @@ class CycleGANConfig:
 _PRESETS: dict[str, dict[str, Any]] = {
     "modern": {
         "adversarial": "lsgan",
-        "separator": {"name": "waveunet"},
         "discriminator": {"name": "spectral"},
         "optimizer": {
             "lr_separator": 1e-3,

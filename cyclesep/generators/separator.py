@@ -20,16 +20,18 @@ class SeparatorConfig:
     """Which separator, and how big."""
 
     name: Literal["seed", "waveunet", "tfsep"] | None = None
-    """`waveunet` (waveform U-Net), `tfsep` (complex spectrogram mask), `seed` (the ancestor's); empty: the preset's."""
+    """`waveunet` (waveform U-Net), `tfsep` (complex spectrogram mask), `seed` (the ancestor's); empty: the preset's, and
+    of the modern one tfsep on GPUs from 32 kHz on, otherwise waveunet."""
 
     width: Annotated[int, Gt(0), MultipleOf(8)] | None = None
-    """Channels of the first layer, a multiple of 8; empty takes the network's own (waveunet 16, tfsep 32, seed 64)."""
+    """Channels of the first layer, a multiple of 8; empty takes the network's own (waveunet 16, tfsep 64, seed 64)."""
 
     depth: Annotated[int, Gt(0)] | None = None
-    """Levels of `waveunet` (4), blocks of `tfsep` (4), residual blocks of `seed` (8); empty takes that number."""
+    """Levels of `waveunet` (4), blocks of `tfsep` (5), residual blocks of `seed` (8); empty takes that number."""
 
-    levels: Annotated[int, Ge(0)] = 0
-    """Halvings of the number of bands of `tfsep`, its widths doubling, with attention at the bottom; 0: neither."""
+    levels: Annotated[int, Ge(0)] | None = None
+    """Halvings of the number of bands of `tfsep`, its widths doubling, with attention at the bottom; 0: neither;
+    empty: 2, which with the other sizes left empty makes 6.4 million parameters."""
 
     exact: bool = False
     """`seed` as the ancestor had it: batch norm, no activation between its up-samplings, input as loud as it comes."""
@@ -91,9 +93,9 @@ def build_separator(config: SeparatorConfig, *, targets: int, channels: int, sam
             network = TFSep(
                 channels,
                 targets,
-                width=config.width or 32,
-                depth=config.depth or 4,
-                levels=config.levels,
+                width=config.width or 64,
+                depth=config.depth or 5,
+                levels=2 if config.levels is None else config.levels,
                 sample_rate=sample_rate,
             )
         case "seed":

@@ -1,5 +1,6 @@
 """A training run on the Ray cluster that this process is connected to."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from cyclesep.training.config import TrainConfig
 from cyclesep.training.failures import known_cause
 from cyclesep.training.progress import watched
 from cyclesep.training.rehearsal import rehearse
-from cyclesep.training.run_folder import claim, refuse_other_audio
+from cyclesep.training.run_folder import claim, refuse_other_audio, with_separator
 from cyclesep.training.worker import train_worker
 
 
@@ -31,18 +32,24 @@ class TrainingReport:
     progress: Progress
 
 
-def fit(config: TrainConfig, callbacks: tuple[Any, ...] = ()) -> TrainingReport:
+def fit(
+    config: TrainConfig, callbacks: tuple[Any, ...] = (), *, show: bool = True, gpu_share: float = 1.0
+) -> TrainingReport:
     """Train, or go on with the run of that name, on the Ray cluster that this process is connected to.
+
+    Ray Train's `callbacks` hear of every report. Without `show` no progress is drawn; a worker that uses a GPU reserves
+    `gpu_share` of it.
 
     Raises ConfigError for settings that do not fit the shards or the cluster, TrainingError if training fails.
     """
     folder = (Path(config.storage) / config.name).resolve()
     reader = ShardReader(config.shards)
+    use_gpu = _use_gpu(config)
+    config = with_separator(config, folder, sample_rate=reader.manifest.sample_rate, use_gpu=use_gpu)
     _refuse_impossible(config, reader)
     refuse_other_audio(folder, config.shards, reader.manifest.digest)
     claim(folder, config)
-    use_gpu = _use_gpu(config)
-    with watched(config.name, total=config.steps) as board:
+    with watched(config.name, total=config.steps) if show else nullcontext() as board:
         trainer = ray.train.torch.TorchTrainer(
             train_worker,
             train_loop_config={
@@ -54,7 +61,7 @@ def fit(config: TrainConfig, callbacks: tuple[Any, ...] = ()) -> TrainingReport:
             scaling_config=ray.train.ScalingConfig(
                 num_workers=config.num_workers,
                 use_gpu=use_gpu,
-                resources_per_worker={"CPU": config.cpus_per_worker} | ({"GPU": 1} if use_gpu else {}),
+                resources_per_worker={"CPU": config.cpus_per_worker} | ({"GPU": gpu_share} if use_gpu else {}),
             ),
             run_config=_run_config(config, folder, callbacks),
         )

@@ -9,6 +9,9 @@ from cyclesep import checkpoints, files, settings
 from cyclesep.errors import ConfigError
 from cyclesep.training.config import TrainConfig
 
+# From this sample rate (Hz) on a run on GPUs is for quality, unless told otherwise.
+QUALITY_RATE = 32000
+
 
 def claim(folder: Path, config: TrainConfig) -> None:
     """Write the config into a new run folder, or see that an old one was made with the same settings."""
@@ -28,6 +31,18 @@ def claim(folder: Path, config: TrainConfig) -> None:
             f"give this one another name=, or take those of {file}"
         )
     files.write_text(file, settings.to_yaml(config))
+
+
+def with_separator(config: TrainConfig, folder: Path, *, sample_rate: int, use_gpu: bool) -> TrainConfig:
+    """Name the separator where nobody did: the one the run was begun with, else the best that its machines can train."""
+    if config.cyclegan.separator.name is not None:
+        return config
+    file = folder / checkpoints.CONFIG
+    if file.exists():
+        name = settings.load(TrainConfig, [file]).cyclegan.separator.name
+    else:
+        name = "tfsep" if use_gpu and sample_rate >= QUALITY_RATE else "waveunet"
+    return settings.replace(config, {"cyclegan.separator.name": name})
 
 
 def refuse_other_audio(folder: Path, shards: str, manifest_digest: str) -> None:
