@@ -14,6 +14,7 @@ from cyclesep.corpus.synthetic import (
     write_piano_domain,
     write_stem_mp4,
 )
+from cyclesep.corpus.synthetic.piano import _right_hand
 from cyclesep.errors import StorageError
 
 TRACKS = synthetic_tracks(SyntheticConfig(num_train=1, num_valid=1, num_test=1, seconds=2.0))
@@ -116,3 +117,14 @@ def test_duets_are_other_recordings_than_the_folders_hold_and_their_sum_does_not
         for part in parts:
             assert max(abs(np.corrcoef(part[:, 0], other[:, 0])[0, 1]) for other in solo) < 0.3
     assert sorted(path.name for path in (tmp_path / "duets").iterdir()) == ["test", "train"]
+
+
+def test_a_melody_that_wanders_stays_on_the_keyboard():
+    lasts = set()
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        for start in (48, 60, 95):
+            bar = list(_right_hand([tonic + 1 for tonic in (0, 2, 4, 5, 7, 9, 11)], [1, 5, 8], start, rng))
+            lasts |= {midi for _, _, midi, accent in bar if accent > 1}
+    assert min(lasts) >= 60
+    assert max(lasts) <= 91

@@ -34,7 +34,7 @@ def claim(folder: Path, config: TrainConfig) -> None:
 
 
 def with_separator(config: TrainConfig, folder: Path, *, sample_rate: int, use_gpu: bool) -> TrainConfig:
-    """Name the separator where nobody did: the one the run was begun with, else the best that its machines can train."""
+    """Name the separator where nobody did: the one the run began with, else the best that its machines can train."""
     if config.cyclegan.separator.name is not None:
         return config
     file = folder / checkpoints.CONFIG

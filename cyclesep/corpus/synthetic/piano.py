@@ -154,7 +154,8 @@ def _right_hand(
     beat = 0.0
     while beat < 4.0:
         beats = min(pick(rng, (0.25, 0.5, 0.5, 0.5, 1.0, 1.0, 1.5, 2.0)), 4.0 - beat)
-        nearby = [midi for midi in range(max(60, last - 6), min(91, last + 6) + 1) if midi % 12 in in_key]
+        centre = min(max(last, 66), 85)
+        nearby = [midi for midi in range(centre - 6, centre + 7) if midi % 12 in in_key]
         on_chord = [midi for midi in nearby if midi % 12 in chord]
         last = pick(rng, on_chord if beat.is_integer() and rng.random() < 0.6 else nearby)
         yield beat, beats, last, 1.15
