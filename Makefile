@@ -4,23 +4,29 @@ PYTHON ?= python3
 RUN := .venv/bin
 PROTOC := $(RUN)/python -m grpc_tools.protoc -Iprotos
 
-.PHONY: quickstart test test-slow check format protos ffmpeg clean help
+.PHONY: quickstart tune-demo test test-slow check format protos ffmpeg chromium clean help
 
 help:
 	@echo "make quickstart   compose music, train a separator on it, separate and score songs it never heard (under 10 minutes)"
+	@echo "make tune-demo    search for settings of a small separator on composed songs, and train the winner on (8 minutes)"
 	@echo "make test         format, lint, types, generated code, layers and all tests but the slow ones"
 	@echo "make test-slow    the tests that take longer than a minute"
 	@echo "make format       put the sources into their format"
 	@echo "make protos       generate cyclesep/segment_pb2.py from protos/segment.proto"
-	@echo "make clean        remove what quickstart and the tests have made, but for .venv"
+	@echo "make clean        remove what quickstart, tune-demo and the tests have made, but for .venv"
 
 quickstart: .venv/.installed | ffmpeg
 	@$(RUN)/python jobs/quickstart.py
 
-test: check
+tune-demo: .venv/.installed | ffmpeg
+	@$(RUN)/cyclesep ingest jobs/configs/tune-demo/ingest.yaml
+	@$(RUN)/cyclesep tune jobs/configs/tune-demo/tune.yaml
+	@$(RUN)/cyclesep train searches/tune-demo/best.yaml start_from=searches/tune-demo steps=250
+
+test: check | chromium
 	@$(RUN)/python -m pytest -m "not slow"
 
-test-slow: .venv/.installed-dev | ffmpeg
+test-slow: .venv/.installed-dev | ffmpeg chromium
 	@$(RUN)/python -m pytest -m slow
 
 check: .venv/.installed-dev | ffmpeg
@@ -40,7 +46,7 @@ protos: .venv/.installed-dev
 	@$(PROTOC) --python_out=cyclesep --pyi_out=cyclesep protos/segment.proto
 
 clean:
-	rm -rf data/quickstart data/excerpt runs/quickstart .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf data/quickstart data/excerpt runs/quickstart data/tune-demo searches/tune-demo runs/tune-demo-best .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .venv/.installed: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -65,3 +71,12 @@ ffmpeg:
 	  && echo "installing ffmpeg with apt (once)" \
 	  && $$sudo apt-get -qq update > /dev/null && DEBIAN_FRONTEND=noninteractive $$sudo apt-get -qq install -y --no-install-recommends ffmpeg > /dev/null ; } \
 	|| { echo "ffmpeg and ffprobe are missing; install them: apt-get install ffmpeg, dnf install ffmpeg or brew install ffmpeg"; exit 1; }
+
+# The tests open the pages in it.
+chromium:
+	@command -v chromium > /dev/null || { \
+	  sudo=$$(test "$$(id -u)" = 0 || command -v sudo) ; \
+	  command -v apt-get > /dev/null && { test "$$(id -u)" = 0 || test -n "$$sudo"; } \
+	  && echo "installing chromium with apt (once)" \
+	  && $$sudo apt-get -qq update > /dev/null && DEBIAN_FRONTEND=noninteractive $$sudo apt-get -qq install -y --no-install-recommends chromium > /dev/null ; } \
+	|| { echo "chromium is missing, in which the tests open pages; install it: apt-get install chromium or dnf install chromium"; exit 1; }

@@ -1,3 +1,26 @@
 """cyclesep: train, tune, run and score cycle-consistent adversarial music source separators on Ray."""
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from cyclesep.api import Model
+
+__all__ = ["__version__", "load"]
+
 __version__ = "0.1.0"
+
+
+def load(path: str | Path, *, device: Literal["auto", "cpu", "cuda"] = "auto") -> "Model":
+    """Load a trained separator: a checkpoint folder, a run folder (its best checkpoint), or a run's name below `runs`.
+
+        stems = cyclesep.load("runs/vocals").separate(audio, sample_rate)
+
+    `audio` is float32 `(channels, time)`; `stems` maps each name to an array of that shape. `device` "auto" takes a GPU
+    if there is one. Raises cyclesep.errors.CheckpointError if there is no such checkpoint or it is damaged, ConfigError
+    for "cuda" without a GPU.
+    """
+    # Here, because torch takes seconds to import and most programs that import this package need none of it.
+    from cyclesep.api import load_model
+
+    return load_model(path, device=device)

@@ -6,6 +6,7 @@ config.yaml             the resolved config of the run
 progress.json           step, metrics, and what they were made from and on: the checkpoint's card
 """
 
+import difflib
 import hashlib
 import json
 import pickle
@@ -26,6 +27,8 @@ from cyclesep.generators import SeparatorConfig, build_separator
 
 WEIGHTS, STATE, CONFIG, PROGRESS = "separator.safetensors", "training_state.pt", "config.yaml", "progress.json"
 RUN = "run.json"
+# Where `cyclesep train` puts runs unless it is told otherwise, and where the name of a run is looked up.
+RUNS = "runs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,30 +136,62 @@ def load_separator(path: Path | str, device: torch.device | str = "cpu") -> Load
 
 
 def find(path: Path | str) -> Path:
-    """The checkpoint folder that `path` means: itself, or the best one of the run folder that it is."""
-    path = Path(path)
+    """The checkpoint folder that `path` means: itself, or the best one of the run folder that it is.
+
+    The name of a run alone means the one below `runs`. Raises CheckpointError if there is none.
+    """
+    path = run_folder(path)
     if (path / PROGRESS).is_file():
         return path
     if (path / RUN).is_file():
-        return path / str(_read_json(path / RUN)["best"])
+        return path / _best(path / RUN)
+    if not path.exists():
+        raise CheckpointError(f"{path}: there is no such checkpoint or run; {_known_runs(path.name)}")
     raise CheckpointError(
         f"{path}: is neither a checkpoint nor a finished run; give a folder that holds {PROGRESS} or {RUN}"
     )
 
 
+def run_folder(path: Path | str) -> Path:
+    """A path as it is, or below `runs` if it is the name of a run there and nothing of that name lies here."""
+    path = Path(path).expanduser()
+    named = Path(RUNS) / path
+    return named if len(path.parts) == 1 and not path.exists() and named.is_dir() else path
+
+
+def _best(file: Path) -> str:
+    best = _read_json(file).get("best")
+    if not isinstance(best, str) or not files.is_name(best):
+        raise CheckpointError(f"{file}: best is {best!r} and no folder beside it; copy the run again")
+    return best
+
+
 def read_progress(folder: Path) -> Progress:
     """progress.json of a checkpoint folder."""
     try:
-        return settings.build(Progress, _read_json(folder / PROGRESS))
+        progress = settings.build(Progress, _read_json(folder / PROGRESS))
     except ConfigError as problem:
         raise CheckpointError(
             f"{folder / PROGRESS}: was written by another version of cyclesep ({problem})"
         ) from problem
+    for target in progress.targets:
+        # Targets become names of files.
+        if not files.is_name(target):
+            raise CheckpointError(f"{folder / PROGRESS}: target {target!r} is no name; get the checkpoint elsewhere")
+    return progress
 
 
 def write_run(folder: Path, *, best: str, last: str) -> None:
     """Write run.json, by which a run folder stands for its best checkpoint; both names are folders inside it."""
     files.write_text(folder / RUN, json.dumps({"best": best, "last": last}, indent=2) + "\n")
+
+
+def _known_runs(name: str) -> str:
+    runs = sorted(each.parent.name for each in Path(RUNS).glob(f"*/{RUN}"))
+    near = difflib.get_close_matches(name, runs, n=1)
+    if near:
+        return f"did you mean {near[0]}?"
+    return f"runs here: {', '.join(runs)}" if runs else "give the folder of one; `cyclesep train` makes them"
 
 
 def _separator_config(folder: Path) -> SeparatorConfig:

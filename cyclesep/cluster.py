@@ -1,8 +1,11 @@
 """Joining a Ray cluster, or being one: the same jobs run on a laptop and behind `ray job submit`."""
 
+import json
 import logging
 import os
+import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,54 +20,98 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
+# For the processes of a private cluster: Ray's (see _on_loopback), and gloo's for the workers' gradients.
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} | (
+    {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+)
 _SHORT = "/tmp"
 
 for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
 import ray  # noqa: E402
+from ray._private import ray_constants  # noqa: E402
 
 # Says at every start that the cluster's ports are protected by a token, which needs no action.
 logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
 
 
 @contextmanager
-def connect(*, num_cpus: int | None = None) -> Iterator[None]:
+def connect(*, num_cpus: int | None = None, log_to_driver: bool = True) -> Iterator[None]:
     """Join the cluster that RAY_ADDRESS names, or start a private one on this machine for the length of the block.
 
     The private one keeps its files in a folder of its own, so that two of them, or another Ray on the same host, do not
-    meet. Where Ray is already running in this process nothing is done.
+    meet, and listens on loopback only. Where Ray is already running in this process nothing is done. Without
+    `log_to_driver` what its processes print stays in Ray's own files.
     """
     if ray.is_initialized():
         yield
     elif os.environ.get("RAY_ADDRESS"):
-        # Bare: a job's runtime environment comes from whoever submitted it, and Ray refuses to be told twice.
-        ray.init(logging_level=logging.WARNING)
+        address = os.environ["RAY_ADDRESS"]
+        ray.init(logging_level=logging.WARNING, log_to_driver=log_to_driver, runtime_env=_with_address(address))
         try:
             yield
         finally:
             ray.shutdown()
     else:
-        with _private_cluster(num_cpus):
+        with _private_cluster(num_cpus, log_to_driver):
             yield
 
 
+def _with_address(address: str) -> dict[str, dict[str, str]]:
+    """A runtime environment that tells workers too which cluster they are of, where that is known as HOST:PORT.
+
+    `ray job submit` tells it the driver only. Train's helper actors look there first and, without it, may take another
+    cluster that runs on their host for theirs, and give up the run's resources. Everything else in a job's environment
+    comes from whoever submitted it: Ray refuses to be told the same variable twice.
+    """
+    given = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
+    is_known = re.fullmatch(r"[^/]+:\d+", address) and "RAY_ADDRESS" not in (given.get("env_vars") or {})
+    return {"env_vars": {"RAY_ADDRESS": address}} if is_known else {}
+
+
 @contextmanager
-def _private_cluster(num_cpus: int | None) -> Iterator[None]:
+def _private_cluster(num_cpus: int | None, log_to_driver: bool) -> Iterator[None]:
     # Not below TMPDIR, which may be long: Ray puts Unix sockets here and their paths may have 107 characters.
     folder = tempfile.mkdtemp(prefix="cyclesep-", dir=_SHORT if os.access(_SHORT, os.W_OK) else None)
-    before = os.environ.get("RAY_TMPDIR")
-    os.environ["RAY_TMPDIR"] = folder
     try:
-        ray.init(address="local", num_cpus=num_cpus, logging_level=logging.WARNING, _temp_dir=folder)
-        _note_address(Path(folder))
-        yield
+        with _environment({"RAY_TMPDIR": folder, **_LOOPBACK}), _on_loopback():
+            ray.init(
+                address="local", num_cpus=num_cpus, logging_level=logging.WARNING, log_to_driver=log_to_driver,
+                _temp_dir=folder, _node_ip_address="127.0.0.1",
+            )  # fmt: skip
+            _note_address(Path(folder))
+            yield
     finally:
         ray.shutdown()
-        os.environ.pop("RAY_TMPDIR")
-        if before is not None:
-            os.environ["RAY_TMPDIR"] = before
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Set variables of this process, and so of those that it starts, for the length of the block."""
+    before = {name: os.environ[name] for name in variables if name in os.environ}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in variables:
+            os.environ.pop(name, None)
+        os.environ.update(before)
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let a cluster that is started in the block listen on 127.0.0.1 only, as Ray does by itself on macOS.
+
+    Elsewhere it takes the machine's outer address for every loopback one, and then listens on all of them.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _note_address(folder: Path) -> None:

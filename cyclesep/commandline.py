@@ -7,14 +7,25 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from typing_extensions import override
 
 from cyclesep import __version__, settings
+from cyclesep.command_help import job_help
 from cyclesep.errors import ConfigError, CyclesepError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flag:
+    """An option of a job that stands for settings: one truth, in a shorter word."""
+
+    name: str
+    sentence: str
+    settings: tuple[str, ...]  # name=value words; a `{}` in them takes the option's value
+    value: str | None = None  # what the help calls the value, of an option that has one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +37,9 @@ class Job:
     function: str
     examples: tuple[str, ...]
     words_fill: str | None = None  # the list setting that takes words which are neither YAML files nor name=value
+    takes_one_word: bool = False  # what `words_fill` names is one value and no list
     checkpoint_fills: str | None = None  # the setting that takes a checkpoint folder, whose config.yaml is then read
+    flags: tuple[Flag, ...] = ()
     gives_tables: bool = False  # a benchmark: its function gives tables, to be printed and perhaps written as JSON
 
 
@@ -60,21 +73,58 @@ JOBS = {
         ),
         checkpoint_fills="start_from",
     ),
+    "tune": Job(
+        sentence="Search for settings of a training run, such as loss weights and learning rates, with Ray Tune.",
+        config="cyclesep.tuning.config:TuneConfig",
+        function="cyclesep.tuning.command:tune",
+        examples=(
+            "jobs/configs/tune-demo/tune.yaml",
+            "jobs/configs/tune-vocals-16k.yaml name=weights scheduler=pbt trials=8",
+            "jobs/configs/tune-vocals-16k.yaml name=small search=optuna scheduler=none objectives=[sdr,parameters]",
+        ),
+    ),
     "separate": Job(
         sentence="Separate audio files with a trained checkpoint.",
         config="cyclesep.separation:SeparateConfig",
         function="cyclesep.commands:separate",
         examples=(
             "song.mp3 checkpoint=runs/quickstart",
-            "folder-of-songs checkpoint=runs/quickstart output=stems",
+            "folder-of-songs 'more/*.m4a' checkpoint=quickstart output=stems file_format=flac",
+            "song.mp3 checkpoint=quickstart --two-stems vocals name='{track} ({stem}).{ext}' file_format=mp3",
         ),
         words_fill="inputs",
+        flags=(
+            Flag(
+                name="--two-stems",
+                sentence="write this target, and everything else as one file",
+                settings=("stems=[{}]", "residual=true"),
+                value="TARGET",
+            ),
+            Flag(
+                name="--device",
+                sentence="cpu, cuda, or auto (a GPU if there is one)",
+                settings=("separation.device={}",),
+                value="DEVICE",
+            ),
+            Flag(
+                name="--json",
+                sentence="print one JSON document on stdout, everything else on stderr",
+                settings=("json=true",),
+            ),
+        ),
     ),
     "evaluate": Job(
         sentence="Separate and score a whole test split in parallel, beside the mixture, an oracle and a heuristic.",
         config="cyclesep.evaluation:EvaluateConfig",
         function="cyclesep.commands:evaluate",
         examples=("checkpoint=runs/quickstart shards=data/quickstart output=runs/quickstart/test",),
+    ),
+    "report": Job(
+        sentence="Write the page of a run or an evaluation anew: report.html, which opens from disk.",
+        config="cyclesep.pages.command:ReportConfig",
+        function="cyclesep.pages.command:run",
+        examples=("runs/quickstart runs/quickstart/test-songs",),
+        words_fill="folders",
     ),
     "compare": Job(
         sentence="Put evaluations side by side, and say which differences are more than noise.",
@@ -93,6 +143,60 @@ JOBS = {
         examples=("runs/quickstart/test-songs", "sisec18 targets=[vocals,accompaniment] output=table.json"),
         words_fill="folders",
     ),
+    "info": Job(
+        sentence="What a run, a checkpoint or shards are: card, scores, corpus, loudness, silence, disk.",
+        config="cyclesep.info:InfoConfig",
+        function="cyclesep.info:run",
+        examples=(
+            "quickstart",
+            "runs/quickstart/step-00001000",
+            "data/quickstart --audio",
+            "s3://music/musdb18 --json",
+        ),
+        words_fill="places",
+        flags=(
+            Flag(
+                name="--audio", sentence="read the audio of shards and tell its LUFS (slower)", settings=("audio=true",)
+            ),
+            Flag(name="--json", sentence="print one JSON document on stdout", settings=("json=true",)),
+        ),
+    ),
+    "export": Job(
+        sentence="Turn a separator into one file for applications: ONNX, or a program of torch.export.",
+        config="cyclesep.export:ExportConfig",
+        function="cyclesep.export:run",
+        examples=("quickstart output=vocals.pt2", "runs/vocals output=vocals.onnx window_seconds=4"),
+        words_fill="checkpoint",
+        takes_one_word=True,
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tool:
+    """A sub-command with words of its own: a function of these words, which exits."""
+
+    sentence: str
+    function: str
+
+
+TOOLS = {
+    "benchmark": Tool(
+        sentence="Measure how fast it is, beside others: `cyclesep benchmark` lists the benchmarks.",
+        function="cyclesep.benchmarks.command:run_benchmark",
+    ),
+    "submit": Tool(
+        sentence="Send a job to a Ray cluster and follow it; list, logs and stop: `cyclesep submit --help`.",
+        function="cyclesep.submission.command:run_submit",
+    ),
+    "config": Tool(
+        sentence="Print all settings of a job, each with its sentence, as YAML or as a Markdown table.",
+        function="cyclesep.config_command:run_config",
+    ),
+    "completion": Tool(
+        sentence="Print completion for bash, zsh or fish: jobs, settings and choices by the tab key.",
+        function="cyclesep.completion:run_completion",
+    ),
 }
 
 
@@ -105,10 +209,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if words[0] in ("-V", "--version"):
         print(f"cyclesep {__version__}")
         sys.exit(0)
-    if words[0] == "benchmark":
-        _imported("cyclesep.benchmarks.command:run_benchmark")(words[1:])
+    if words[0] in TOOLS:
+        imported(TOOLS[words[0]].function)(words[1:])
     if words[0] not in JOBS:
-        near = difflib.get_close_matches(words[0], JOBS, n=1)
+        near = difflib.get_close_matches(words[0], [*JOBS, *TOOLS], n=1)
         fail(
             "cyclesep",
             f"there is no job {words[0]!r}; {f'did you mean {near[0]}?' if near else 'known: ' + ', '.join(JOBS)}",
@@ -123,41 +227,55 @@ def run_job(name: str, words: Sequence[str] | None = None) -> None:
 
 def run_words(name: str, job: Job, words: Sequence[str]) -> NoReturn:
     """Run a job, which errors and help call `name`, on its words and exit with its status."""
-    parser = _Parser(prog=f"cyclesep {name}", add_help=False, allow_abbrev=False)
+    parser = Parser(prog=f"cyclesep {name}", add_help=False, allow_abbrev=False)
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("--debug", action="store_true")
     parser.add_argument("--print-config", action="store_true")
     if job.gives_tables:
         parser.add_argument("--json", type=Path)
+    for flag in job.flags:
+        parser.add_argument(flag.name, dest=flag.name, action="store" if flag.value else "store_true")
     parser.add_argument("words", nargs="*")
     chosen = parser.parse_intermixed_args(list(words))
     sys.exit(guarded(name, lambda: _run(name, job, chosen), debug=chosen.debug))
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """A parser of words whose errors are one line."""
+
     @override
     def error(self, message: str) -> NoReturn:
         """Exit with one line, where argparse prints its usage as well."""
-        fail(self.prog, f"{message}; `{self.prog} --help` lists options and settings")
+        options = [option for option in self._option_string_actions if option.startswith("--")]
+        _, unknown, word = message.partition("unrecognized arguments: ")
+        near = difflib.get_close_matches(word.split()[0].partition("=")[0], options, n=1) if unknown else []
+        remedy = f"did you mean {near[0]}?" if near else f"`{self.prog} --help` lists options and settings"
+        fail(self.prog, f"{message}; {remedy}")
 
 
 def _run(name: str, job: Job, chosen: argparse.Namespace) -> int:
     if chosen.help:
         print(_help(name, job))
         return 0
-    config = settings.load(_imported(job.config), *_sorted_words(job, chosen.words))
+    config = settings.load(imported(job.config), *sorted_words(job, [*chosen.words, *_flag_words(job, chosen)]))
     if chosen.print_config:
         print(settings.to_yaml(config), end="")
         return 0
-    outcome = _imported(job.function)(config)
+    outcome = imported(job.function)(config)
     if job.gives_tables:
-        _imported("cyclesep.benchmarks.table:publish")(outcome, chosen.json)
+        imported("cyclesep.benchmarks.table:publish")(outcome, chosen.json)
         return 0
     status: int = outcome
     return status
 
 
-def _sorted_words(job: Job, words: Sequence[str]) -> tuple[list[str], list[str]]:
+def _flag_words(job: Job, chosen: argparse.Namespace) -> list[str]:
+    """The settings that the options of a job stand for."""
+    given = {flag: getattr(chosen, flag.name) for flag in job.flags if getattr(chosen, flag.name)}
+    return [word.replace("{}", _quoted(str(value))) for flag, value in given.items() for word in flag.settings]
+
+
+def sorted_words(job: Job, words: Sequence[str]) -> tuple[list[str], list[str]]:
     """YAML files, and `name=value` words; what other words mean the job says, or they are refused."""
     files, values, others = [], [], []
     for word in words:
@@ -175,7 +293,11 @@ def _sorted_words(job: Job, words: Sequence[str]) -> tuple[list[str], list[str]]
         else:
             known = "a YAML file, a checkpoint folder" if job.checkpoint_fills else "a YAML file"
             raise ConfigError(f"{word!r} is neither {known} nor a setting; write settings as name=value")
-    if others:
+    if len(others) > 1 and job.takes_one_word:
+        raise ConfigError(f"{' '.join(others)}: one {job.words_fill} at a time; give the first alone")
+    if others and job.takes_one_word:
+        values.insert(0, f"{job.words_fill}={_quoted(others[0])}")
+    elif others:
         values.insert(0, f"{job.words_fill}=[{', '.join(_quoted(word) for word in others)}]")
     return files, values
 
@@ -221,14 +343,15 @@ def fail(name: str, message: str) -> NoReturn:
     sys.exit(2)
 
 
-def _imported(place: str) -> Any:
+def imported(place: str) -> Any:
+    """What `module:name` means."""
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)
 
 
 def _overview() -> str:
-    rows = [f"  {name:<10} {job.sentence}" for name, job in JOBS.items()]
-    rows += ["  benchmark  Measure how fast it is, beside others: `cyclesep benchmark` lists the benchmarks."]
+    sentences = {name: chosen.sentence for table in (JOBS, TOOLS) for name, chosen in table.items()}
+    rows = [f"  {name:<11} {sentence}" for name, sentence in sentences.items()]
     lines = [
         "cyclesep: train, run and score music source separators on Ray",
         "",
@@ -240,20 +363,12 @@ def _overview() -> str:
 
 
 def _help(name: str, job: Job) -> str:
-    fill = f" [{job.words_fill.upper()} ...]" if job.words_fill else " [CHECKPOINT]" if job.checkpoint_fills else ""
-    lines = [f"usage: cyclesep {name}{fill} [FILE.yaml ...] [name=value ...]", "", job.sentence, "", "examples:"]
-    lines += [f"  cyclesep {name} {example}" for example in job.examples]
-    lines += ["", "options:"]
-    lines += ["  --json FILE     write the rows of all tables as JSON"] if job.gives_tables else []
-    lines += ["  --print-config  print the resolved settings as YAML and stop"]
-    lines += ["  --debug         show the traceback of an error", "", "settings:"]
-    for setting in settings.reference(_imported(job.config)):
-        default = "required" if setting.default is MISSING else f"default {_shown(setting.default)}"
-        lines += [f"  {setting.name}  ({setting.type}; {default})", f"      {setting.sentence}"]
-    return "\n".join(lines)
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "none"
-    return str(list(value)) if isinstance(value, tuple) else str(value)
+    many = "" if job.takes_one_word else " ..."
+    fill = f" [{job.words_fill.upper()}{many}]" if job.words_fill else " [CHECKPOINT]" if job.checkpoint_fills else ""
+    options = {f"{flag.name} {flag.value or ''}".strip(): flag.sentence for flag in job.flags}
+    options |= {"--json FILE": "write the rows of all tables as JSON"} if job.gives_tables else {}
+    options |= {
+        "--print-config": "print the resolved settings as YAML and stop",
+        "--debug": "show the traceback of an error",
+    }
+    return job_help(f"{name}{fill}", job.sentence, job.examples, options, imported(job.config))

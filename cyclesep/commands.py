@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from cyclesep import aggregation, comparison, evaluation, ingestion, report, separation, training
+from cyclesep import aggregation, comparison, evaluation, ingestion, pages, report, separation, training
 from cyclesep.aggregation import AggregateConfig
 from cyclesep.checkpoints import Progress
 from cyclesep.cluster import connect
@@ -36,17 +36,23 @@ def train(config: TrainConfig) -> int:
     folder = shown(done.folder)
     print(f"{folder}: {_told(done.progress)}")
     print(f"best checkpoint {done.best.name}, last {done.last.name}; separate with checkpoint={folder}")
+    pages.report_on(done.folder, pages.write_training_page)
     return 0
 
 
 def separate(config: SeparateConfig) -> int:
     """Separate audio files in this process; the status is 1 if a file failed."""
     done = separation.separate_paths(config)
-    for file in done.separated:
+    for file in () if config.json else done.separated:
         softer = f" (all {file.gain:.3f} times as loud, to fit)" if file.gain < 1 else ""
         print(f"{file.source}: {', '.join(str(path) for path in file.stems.values())}{softer}")
+    if config.json:
+        print(done.to_json())
     for failure in done.failed:
         print(f"cyclesep separate: error: {failure.reason}", file=sys.stderr)
+    if done.failed and done.separated:
+        told = f"{len(done.failed)} of {len(done.failed) + len(done.separated)} files failed"
+        print(f"cyclesep separate: {told}; the stems of the others are written", file=sys.stderr)
     return 1 if done.failed else 0
 
 
@@ -57,6 +63,7 @@ def evaluate(config: EvaluateConfig) -> int:
     report.print_summary(done.tracks, console=Console())
     for failure in done.failed:
         print(f"failed: {failure}")
+    pages.report_on(done.output, pages.write_evaluation_page)
     return 1 if done.failed else 0
 
 

@@ -1,5 +1,7 @@
 """Audio that libsndfile does not know, decoded in this process by FFmpeg's libraries (PyAV): no program, no pipes."""
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,26 +38,73 @@ def decode(path: Path, *, only_first: bool = False) -> list[DecodedStream]:
 
     Raises NotAudioError where there is none, AudioError for one that does not decode to its end.
     """
-    # Here, because it takes half a second and most programs never need it.
     import av
 
-    try:
-        container = av.open(f"file:{path}", metadata_errors="ignore")
-    except (av.FFmpegError, OSError, ValueError) as problem:
-        raise NotAudioError(f"{path}: ffmpeg cannot read it ({_told(problem)}); fetch or export it again") from problem
-    with container:
+    with _opened(path) as container:
         streams = list(container.streams.audio)[: 1 if only_first else None]
-        if not streams:
-            raise NotAudioError(f"{path}: ffmpeg finds no audio in it; fetch or export it again")
         sinks = {stream.index: _Sink(stream) for stream in streams}
         try:
             for packet in container.demux(streams):
                 sinks[packet.stream.index].take(packet)
             return [sink.finish() for sink in sinks.values()]
         except (av.FFmpegError, ValueError) as problem:
-            raise AudioError(
-                f"{path}: ffmpeg cannot decode it ({_told(problem)}); fetch or export it again"
-            ) from problem
+            raise _undecodable(path, problem) from problem
+
+
+class BlockDecoder:
+    """The first audio stream of a file as float32 blocks `(channels, time)`, in constant memory; read it once.
+
+    Raises NotAudioError where there is none, AudioError for one that does not decode to its end.
+    """
+
+    def __init__(self, path: Path, *, block_samples: int) -> None:
+        self._path = path
+        self._block_samples = block_samples
+        self._container = _opened(path)
+        stream = self._container.streams.audio[0]
+        self._frames = self._decoded(stream)
+        try:
+            # Rate and channels are those of the first frame: of some AAC the container tells half of them.
+            self._first = next(self._frames)
+        except StopIteration:
+            raise AudioError(f"{path}: holds no samples; leave the file out or export it again") from None
+        self.channels = int(self._first.layout.nb_channels)
+        self.sample_rate = int(self._first.sample_rate)
+        declared = float(stream.duration * stream.time_base) if stream.duration else 0.0
+        self.expected = round(declared * self.sample_rate)
+        """Samples that the container tells, 0 where it tells none."""
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        waiting: list[NDArray[np.float32]] = []
+        num_waiting = 0
+        for frame in itertools.chain([self._first], self._frames):
+            waiting.append(frame.to_ndarray())
+            num_waiting += waiting[-1].shape[1]
+            if num_waiting >= self._block_samples:
+                yield np.concatenate(waiting, axis=1)
+                waiting, num_waiting = [], 0
+        if waiting:
+            yield np.concatenate(waiting, axis=1)
+
+    def _decoded(self, stream: Any) -> Iterator[Any]:
+        """Frames of planar float, whatever the codec gives."""
+        import av
+
+        resampler = av.AudioResampler(format="fltp")
+        try:
+            for packet in self._container.demux(stream):
+                frames = packet.decode()
+                if packet.is_corrupt or any(frame.is_corrupt for frame in frames):
+                    raise ValueError("a packet is damaged")
+                for frame in frames:
+                    yield from resampler.resample(frame)
+            yield from resampler.resample(None)
+        except (av.FFmpegError, ValueError) as problem:
+            raise _undecodable(self._path, problem) from problem
 
 
 class _Sink:
@@ -118,6 +167,25 @@ class _Sink:
             self._samples = grown
         self._samples[:, self._filled : end] = block
         self._filled = end
+
+
+def _opened(path: Path) -> Any:
+    """A container with at least one audio stream."""
+    # Here, because it takes half a second and most programs never need it.
+    import av
+
+    try:
+        container = av.open(f"file:{path}", metadata_errors="ignore")
+    except (av.FFmpegError, OSError, ValueError) as problem:
+        raise NotAudioError(f"{path}: ffmpeg cannot read it ({_told(problem)}); fetch or export it again") from problem
+    if not container.streams.audio:
+        container.close()
+        raise NotAudioError(f"{path}: ffmpeg finds no audio in it; fetch or export it again")
+    return container
+
+
+def _undecodable(path: Path, problem: Exception) -> AudioError:
+    return AudioError(f"{path}: ffmpeg cannot decode it ({_told(problem)}); fetch or export it again")
 
 
 def _told(problem: Exception) -> str:

@@ -8,7 +8,8 @@
     |- TrainingError     a training run that could not go on
     |- CheckpointError   a checkpoint folder: incomplete, damaged, of another network
     |- ScoringError      references and estimates that cannot be compared
-    `- StorageError      a place to write to or read from: full, read-only, unreachable
+    |- StorageError      a place to write to or read from: full, read-only, unreachable
+    `- ClusterError      a Ray cluster: unreachable, refuses the token, knows no such job
 
 Each message names the file, the field, the value and the remedy in one sentence. The command line prints it as
 one line and exits with 1; a traceback appears only with `--debug`.
@@ -49,3 +50,7 @@ class ScoringError(CyclesepError):
 
 class StorageError(CyclesepError):
     """A place cannot be written to or read from."""
+
+
+class ClusterError(CyclesepError):
+    """A Ray cluster cannot be reached, or refuses what it is asked."""

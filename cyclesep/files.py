@@ -41,6 +41,17 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def as_name(text: str) -> str:
+    """`text` as the name of one file or folder: a slash becomes _, as museval has it, and what leads elsewhere too."""
+    name = text.replace("/", "_").replace("\0", "_")
+    return name if name.strip(".") else "_" * max(1, len(name))
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` is the name of one file or folder, which leads nowhere else."""
+    return text == as_name(text)
+
+
 def shown(path: Path) -> str:
     """A path as a person types it here: relative to the working directory if it lies below."""
     path = path.absolute()

@@ -8,6 +8,7 @@ import ast
 import dataclasses
 import difflib
 import inspect
+import re
 import textwrap
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,12 +39,20 @@ def load(config_class: type[Config], files: Sequence[Path | str] = (), words: Se
 
     Raises ConfigError for a file that cannot be read, an unknown name or a value of the wrong type.
     """
+    return build(config_class, read(files, words))
+
+
+def read(files: Sequence[Path | str] = (), words: Sequence[str] = ()) -> dict[str, Any]:
+    """The nested values that YAML files and `dotted.name=value` words state, later ones over earlier ones, unchecked.
+
+    Raises ConfigError for a file that cannot be read or a word that is no setting.
+    """
     values: dict[str, Any] = {}
     for file in files:
         values = _merged(values, _read_yaml(Path(file)))
     for word in words:
         values = _merged(values, _nested(*parse_word(word)))
-    return build(config_class, values)
+    return values
 
 
 def build(config_class: type[Config], values: Mapping[str, Any]) -> Config:
@@ -51,8 +60,17 @@ def build(config_class: type[Config], values: Mapping[str, Any]) -> Config:
     try:
         return pydantic.TypeAdapter(config_class).validate_python(dict(values), extra="forbid")
     except pydantic.ValidationError as invalid:
-        problems = [_problem(config_class, error) for error in invalid.errors()]
-        raise ConfigError("; ".join(dict.fromkeys(problems))) from None
+        raise _refusal(config_class, invalid.errors()) from None
+
+
+def check(config_class: type, values: Mapping[str, Any]) -> None:
+    """Raise ConfigError as `build` does, but for settings that have no value yet."""
+    try:
+        pydantic.TypeAdapter(config_class).validate_python(dict(values), extra="forbid")
+    except pydantic.ValidationError as invalid:
+        wrong = [error for error in invalid.errors() if error["type"] != "missing"]
+        if wrong:
+            raise _refusal(config_class, wrong) from None
 
 
 def replace(config: Config, changes: Mapping[str, Any]) -> Config:
@@ -67,6 +85,15 @@ def to_dict(config: Any) -> dict[str, Any]:
     """Nested plain values (tuples become lists, paths become text), ready for YAML or JSON."""
     plain: dict[str, Any] = pydantic.TypeAdapter(type(config)).dump_python(config, mode="json")
     return plain
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested values as dotted names and values."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def to_yaml(config: Any) -> str:
@@ -90,6 +117,34 @@ def parse_word(word: str) -> tuple[str, Any]:
 def reference(config_class: type) -> list[Setting]:
     """Every setting of a config class with its type, default and sentence, nested ones under dotted names."""
     return list(_settings(config_class, prefix=""))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """The settings of one dataclass within a config, as help and reference show them together."""
+
+    prefix: str
+    """What their names begin with, up to the last dot; empty for the config's own."""
+    sentence: str
+    settings: tuple[Setting, ...]
+
+
+def groups(config_class: type) -> list[Group]:
+    """The settings of a config class by the dataclass that they belong to, its own first."""
+    found: dict[str, list[Setting]] = {"": []}
+    for setting in reference(config_class):
+        found.setdefault(setting.name.rpartition(".")[0], []).append(setting)
+    return [
+        Group(prefix=prefix, sentence=_group_sentence(config_class, prefix), settings=tuple(rows))
+        for prefix, rows in found.items()
+    ]
+
+
+def _group_sentence(config_class: type, prefix: str) -> str:
+    """The first paragraph of the docstring of the dataclass at `prefix`."""
+    for name in filter(None, prefix.split(".")):
+        config_class = typing.cast(type, typing.get_type_hints(config_class)[name])
+    return " ".join((inspect.getdoc(config_class) or "").partition("\n\n")[0].split())
 
 
 def _settings(config_class: type, prefix: str) -> Iterator[Setting]:
@@ -145,6 +200,10 @@ def _type_name(kind: Any) -> str:
     return f"{origin}[{', '.join('...' if argument is ... else _type_name(argument) for argument in arguments)}]"
 
 
+def _refusal(config_class: type, errors: Sequence[Any]) -> ConfigError:
+    return ConfigError("; ".join(dict.fromkeys(_problem(config_class, error) for error in errors)))
+
+
 def _problem(config_class: type, error: Any) -> str:
     name = ".".join(str(part) for part in error["loc"])
     if error["type"] == "unexpected_keyword_argument":
@@ -158,7 +217,16 @@ def _problem(config_class: type, error: Any) -> str:
     if value is None:
         return f"{name}: is empty; give a value as {name}=..., or leave it out"
     told = _REMEDIES.get(error["type"], "").format(name=name, value=value)
+    if error["type"] == "literal_error":
+        told = _choices(str(value), error["ctx"]["expected"])
     return f"{name}: {value!r} is refused; {told or error['msg'][0].lower() + error['msg'][1:]}"
+
+
+def _choices(value: str, expected: str) -> str:
+    """What may stand in place of a value; `expected` is pydantic's list of quoted choices."""
+    choices = re.findall(r"'([^']*)'", expected) or [expected]
+    near = difflib.get_close_matches(value, choices, n=1)
+    return f"{f'did you mean {near[0]}? ' if near else ''}choices: {', '.join(choices)}"
 
 
 # What pydantic says of these kinds of error is true and does not help.

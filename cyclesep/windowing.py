@@ -78,7 +78,7 @@ def separate_blocks(
     Raises AudioError for a channel count that the network cannot take, ConfigError for windows shorter than their ends.
     """
     network = _Network(separator, channels, config.batch_size)
-    geometry = _Geometry.of(config, separator.sample_rate)
+    geometry = Geometry.of(config, separator.sample_rate)
     stream = _Stream(blocks, channels)
     heard = _resampled(stream, channels, sample_rate, separator.sample_rate)
     parts = len(separator.targets) * channels
@@ -116,7 +116,7 @@ class _Stream:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Geometry:
+class Geometry:
     """A window in samples: context | fade | plain | fade | context; the next one begins `hop` later."""
 
     window: int
@@ -125,10 +125,12 @@ class _Geometry:
 
     @property
     def hop(self) -> int:
+        """From the beginning of one window to that of the next."""
         return self.window - 2 * self.context - self.fade
 
     @classmethod
-    def of(cls, config: SeparationConfig, sample_rate: int) -> "_Geometry":
+    def of(cls, config: SeparationConfig, sample_rate: int) -> "Geometry":
+        """The geometry at a sample rate; raises ConfigError for a window shorter than its ends."""
         seconds = (config.window_seconds, config.context_seconds, config.crossfade_seconds)
         window, context, fade = (round(length * sample_rate) for length in seconds)
         if window <= 2 * (context + fade):
@@ -211,7 +213,7 @@ def _resampled(blocks: Iterable[Samples], channels: int, old: int, new: int) -> 
     yield resampler.resample_chunk(np.zeros((0, channels), dtype=np.float32), last=True).T
 
 
-def _windowed(network: _Network, blocks: Iterable[Samples], geometry: _Geometry) -> Iterator[Samples]:
+def _windowed(network: _Network, blocks: Iterable[Samples], geometry: Geometry) -> Iterator[Samples]:
     """Estimates `(targets * channels, time)` of a stream, and of a little silence after it."""
     seam: Samples | None = None
     ramp = ((np.arange(geometry.fade) + 0.5) / max(geometry.fade, 1)).astype(np.float32)
@@ -225,7 +227,7 @@ def _windowed(network: _Network, blocks: Iterable[Samples], geometry: _Geometry)
             yield kept[:, : geometry.hop]
 
 
-def _cut(blocks: Iterable[Samples], geometry: _Geometry) -> Iterator[Samples]:
+def _cut(blocks: Iterable[Samples], geometry: Geometry) -> Iterator[Samples]:
     """Windows `(channels, window)` that begin `hop` apart, with zeros before and after the stream."""
     kept: Samples | None = None
     for block in blocks:

@@ -17,13 +17,14 @@ CONFIGS = sorted((ROOT / "jobs" / "configs").rglob("*.y*ml"))
 
 
 def config_class(job: str) -> type:
-    found: type = commandline._imported(JOBS[job].config)
+    found: type = commandline.imported(JOBS[job].config)
     return found
 
 
 def job_of(config: Path) -> str:
     """A config is named after its job, or after the training run that it is for."""
-    return config.stem if config.stem in JOBS else "train"
+    job = config.stem.partition("-")[0]
+    return job if job in JOBS else "train"
 
 
 def test_the_quickstart_is_among_the_configs() -> None:

@@ -9,12 +9,13 @@ PACKAGE = Path(__file__).resolve().parent.parent / "cyclesep"
 
 LAYERS = [
     {"errors", "files", "decoding", "audio", "settings"},
-    {"segment_pb2", "storage", "folder", "shards", "corpus", "preparation"},
+    {"segment_pb2", "storage", "folder", "shards", "corpus", "preparation", "excerpts"},
     {"crops", "generators", "discriminators", "losses", "ranks", "scoring", "provenance"},
     {"cyclegan", "validation"},
-    {"checkpoints", "windowing", "separation", "report", "track_table", "comparison", "aggregation"},
-    {"cluster", "ingestion", "training", "evaluation"},
-    {"commands", "commandline", "benchmarks"},
+    {"checkpoints", "windowing", "separation", "report", "pages", "track_table", "comparison", "aggregation"}
+    | {"info", "export", "api"},
+    {"cluster", "ingestion", "training", "evaluation", "tuning"},
+    {"commands", "command_help", "commandline", "config_command", "completion", "submission", "benchmarks"},
 ]
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
 RING = 5

@@ -325,7 +325,7 @@ def test_inputs_are_files_folders_and_patterns_with_names_of_their_own(tmp_path:
 def test_impossible_settings_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     write_wav(tmp_path / "a.wav", Waveform(samples=noise(1, 800), sample_rate=8000))
     for changes, told in (
-        ({"file_format": "flac"}, "sample_format: flac holds no float"),
+        ({"file_format": "flac", "sample_format": "float"}, "sample_format: flac holds no float"),
         ({"name": "{track}"}, "must hold {stem}"),
         ({"name": "{stem"}, "is not a template"),
         ({"stems": ("piano",)}, "no 'piano'"),

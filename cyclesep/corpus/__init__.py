@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
 from annotated_types import Ge, Le
+from pydantic import Field
 
 from cyclesep.audio import Waveform
 from cyclesep.corpus import musdb18, stem_folders, unpaired
@@ -55,7 +56,7 @@ class CorpusConfig:
     that holds the track folders, or train/, valid/ and test/ with track folders in them."""
     flat_split: Literal["train", "valid", "test"] = "test"
     """For musdb18: the split of a single .stem.mp4 and of .stem.mp4 files that lie outside train/ and test/."""
-    target: str = "vocals"
+    target: Annotated[str, Field(pattern=r"^[^/\x00]*[^/.\x00][^/\x00]*$")] = "vocals"
     """For unpaired: the stem name that recordings of the target get."""
     target_path: str = ""
     """For unpaired: the folder, sub-folders included, of recordings of the target alone."""

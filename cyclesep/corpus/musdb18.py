@@ -16,6 +16,7 @@ from cyclesep.audio import Waveform
 from cyclesep.corpus.stem_folders import FileTrack, fingerprint_files
 from cyclesep.decoding import DecodedStream, decode
 from cyclesep.errors import AudioError, CorpusError
+from cyclesep.files import is_name
 
 # The streams of a .stem.mp4 go by order; their titles are not to be relied on.
 STREAMS = ("mixture", "drums", "bass", "other", "vocals")
@@ -132,6 +133,9 @@ def _read_setup(root: Path) -> _Setup:
         # No subsets: to index tracks musdb probes every stem of every file, and gives up at the first damaged one.
         setup = musdb.DB(root=str(root), setup_file=setup_file, subsets=[]).setup
         ids = setup["stem_ids"]
+        strange = next((name for name in (*ids, *setup["sources"].values()) if not is_name(str(name))), None)
+        if strange is not None:
+            raise CorpusError(f"{root / 'setup.yaml'}: {strange!r} is no name of a stem or of its file; correct it")
         return _Setup(
             streams=tuple(sorted(ids, key=ids.__getitem__)),
             files={"mixture": setup["mixture"], **setup["sources"]},

@@ -51,6 +51,9 @@ class EvaluateConfig:
     save_estimates: bool = False
     """Whether what was separated is written as 16-bit wav files below OUTPUT/estimates."""
 
+    heard: tuple[str, ...] = ("best", "median", "worst")
+    """Tracks whose loudest 20 s the report lets one hear: best, median and worst by SDR, or names; [] for none."""
+
     window_seconds: PositiveFloat = 1.0
     """Length of the frames that are scored, and their distance."""
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from cyclesep import __version__, provenance, report, settings
 from cyclesep.errors import ScoringError, StorageError
+from cyclesep.evaluation import heard
 from cyclesep.evaluation.config import EvaluateConfig
 from cyclesep.evaluation.outcomes import TrackOutcome
 from cyclesep.evaluation.progress import Display
@@ -71,6 +72,7 @@ def evaluate(config: EvaluateConfig) -> EvaluationReport:
     tracks, systems = find_references(config), find_systems(config)
     results = Results(folder=Folder.of(config.output))
     results.folder.sweep()
+    heard.refuse_unknown(config, tracks)
     items = _items(config, results, systems, tracks)
     kept = _kept(results, items)
     outcomes = kept | _made(config, [item for item in items if item.part not in kept], num_kept=len(kept))
@@ -84,7 +86,8 @@ def evaluate(config: EvaluateConfig) -> EvaluationReport:
         raise ScoringError(f"none of {len(tracks)} tracks could be scored; {evaluated.failed[0]}")
     results.join_scores(item.part for item in items if not outcomes[item.part].failed)
     results.write_tracks(evaluated.tracks)
-    about = _about(evaluated, config, systems, tracks)
+    excerpts = heard.choose(config, [(item, outcomes[item.part]) for item in items])
+    about = _about(evaluated, config, systems, tracks) | {"excerpts": excerpts}
     results.folder.write_text(SUMMARY, report.summary_json(evaluated.tracks, **about))
     return evaluated
 
@@ -101,6 +104,7 @@ def _items(
             results=results,
             window_seconds=config.window_seconds,
             save_estimates=config.save_estimates,
+            keep_excerpt=heard.may_be_heard(config, system, track),
         )
         for system in systems
         for track in tracks
@@ -157,10 +161,13 @@ def _about(
     """What summary.json tells beside the scores."""
     scored = [outcome.rows[0] for outcome in done.outcomes if not outcome.failed]
     references = sorted({(row.track_id, row.references) for row in scored})
-    named = [{"name": s.name, "kind": type(s).__name__, "checkpoint": s.weights_digest} for s in systems]
+    named = [
+        {"name": s.name, "kind": type(s).__name__, "checkpoint": s.weights_digest, "card": s.card()} for s in systems
+    ]
     return {
         "version": __version__,
         "commit": provenance.commit(),
+        "hardware": provenance.machine(),
         "config": settings.to_dict(config),
         "systems": named,
         "tracks": len(tracks),

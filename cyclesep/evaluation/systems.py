@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from typing_extensions import override
 
 from cyclesep import audio, checkpoints, storage
@@ -13,6 +14,7 @@ from cyclesep.audio import Waveform
 from cyclesep.errors import ConfigError, ScoringError
 from cyclesep.evaluation.config import EvaluateConfig, Oracle
 from cyclesep.evaluation.references import ReferenceTrack
+from cyclesep.files import as_name
 from cyclesep.scoring import oracles
 from cyclesep.scoring.track import ACCOMPANIMENT
 from cyclesep.shards.manifest import MIXTURE
@@ -36,6 +38,10 @@ class System:
         """SHA-256 of a separator's weights; empty for what has none."""
         return ""
 
+    def card(self) -> dict[str, Any]:
+        """Where it comes from, as plain values: path, progress and config; empty for what was not trained."""
+        return {}
+
     def digest(self, track: ReferenceTrack) -> list[Any]:
         """What decides the estimates of a track, as plain values."""
         return [type(self).__name__, self.targets, track.digest()]
@@ -56,6 +62,12 @@ class Separator(System):
     @override
     def weights_digest(self) -> str:
         return self.weights
+
+    @override
+    def card(self) -> dict[str, Any]:
+        config = yaml.safe_load((self.checkpoint / checkpoints.CONFIG).read_text(encoding="utf-8"))
+        progress = asdict(checkpoints.read_progress(self.checkpoint))
+        return {"path": str(self.checkpoint), "progress": progress, "config": config}
 
     @override
     def digest(self, track: ReferenceTrack) -> list[Any]:
@@ -134,7 +146,7 @@ class EstimateFolder(Comparison):
         return found
 
     def _place(self, track: ReferenceTrack) -> Path:
-        return self.folder / track.split / track.track_id.replace("/", "_")
+        return self.folder / track.split / as_name(track.track_id)
 
     def _files(self, track: ReferenceTrack) -> list[Path]:
         place = self._place(track)

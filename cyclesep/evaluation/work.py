@@ -17,6 +17,8 @@ from cyclesep.evaluation.outcomes import TrackOutcome
 from cyclesep.evaluation.references import ReferenceTrack, digest_of
 from cyclesep.evaluation.results import Part, Results
 from cyclesep.evaluation.systems import Comparison, Separator, System, with_accompaniment
+from cyclesep.excerpts import excerpt_of
+from cyclesep.files import as_name
 from cyclesep.scoring import ScoreTable, TrackScore, score_track, to_museval_json
 from cyclesep.separation import separate_waveform
 from cyclesep.shards.manifest import MIXTURE
@@ -34,20 +36,22 @@ class Item:
     results: Results
     window_seconds: float
     save_estimates: bool
+    keep_excerpt: bool
+    """Whether some seconds are kept for the report."""
 
     @property
     def museval_json(self) -> str:
         """Where museval's EvalStore looks: below the system, SPLIT/TRACK.json."""
-        return f"museval/{self.system.name}/{self.track.split}/{self._track_name}.json"
+        return f"museval/{as_name(self.system.name)}/{self.track.split}/{self._track_name}.json"
 
     @property
     def estimates_folder(self) -> str:
         """Where estimates are written, in the layout that `estimates` reads."""
-        return f"estimates/{self.system.name}/{self.track.split}/{self._track_name}"
+        return f"estimates/{as_name(self.system.name)}/{self.track.split}/{self._track_name}"
 
     @property
     def _track_name(self) -> str:
-        return self.track.track_id.replace("/", "_")
+        return as_name(self.track.track_id)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +173,9 @@ def _scored(item: Item, separation: Separation | None, packed: PackedEstimates |
         track_id=item.track.track_id,
         split=item.track.split,
     )
+    if item.keep_excerpt:
+        about = {"system": item.system.name, "track_id": item.track.track_id, "split": item.track.split}
+        excerpt_of(stems, estimates, **about).write(item.results.folder, item.part.name)
     return _kept(item, stems, scores, separation or Separation(), clock)
 
 
@@ -217,5 +224,5 @@ def _write_estimates(item: Item, estimates: Mapping[str, Waveform]) -> None:
     for target, wave in estimates.items():
         # Louder than full scale is kept by float samples; everything else as it is scored.
         loud = pcm16_gain(float(np.abs(wave.samples).max(initial=0.0))) > 1.0
-        with item.results.folder.replacing(f"{item.estimates_folder}/{target}.wav") as partial:
+        with item.results.folder.replacing(f"{item.estimates_folder}/{as_name(target)}.wav") as partial:
             write_wav(partial, wave, subtype="FLOAT" if loud else "PCM_16")

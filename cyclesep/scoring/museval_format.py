@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclesep.audio import Waveform
-from cyclesep.files import write_text
+from cyclesep.files import as_name, write_text
 from cyclesep.scoring.bss_eval import Mode
 from cyclesep.scoring.track import TrackScore, score_track
 
@@ -60,7 +60,7 @@ def to_museval_json(score: TrackScore) -> str:
 
 def write_museval_json(score: TrackScore, folder: Path) -> Path:
     """Write `folder/<split>/<track>.json` atomically, where museval's EvalStore looks (a slash becomes _)."""
-    path = folder / score.split / f"{score.track_id.replace('/', '_')}.json"
+    path = folder / as_name(score.split) / f"{as_name(score.track_id)}.json"
     write_text(path, to_museval_json(score))
     return path
 

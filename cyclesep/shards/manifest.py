@@ -15,7 +15,7 @@ import pydantic
 
 from cyclesep import storage
 from cyclesep.errors import ShardError
-from cyclesep.files import write_text
+from cyclesep.files import is_name, write_text
 
 MANIFEST_NAME = "manifest.json"
 VERSION = 1
@@ -25,6 +25,7 @@ MIXTURE = "mixture"
 SILENCE_DB = -120.0
 
 _SHARD_NAME = re.compile(r"[a-z0-9-]+\.lmdb")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,11 +240,17 @@ def _checked(manifest: ShardManifest, path: str) -> ShardManifest:
 def _contradiction(manifest: ShardManifest, track: TrackRecord) -> str | None:
     if min(track.sample_rate, track.channels, track.num_samples, track.segment_samples, len(track.stems)) < 1:
         return "a size is below 1"
+    for stem in track.stems:
+        # Stems become names of files.
+        if not is_name(stem):
+            return f"stem {stem!r} is no name"
     for name in ("sample_rate", "channels", "segment_samples"):
         if getattr(track, name) != getattr(manifest, name):
             return f"{name} is {getattr(track, name)}, of the corpus {getattr(manifest, name)}"
     expected = 0
     for shard in track.shards:
+        if not _SHA256.fullmatch(shard.sha256):
+            return f"{shard.name} has no SHA-256"
         if not _SHARD_NAME.fullmatch(shard.name):
             return f"shard name {shard.name!r} is none that ingest writes"
         if shard.first_segment != expected:

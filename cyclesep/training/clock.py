@@ -26,9 +26,13 @@ class Clock:
         return time.monotonic() - self._told >= every_seconds
 
     def rates(self, batch_size: int) -> dict[str, float]:
-        """Crops per second over all workers and the share of time spent waiting, since the last call."""
+        """Crops per second over all workers, the share of time spent waiting, seconds per step; since the last call."""
         seconds = max(time.monotonic() - self._told, 1e-9)
-        rates = {"crops_per_second": self._steps * batch_size / seconds, "data_wait": self._waited / seconds}
+        rates = {
+            "crops_per_second": self._steps * batch_size / seconds,
+            "data_wait": self._waited / seconds,
+            "step_seconds": seconds / max(self._steps, 1),
+        }
         self._told, self._waited, self._steps = time.monotonic(), 0.0, 0
         return rates
 

@@ -1,12 +1,14 @@
 """What a training run is told."""
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from cyclesep.crops import CropConfig
 from cyclesep.cyclegan import CycleGANConfig
+
+Service = Literal["mlflow", "wandb"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,10 @@ class TrainConfig:
     """Steps between validations; each writes a checkpoint."""
     num_validation_crops: PositiveInt = 32
     """Fixed crops of the valid split that are separated at each validation."""
+    num_sample_crops: NonNegativeInt = 2
+    """Validation crops whose audio and spectrograms are shown in TensorBoard at each validation."""
+    track_with: Service | None = None
+    """Follow the run in `mlflow` (MLFLOW_TRACKING_URI) or `wandb` (WANDB_API_KEY) as well as in TensorBoard."""
     num_checkpoints: PositiveInt = 1
     """Checkpoints kept, best first by validation SDR; the last is always kept as well."""
     max_failures: NonNegativeInt = 2

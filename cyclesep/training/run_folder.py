@@ -1,9 +1,7 @@
 """The folder of a run: the same name goes on where it stopped, other settings need another name."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from cyclesep import checkpoints, files, settings
 from cyclesep.errors import ConfigError
@@ -22,10 +20,10 @@ def claim(folder: Path, config: TrainConfig) -> None:
     before = settings.load(TrainConfig, [file])
     if config.start_from not in (None, before.start_from):
         raise ConfigError(f"name: the run {folder} exists, and start_from begins a new one; give it another name=")
-    old = dict(_flat(settings.to_dict(before)))
+    old = dict(settings.flat(settings.to_dict(before)))
     now = settings.replace(config, {name: old[name] for name in _MAY_CHANGE})
     if now != replace(before, storage=config.storage):
-        differing = [name for name, value in _flat(settings.to_dict(now)) if old.get(name) != value]
+        differing = [name for name, value in settings.flat(settings.to_dict(now)) if old.get(name) != value]
         raise ConfigError(
             f"name: the run {folder} was started with other settings ({', '.join(differing)}); "
             f"give this one another name=, or take those of {file}"
@@ -60,13 +58,6 @@ def refuse_other_audio(folder: Path, shards: str, manifest_digest: str) -> None:
 # machines. The shards may have moved; the digest in each checkpoint tells whether they are the same.
 _MAY_CHANGE = (
     "steps", "shards", "start_from", "num_workers", "use_gpu", "cpus_per_worker", "num_loader_processes",
-    "validate_every", "num_validation_crops", "num_checkpoints", "max_failures", "cyclegan.accumulate",
+    "validate_every", "num_validation_crops", "num_sample_crops", "track_with", "num_checkpoints", "max_failures",
+    "cyclegan.accumulate",
 )  # fmt: skip
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value

@@ -13,7 +13,6 @@ import ray.train.torch
 import torch
 import torch.distributed
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from cyclesep import __version__, checkpoints, provenance, settings, validation
 from cyclesep.checkpoints import Progress
@@ -23,20 +22,28 @@ from cyclesep.ranks import of_process_group
 from cyclesep.shards import ShardReader
 from cyclesep.training.clock import Clock
 from cyclesep.training.config import TrainConfig
+from cyclesep.training.events import logged
 from cyclesep.training.failures import ShortUserErrors
 from cyclesep.training.progress import ShownProgress
+from cyclesep.training.samples import separated_samples
+from cyclesep.training.tracking import Trackers, open_trackers
+
+_log = logging.getLogger(__name__)
 
 
 def train_worker(loop: dict[str, Any]) -> dict[str, float]:
     """One DDP worker: runs in a Ray Train worker process, or in this one under `ScalingConfig(num_workers=0)`."""
     _quieten_ray_train()
     run = _Run(loop)
-    if not run.finished:
-        for batch in run.batches():
-            run.step(batch)
-            if run.due():
-                run.validate_and_report()
-    run.close()
+    with logged(run.folder, run=run.config.name, rank=run.rank, step=lambda: run.progress.step):
+        _log.info("started", extra={"num_workers": run.world, "hardware": run.progress.hardware})
+        if not run.finished:
+            for batch in run.batches():
+                run.step(batch)
+                if run.due():
+                    run.validate_and_report()
+        run.close()
+        _log.info("ended", extra={"num_steps_skipped": run.model.num_skipped})
     return run.progress.metrics
 
 
@@ -77,9 +84,7 @@ class _Run:
             hardware=provenance.hardware(self.device, self.world),
         )
         self.board: Any = loop["board"] if self.rank == 0 else None
-        self.writer = (
-            SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.progress.step) if self.rank == 0 else None
-        )
+        self.trackers = self._trackers() if self.rank == 0 else None
         self.validation = validation_crops(
             self.reader, self.config.crops, targets=self.config.targets, count=self.config.num_validation_crops
         )
@@ -112,7 +117,7 @@ class _Run:
     def step(self, batch: Batch) -> None:
         losses = self.model.step(batch)
         self.progress = replace(self.progress, step=self.progress.step + 1)
-        if self.board is not None and self.clock.shall_tell():
+        if self.rank == 0 and self.clock.shall_tell():
             self._tell(losses)
 
     def due(self) -> bool:
@@ -127,12 +132,14 @@ class _Run:
         # Where no truth is known to validate against, the later checkpoint counts as the better one.
         score = metrics.get("validation/sdr", float(self.progress.step))
         reported: dict[str, Any] = {"step": self.progress.step, "score": score, **metrics}
+        _log.info("validated", extra={**metrics, "training_seconds": seconds})
         self.model.synchronise()
         if self.rank != 0:
             ray.train.report(reported, checkpoint_dir_name=name)
             return
         self._show()
-        self._write_scalars(metrics)
+        self._track(metrics)
+        self._track_samples()
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": self.progress.step, **self.losses, **metrics}) + "\n")
         with tempfile.TemporaryDirectory(prefix="cyclesep-checkpoint-") as folder:
@@ -140,8 +147,8 @@ class _Run:
             ray.train.report(reported, checkpoint=ray.train.Checkpoint.from_directory(folder), checkpoint_dir_name=name)
 
     def close(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
+        if self.trackers is not None:
+            self.trackers.close()
 
     def _restored(self) -> Progress | None:
         checkpoint = ray.train.get_checkpoint()
@@ -165,18 +172,37 @@ class _Run:
         self.losses = {name: float(value) for name, value in losses.items()}
         self.rates = self.clock.rates(self.config.crops.batch_size)
         self._show()
-        self._write_scalars(self.losses | {f"speed/{name}": value for name, value in self.rates.items()})
+        self._track(self.losses | {f"speed/{name}": value for name, value in self.rates.items()})
 
     def _show(self) -> None:
+        if self.board is None:
+            return
         shown = ShownProgress(
             step=self.progress.step, losses=self.losses, metrics=self.progress.metrics, speed=self.rates
         )
         self.board.tell.remote(shown)
 
-    def _write_scalars(self, values: dict[str, float]) -> None:
-        assert self.writer is not None
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, self.progress.step)
+    def _trackers(self) -> Trackers:
+        return open_trackers(
+            self.config.name,
+            self.folder,
+            step=self.progress.step,
+            service=self.config.track_with,
+            settings=dict(settings.flat(settings.to_dict(self.config))),
+        )
+
+    def _track(self, values: dict[str, float]) -> None:
+        assert self.trackers is not None
+        self.trackers.scalars(self.progress.step, values)
+
+    def _track_samples(self) -> None:
+        """Let some of the validation crops be heard and seen, separated by what is validated."""
+        if self.validation is None or self.trackers is None:
+            return
+        mixtures, targets = (tensor[: self.config.num_sample_crops] for tensor in self.validation)
+        rate = self.reader.manifest.sample_rate
+        for sample in separated_samples(self.model.ema_separator, mixtures, targets, self.config.targets, rate):
+            self.trackers.sample(self.progress.step, sample.name, sample.samples, rate, sample.image)
 
 
 def _quieten_ray_train() -> None:

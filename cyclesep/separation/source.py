@@ -1,0 +1,73 @@
+"""An audio file as a stream of blocks, in constant memory, whoever decodes it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+import soundfile
+
+from cyclesep import audio, decoding
+from cyclesep.audio import Samples, Waveform
+from cyclesep.errors import AudioError
+
+BLOCK_SAMPLES = 1 << 18
+
+
+class AudioSource:
+    """Blocks `(channels, time)` of an audio file, read as they are asked for, all of their values finite.
+
+    libsndfile reads it, or FFmpeg what libsndfile does not know. Raises AudioError for a file that is missing, is no
+    audio, is empty, breaks off or holds NaN or infinite samples.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: soundfile.SoundFile | None = None
+        self._decoder: decoding.BlockDecoder | None = None
+        self.num_samples = 0
+        if not path.is_file():
+            raise AudioError(f"{path}: there is no such file; check the path")
+        try:
+            self._file = soundfile.SoundFile(path)
+            self.channels, self.sample_rate = self._file.channels, self._file.samplerate
+            self.expected = self._file.frames
+        except (soundfile.LibsndfileError, OSError) as problem:
+            self._decoder = self._opened_decoder(problem)
+            self.channels, self.sample_rate = self._decoder.channels, self._decoder.sample_rate
+            self.expected = self._decoder.expected
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+        if self._decoder is not None:
+            self._decoder.close()
+
+    def __iter__(self) -> Iterator[Samples]:
+        for block in self._decoder or self._blocks():
+            name = f"{self._path}, from {self.num_samples / self.sample_rate:.1f} s on"
+            checked = audio.checked(Waveform(samples=block, sample_rate=self.sample_rate), name=name)
+            self.num_samples += block.shape[1]
+            yield checked.samples
+        if self.num_samples == 0:
+            raise AudioError(f"{self._path}: holds no samples; leave the file out or export it again")
+
+    def _blocks(self) -> Iterator[Samples]:
+        assert self._file is not None
+        try:
+            while len(block := self._file.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)):
+                yield block.T
+        except soundfile.LibsndfileError as problem:
+            raise AudioError(
+                f"{self._path}: damaged after {self.num_samples} samples ({problem}); export it again"
+            ) from problem
+
+    def _opened_decoder(self, reason: Exception) -> decoding.BlockDecoder:
+        try:
+            return decoding.BlockDecoder(self._path, block_samples=BLOCK_SAMPLES)
+        except decoding.NotAudioError:
+            raise AudioError(
+                f"{self._path}: neither libsndfile nor ffmpeg can read it as audio; export it again"
+            ) from reason

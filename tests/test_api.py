@@ -1,0 +1,97 @@
+"""`cyclesep.load(...).separate(...)`: what docs/python.md shows is true."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from tiny_evaluation import save_separator
+
+import cyclesep
+from cyclesep.api import Model
+from cyclesep.errors import AudioError, CheckpointError, ConfigError
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a run named `vocals` and a song."""
+    monkeypatch.chdir(tmp_path)
+    save_separator(tmp_path / "runs/vocals/step-1")
+    (tmp_path / "runs/vocals/run.json").write_text('{"best": "step-1", "last": "step-1"}')
+    soundfile.write("song.flac", np.random.default_rng(0).uniform(-0.5, 0.5, (22050, 2)), 11025)
+    return tmp_path
+
+
+@pytest.fixture
+def model(here: Path) -> Model:  # noqa: ARG001
+    return cyclesep.load("vocals", device="cpu")
+
+
+def test_the_stems_have_the_shape_of_the_input_and_add_up_to_it(model: Model) -> None:
+    audio = np.random.default_rng(1).uniform(-0.5, 0.5, (2, 30_000)).astype(np.float32)
+    for sample_rate in (8000, 44_100):
+        stems = model.separate(audio, sample_rate)
+        assert tuple(stems) == model.stems == ("vocals", "accompaniment")
+        for stem in stems.values():
+            assert (stem.shape, stem.dtype) == (audio.shape, np.float32)
+        np.testing.assert_allclose(stems["vocals"] + stems["accompaniment"], audio, atol=1e-6)
+
+
+def test_the_same_input_gives_the_same_bits_and_is_left_alone(model: Model) -> None:
+    audio = np.random.default_rng(2).normal(0, 0.1, (1, 20_000)).astype(np.float32)
+    before = audio.copy()
+    first, second = (model.separate(audio, 8000)["vocals"] for _ in range(2))
+    assert np.array_equal(first, second)
+    assert np.array_equal(audio, before)
+
+
+def test_a_run_folder_a_checkpoint_and_a_name_are_the_same_model(here: Path, model: Model) -> None:
+    assert model.path == Path("runs/vocals/step-1")
+    assert cyclesep.load(here / "runs/vocals").path == here / "runs/vocals/step-1"
+    assert cyclesep.load("runs/vocals/step-1").targets == ("vocals",)
+    assert (model.sample_rate, model.channels) == (8000, 1)
+    assert repr(model) == "Model('runs/vocals/step-1': vocals at 8000 Hz)"
+
+
+@pytest.mark.parametrize(
+    ("audio", "told"),
+    [
+        (np.zeros((2, 100), np.int16), "divide integers by their full scale"),
+        (np.zeros(100, np.float32), "give mono as audio[None]"),
+        (np.zeros((100, 2), np.float32), "give audio.T"),
+        (np.zeros((2, 0), np.float32), "holds no samples"),
+        (np.full((1, 10), np.nan, np.float32), "NaN"),
+    ],
+)
+def test_what_is_no_audio_is_refused_with_the_remedy(model: Model, audio: np.ndarray, told: str) -> None:
+    with pytest.raises(AudioError, match=re.escape(told)):
+        model.separate(audio, 8000)
+
+
+def test_a_missing_run_or_gpu_is_an_error(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(CheckpointError, match="did you mean vocals"):
+        cyclesep.load("vocal")
+    with pytest.raises(ConfigError, match="torch finds no GPU"):
+        cyclesep.load("vocals", device="cuda")
+
+
+def test_importing_the_package_imports_neither_torch_nor_numpy() -> None:
+    code = "import sys, cyclesep; cyclesep.load; print({'torch', 'numpy', 'ray'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_the_snippets_of_the_page_run(here: Path) -> None:
+    snippets = re.findall(r"```python\n(.*?)```", (DOCS / "python.md").read_text(), flags=re.DOTALL)
+    assert len(snippets) >= 2
+    names: dict[str, object] = {}
+    for snippet in snippets:
+        exec(snippet, names)
+    assert (here / "vocals.wav").is_file()
