@@ -154,7 +154,7 @@ def find(path: Path | str) -> Path:
 
 def run_folder(path: Path | str) -> Path:
     """A path as it is, or below `runs` if it is the name of a run there and nothing of that name lies here."""
-    path = Path(path).expanduser()
+    path = Path(path)
     named = Path(RUNS) / path
     return named if len(path.parts) == 1 and not path.exists() and named.is_dir() else path
 

@@ -5,10 +5,11 @@ import logging
 import os
 import re
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 # Read by Ray when it is imported: Train V2 only, no usage report, no reminder lines that a user cannot act on.
@@ -48,7 +49,8 @@ def connect(*, num_cpus: int | None = None, log_to_driver: bool = True) -> Itera
         yield
     elif os.environ.get("RAY_ADDRESS"):
         address = os.environ["RAY_ADDRESS"]
-        ray.init(logging_level=logging.WARNING, log_to_driver=log_to_driver, runtime_env=_with_address(address))
+        with _on_loopback() if _is_on_loopback_only(address) else nullcontext():
+            ray.init(logging_level=logging.WARNING, log_to_driver=log_to_driver, runtime_env=_with_address(address))
         try:
             yield
         finally:
@@ -75,11 +77,12 @@ def _private_cluster(num_cpus: int | None, log_to_driver: bool) -> Iterator[None
     # Not below TMPDIR, which may be long: Ray puts Unix sockets here and their paths may have 107 characters.
     folder = tempfile.mkdtemp(prefix="cyclesep-", dir=_SHORT if os.access(_SHORT, os.W_OK) else None)
     try:
-        with _environment({"RAY_TMPDIR": folder, **_LOOPBACK}), _on_loopback():
-            ray.init(
-                address="local", num_cpus=num_cpus, logging_level=logging.WARNING, log_to_driver=log_to_driver,
-                _temp_dir=folder, _node_ip_address="127.0.0.1",
-            )  # fmt: skip
+        with _environment({"RAY_TMPDIR": folder}):
+            with _environment(_LOOPBACK), _on_loopback():
+                ray.init(
+                    address="local", num_cpus=num_cpus, logging_level=logging.WARNING, log_to_driver=log_to_driver,
+                    _temp_dir=folder, _node_ip_address="127.0.0.1",
+                )  # fmt: skip
             _note_address(Path(folder))
             yield
     finally:
@@ -102,9 +105,9 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _on_loopback() -> Iterator[None]:
-    """Let a cluster that is started in the block listen on 127.0.0.1 only, as Ray does by itself on macOS.
+    """Let a cluster that is started in the block listen on 127.0.0.1 only, as Ray does by itself on macOS, or join one.
 
-    Elsewhere it takes the machine's outer address for every loopback one, and then listens on all of them.
+    Elsewhere Ray takes the machine's outer address for every loopback one, and then listens on all of them.
     """
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
@@ -112,6 +115,16 @@ def _on_loopback() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _is_on_loopback_only(address: str) -> bool:
+    """Whether a cluster's address is a loopback one and the same port of the outer address is closed."""
+    host, _, port = address.rpartition(":")
+    if host not in ("127.0.0.1", "localhost") or not port.isdigit():
+        return False
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex((ray.util.get_node_ip_address(), int(port))) != 0
 
 
 def _note_address(folder: Path) -> None:

@@ -1,13 +1,12 @@
 """What `cyclesep JOB --help` prints: what the job does, examples, options, and its settings in groups."""
 
-import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING
 from typing import Any
 
 from cyclesep import settings
-from cyclesep.settings import Group, Setting
+from cyclesep.settings import Group
 
 _WIDTH = 110
 
@@ -44,15 +43,10 @@ def shown(value: Any) -> str:
     return str(list(value)) if isinstance(value, tuple) else str(value)
 
 
-def shown_type(setting: Setting) -> str:
-    """The type of a setting in words of people who do not write Python."""
-    return re.sub(r"tuple\[(\w+), \.\.\.\]", r"list of \1", setting.type)
-
-
 def _group(group: Group) -> Iterator[str]:
     yield ""
     yield f"settings of {group.prefix}: {group.sentence}" if group.prefix else "settings:"
     for setting in group.settings:
         default = "required" if setting.default is MISSING else f"default {shown(setting.default)}"
-        yield f"  {setting.name}  ({shown_type(setting)}; {default})"
+        yield f"  {setting.name}  ({setting.type}; {default})"
         yield from textwrap.wrap(setting.sentence, _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)

@@ -11,7 +11,7 @@ import yaml
 from pydantic_core import to_jsonable_python
 
 from cyclesep import settings
-from cyclesep.command_help import shown, shown_type
+from cyclesep.command_help import shown
 from cyclesep.commandline import JOBS, Job, Parser, fail, guarded, imported, sorted_words
 from cyclesep.settings import Setting
 
@@ -66,7 +66,7 @@ def markdown_table(config_class: type) -> str:
     parts = []
     for group in settings.groups(config_class):
         title = f"### `{group.prefix}`\n\n{group.sentence}\n\n" if group.prefix else ""
-        rows = [f"| `{each.name}` | {_cell(shown_type(each))} | {_default(each)} | {_cell(each.sentence)} |"
+        rows = [f"| `{each.name}` | {_cell(each.type)} | {_default(each)} | {_cell(each.sentence)} |"
                 for each in group.settings]  # fmt: skip
         parts.append(title + "\n".join(["| setting | type | default | meaning |", "|---|---|---|---|", *rows]))
     return "\n\n".join(parts) + "\n"
@@ -92,7 +92,7 @@ def _headers(before: tuple[str, ...], now: tuple[str, ...]) -> Iterator[str]:
 
 
 def _entry(setting: Setting, name: str, indent: str, value: Any) -> Iterator[str]:
-    told = f"{setting.sentence} ({shown_type(setting)})".strip()
+    told = f"{setting.sentence} ({setting.type})".strip()
     yield from textwrap.wrap(told, _LINE_WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
     if value is MISSING:
         yield f"{indent}# {name}:   # required"

@@ -196,8 +196,10 @@ def _type_name(kind: Any) -> str:
         return "none" if kind is type(None) else kind.__name__
     if typing.get_origin(kind) in (typing.Union, type(int | str)):
         return " | ".join(_type_name(argument) for argument in arguments)
+    if len(arguments) == 2 and arguments[1] is ...:
+        return f"list of {_type_name(arguments[0])}"
     origin = getattr(typing.get_origin(kind), "__name__", str(kind))
-    return f"{origin}[{', '.join('...' if argument is ... else _type_name(argument) for argument in arguments)}]"
+    return f"{origin}[{', '.join(_type_name(argument) for argument in arguments)}]"
 
 
 def _refusal(config_class: type, errors: Sequence[Any]) -> ConfigError:

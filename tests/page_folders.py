@@ -27,8 +27,13 @@ def tone(hertz: float, amplitude: float, seconds: float = 4.0) -> Samples:
 
 
 def write_evaluation(
-    folder: Path, tracks: Sequence[str], *, seconds: int = 6, silent: Sequence[str] = (), heard: Sequence[str] = ()
-) -> Path:
+    folder: Path | str,
+    tracks: Sequence[str],
+    *,
+    seconds: int = 6,
+    silent: Sequence[str] = (),
+    heard: Sequence[str] = (),
+) -> Folder:
     """An evaluation of `LEVELS`; all frames of `silent` tracks are NaN, of `heard` ones excerpts are kept.
 
     In an excerpt the mixture is 500 Hz, its reference half of that, the estimate 1000 Hz; those of the accompaniment
@@ -50,7 +55,7 @@ def write_evaluation(
     results.join_scores(parts)
     results.write_tracks(TrackTable(rows=tuple(rows)))
     results.folder.write_text("summary.json", json.dumps(_summary(len(tracks), seconds, names)))
-    return folder
+    return results.folder
 
 
 def write_excerpt(folder: Folder, name: str, track: str) -> None:

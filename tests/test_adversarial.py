@@ -100,7 +100,7 @@ def test_the_adversarial_share_of_the_gradient_is_what_was_asked_for() -> None:
     second = model.step(noise_batch())
     weighted = {name: float(second[f"balancer/{name}"]) * norm for name, norm in norms.items()}
     assert weighted["adversarial"] / sum(weighted.values()) == pytest.approx(0.1, rel=1e-4)
-    assert float(second["balancer/cycle"]) == pytest.approx(10.0, rel=1e-4)
+    assert float(second["balancer/bootstrap"]) == pytest.approx(10.0, rel=1e-4)
     total = sum(float(second[f"balancer/{name}"]) * float(second[f"separator/{name}"]) for name in norms)
     assert float(second["separator/total"]) == pytest.approx(total, rel=1e-4)
 

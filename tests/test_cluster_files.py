@@ -307,6 +307,7 @@ exec "$@"
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_slurm_job_runs_on_all_its_nodes_and_leaves_nothing(tmp_path: Path) -> None:
     for name, text in {"srun": FAKE_SRUN, "scontrol": "#!/bin/sh\nprintf 'node-a\\nnode-b\\n'\n"}.items():
         (tmp_path / name).write_text(text)
@@ -318,7 +319,7 @@ def test_a_slurm_job_runs_on_all_its_nodes_and_leaves_nothing(tmp_path: Path) ->
     done = subprocess.run(
         [str(CLUSTER / "slurm.sh"), "ingest", f"output={tmp_path / 'shards'}", *shape, *counts],
         env={**os.environ, **allocation, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=240,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=500,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:]
     assert (tmp_path / "shards" / "manifest.json").is_file()

@@ -1,5 +1,6 @@
 """The configs and the help that come with the jobs are true."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -95,12 +96,12 @@ def test_help_lists_every_setting_with_a_sentence(job: str, capsys: pytest.Captu
 @pytest.mark.parametrize("job", JOBS)
 def test_the_examples_of_the_help_are_settings_that_exist(job: str) -> None:
     kind, required = config_class(job), {"output": "x", "checkpoint": "x", "inputs": ["x"]}
-    required |= {"shards": "[x]", "runs": "[x, y]", "folders": "[x]"} if JOBS[job].words_fill else {}
+    required |= {"shards": "[x]", "runs": "[x, y]", "folders": "[x]", "places": "[x]"} if JOBS[job].words_fill else {}
     known = {setting.name for setting in settings.reference(kind)}
     for example in JOBS[job].examples:
-        words = [word for word in example.split() if "=" in word]
+        words = [word for word in shlex.split(example) if "=" in word]
         settings.load(kind, [], [*(f"{name}={value}" for name, value in required.items() if name in known), *words])
-        for word in example.split():
+        for word in shlex.split(example):
             assert not word.endswith(".yaml") or (ROOT / word).is_file(), f"{word} does not exist"
 
 

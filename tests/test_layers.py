@@ -15,7 +15,7 @@ LAYERS = [
     {"checkpoints", "windowing", "separation", "report", "pages", "track_table", "comparison", "aggregation"}
     | {"info", "export", "api"},
     {"cluster", "ingestion", "training", "evaluation", "tuning"},
-    {"commands", "command_help", "commandline", "config_command", "completion", "submission", "benchmarks"},
+    {"commands", "command_help", "commandline", "config_command", "completion", "jobs"} | {"submission", "benchmarks"},
 ]
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
 RING = 5

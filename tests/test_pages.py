@@ -4,6 +4,7 @@ import html.parser
 import importlib.resources
 import json
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -86,12 +87,21 @@ def test_fifty_tracks_take_less_than_a_megabyte_beside_their_sounds(tmp_path: Pa
 
 def test_sounds_beyond_the_bound_are_left_out_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_evaluation(tmp_path, ["One", "Two"], heard=["One", "Two"])
-    excerpt = Excerpt.read(Folder.of(folder), "separator-0")
+    excerpt = Excerpt.read(folder, "separator-0")
     size = make_player(excerpt, {}, rank="", colours={}, frame_seconds=1.0).num_bytes
     monkeypatch.setattr("cyclesep.pages.evaluation_page.MOST_SOUND_BYTES", size * 1.5)
     text = written(write_evaluation_page(folder))
     assert text.count('class="player"') == 1
     assert "1 more would make this file too large" in text
+
+
+def test_a_page_in_s3_is_the_page_on_disk(prefix: str, tmp_path: Path) -> None:
+    here, there = (write_evaluation(place, ["One"], heard=["One"]) for place in (tmp_path, prefix))
+    assert written(write_evaluation_page(here)).count('class="player"') == 1
+    place = write_evaluation_page(there.place)
+    assert place == f"{prefix.rstrip('/')}/report.html"
+    pages = [re.sub(r"figure\d+-", "", folder.read_text("report.html")) for folder in (here, there)]
+    assert pages[0] == pages[1]
 
 
 def test_templates_are_part_of_the_package() -> None:
@@ -102,20 +112,12 @@ def test_templates_are_part_of_the_package() -> None:
 
 
 def test_a_wheel_holds_the_templates(tmp_path: Path) -> None:
-    root = Path(__file__).parent.parent
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        tmp_path,
-        root,
-    ]
-    subprocess.run(command, check=True, capture_output=True)
+    root, source = Path(__file__).parent.parent, tmp_path / "source"
+    shutil.copytree(root / "cyclesep", source / "cyclesep", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", "requirements.txt"):
+        shutil.copy(root / name, source)
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(tmp_path)]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(source)], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     held = {Path(name).name for name in zipfile.ZipFile(wheel).namelist() if "/pages/templates/" in name}
     assert held == {path.name for path in (root / "cyclesep/pages/templates").iterdir()}
@@ -254,7 +256,7 @@ def test_a_run_has_its_curves_its_card_and_its_config(tmp_path: Path) -> None:
 def test_the_command_writes_pages_of_both_kinds_and_refuses_other_folders(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    evaluation, run = write_evaluation(tmp_path / "evaluation", ["One"]), write_run(tmp_path / "run")
+    evaluation, run = write_evaluation(tmp_path / "evaluation", ["One"]).place, write_run(tmp_path / "run")
     with pytest.raises(SystemExit) as ended:
         run_job("report", [str(evaluation), str(run)])
     assert ended.value.code == 0

@@ -80,4 +80,4 @@ def test_a_state_holds_data_only_whatever_was_asked_for(tmp_path: Path) -> None:
     assert state["replay"]["target_discriminator"]["rows"].shape == (4, 2, 1, 2048)
     assert state["replay"]["target_discriminator"]["filled"] == 1
     assert state["collapse"]["num_low"] == 1
-    assert set(state["balancer"]) >= {"cycle", "identity", "adversarial"}
+    assert set(state["balancer"]) >= {"bootstrap", "identity", "adversarial"}

@@ -1,5 +1,6 @@
 """Files out: formats, names, clipping, what is streamed, and what `cyclesep separate` prints."""
 
+import io
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from rich.console import Console
 from test_separation import FakeSeparator, Scale, config_for, identity, noise
 from tiny_evaluation import save_separator
 
@@ -17,7 +19,8 @@ from cyclesep import audio, checkpoints, decoding
 from cyclesep.audio import Waveform, write_wav
 from cyclesep.commandline import run_job
 from cyclesep.errors import AudioError, CheckpointError, ConfigError
-from cyclesep.separation import separate_paths
+from cyclesep.separation import find_inputs, separate_paths
+from cyclesep.separation.progress import SeparationProgress
 from cyclesep.separation.source import AudioSource
 
 
@@ -245,6 +248,21 @@ def test_an_unknown_run_is_told_with_those_that_are_there() -> None:
     with pytest.raises(CheckpointError, match="runs here: tiny"):
         checkpoints.find("something-else")
     assert checkpoints.find("tiny") == Path("runs/tiny/step-1")
+
+
+def test_the_bar_tells_the_file_and_how_far_it_is() -> None:
+    drawn = io.StringIO()
+    with SeparationProgress(3, Console(file=drawn, force_terminal=True, width=120)) as progress:
+        progress.begin(Path("a [b].wav"))
+        progress.advance(30.0, 3700.0)
+    assert "a [b].wav (1 of 3)" in drawn.getvalue()
+    assert "0:30/1:01:40" in drawn.getvalue()
+
+
+def test_a_name_that_begins_with_a_tilde_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("~draft.wav").touch()
+    assert list(find_inputs(["~draft.wav"])) == ["~draft"]
 
 
 # Linux keeps the peak of ru_maxrss over exec: the parent's own would hide the child's.

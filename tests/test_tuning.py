@@ -17,9 +17,9 @@ from cyclesep.tuning.finalists import Contender, standings, verdicts
 from cyclesep.tuning.importance import common_step, importance
 from cyclesep.tuning.interference import si_sir
 from cyclesep.tuning.progress import Tally
-from cyclesep.tuning.reports import Report
 from cyclesep.tuning.rows import TrialRow, pareto_front, rank, read_rows, write_rows
 from cyclesep.tuning.space import Parameter, Space
+from cyclesep.tuning.tell import Report
 from cyclesep.tuning.trial import Plan, divergence
 
 GIB = float(1 << 30)

@@ -1,6 +1,7 @@
 """Searches on a real Ray cluster of two cores: trials that fail, searches that are stopped, killed and gone on with."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -65,6 +66,7 @@ def report(configured: Configured) -> SearchReport:
         space={"crops.batch_size": {"choice": [4, 6, 8]}},
         finalists=1,
         final_seeds=1,
+        evaluate=True,
     )
     return search(config)
 
@@ -106,8 +108,16 @@ def test_losing_trials_leave_no_checkpoints(report: SearchReport) -> None:
 
 
 def test_the_folder_of_a_search_stands_for_its_winner(report: SearchReport) -> None:
-    assert checkpoints.find(report.folder).parent == report.winner_run
+    source = checkpoints.find(report.winner_run)
+    assert checkpoints.read_progress(checkpoints.find(report.folder)) == checkpoints.read_progress(source)
     assert checkpoints.load_separator(report.folder).targets == ("vocals",)
+
+
+def test_the_winner_is_scored_on_the_test_split(report: SearchReport) -> None:
+    assert report.scores is not None
+    scored = [row for row in report.scores.tracks.scored if row.system == report.winner.label]
+    assert {row.track_id for row in scored} == {"Song 8", "Song 9"}
+    assert all(math.isfinite(row.values["SI-SDR"]) for row in scored)
 
 
 def test_a_finished_search_is_read_and_not_run_again(report: SearchReport) -> None:
@@ -217,6 +227,10 @@ def test_halving_stops_trials_early_and_optuna_proposes_them(configured: Configu
     assert all(row.figures["sir"] > row.sdr for row in report.front)
 
 
+def weight_of(run: Path) -> float:
+    return settings.load(TrainConfig, [run / checkpoints.CONFIG]).cyclegan.loss_weights["spectral"]
+
+
 def adam_steps(run: Path) -> set[int]:
     """The steps that Adam has counted in the last checkpoint of a run."""
     (checkpoint,) = [path.parent for path in run.glob(f"step-{TRAIN['steps']:08d}/{checkpoints.STATE}")]
@@ -238,14 +252,14 @@ def test_a_bad_trial_goes_on_from_a_good_one_with_another_weight_and_its_optimiz
     )
     report = search(config)
     trials = report.folder / "trials"
-    begun = [path for path in trials.iterdir() if (path / "start").is_dir() or "-" in path.name]
-    assert begun, "no trial went on from another's checkpoint"
-    followed = [row for row in report.rows if "-" in row.run]
-    for row in followed:
-        own = settings.load(TrainConfig, [trials / row.run / checkpoints.CONFIG])
-        first = settings.load(TrainConfig, [trials / row.trial / checkpoints.CONFIG])
-        assert own.cyclegan.loss_weights["spectral"] == row.values[weight] != first.cyclegan.loss_weights["spectral"]
+    followed = [row for row in report.rows if row.values[weight] != weight_of(trials / row.trial)]
+    assert followed, "no trial took over another's checkpoint"
+    for row in report.rows:
+        assert "-" in row.run
+        assert row.values[weight] == weight_of(trials / row.run)
         assert 0.1 <= row.values[weight] <= 1.0
-        assert row.outcome == "completed"
-    best = report.folder / "trials" / report.winner.rows[0].run
+    best = trials / report.winner.rows[0].run
     assert adam_steps(best) == {TRAIN["steps"]}
+    learned = {row.label: dict(row.curve) for row in report.rows}
+    # What took over the good one is as good as that was, or better.
+    assert min(curve[8] for curve in learned.values()) > min(curve[4] for curve in learned.values()) + 1.0

@@ -27,12 +27,12 @@ from cyclesep.shards import ShardReader
 from cyclesep.shards.manifest import MANIFEST_NAME
 
 SUPERVISED = "supervised, paired"
-UNIT = "dB of SDR above the mixture"
+UNIT = "dB of SI-SDR above the mixture"
 SHOWN = (*METRICS, "real SDR", "real SI-SDR")
 
 # The mask network of the quickstart: 23,000 parameters.
 _MODERN: Mapping[str, Any] = {"separator": {"name": "tfsep", "depth": 2, "levels": 0}, "optimizer": {"lr_separator": 2e-3}}
-# The way back without a gradient through the residual.
+# The way back without a gradient through the residual, which is the default.
 _BOOTSTRAP = {"cycle": 0.0, "bootstrap": 10.0}
 _NOTEBOOK = {"preset": "seed", "seed_exact": True, "separator": {"exact": True}, "discriminator": {"phase_shuffle": 0}}
 
@@ -182,7 +182,7 @@ def _table(
     references: Mapping[str, Mapping[str, Any]],
     found: Mapping[str, Sequence[Mapping[str, float]]],
 ) -> Table:
-    floor = references["mixture"]["SDR"]
+    floor = references["mixture"]["SI-SDR"]
     budget = f"{config.steps} steps" if config.steps else f"{config.cpu_seconds:g} CPU s"
     rows = [_row(name, runs, floor) for name, runs in found.items()]
     rows += [_row(name, [scores], floor) for name, scores in references.items()]
@@ -196,12 +196,12 @@ def _table(
 
 
 def _row(name: str, runs: Sequence[Mapping[str, float]], floor: float) -> Row:
-    """Means over the seeds; the spread is half the distance between the best and the worst seed's SDR."""
+    """Means over the seeds; the spread is half the distance between the best and the worst seed's SI-SDR."""
     columns: dict[str, float | str] = {metric: float(np.mean([run[metric] for run in runs])) for metric in SHOWN}
     if "steps" in runs[0]:
-        columns["+-"] = float(np.ptp([run["SDR"] for run in runs])) / 2
+        columns["+-"] = float(np.ptp([run["SI-SDR"] for run in runs])) / 2
         columns |= {about: float(np.mean([run[about] for run in runs])) for about in ("steps", "CPU s", "parameters")}
-    return Row(way=name, rate=float(columns["SDR"]) - floor, columns=columns)
+    return Row(way=name, rate=float(columns["SI-SDR"]) - floor, columns=columns)
 
 
 class _Results:

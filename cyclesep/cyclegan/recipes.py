@@ -64,9 +64,9 @@ def remix(networks: Mapping[str, nn.Module], batch: Batch) -> Passes:
 
     After Hoshen, "Towards unsupervised single-channel blind source separation using adversarial pair unmix-and-remix",
     2018. In `cycle` the residual keeps its graph: what is left of the target in it makes the second separation worse.
-    But what is missing from it makes that easier, so that estimates may take in more than the target. `bootstrap` is
-    the same term without that graph, after Tzinis et al., "RemixIT: continual self-training of speech enhancement
-    models via bootstrapped remixing", 2022.
+    But what is missing from it makes that easier, so that estimates take in more than the target. `bootstrap` is the
+    same term without that graph, after Tzinis et al., "RemixIT: continual self-training of speech enhancement models
+    via bootstrapped remixing", 2022.
     """
     separator = networks["separator"]
     estimate = separator(batch.mixture)
@@ -190,8 +190,10 @@ RECIPES: Mapping[RecipeName, Recipe] = MappingProxyType(
             generators=("separator",),
             discriminators=(TARGET, MIXTURE),
             pairs="none",
-            weights=_ADVERSARIAL | _CYCLE | {"bootstrap": 0.0, "swap_cycle": 0.0} | _REGRESSION,
-            seed_weights=_NO_REGRESSION,
+            weights=_ADVERSARIAL
+            | {"bootstrap": 10.0, "cycle": 0.0, "identity": 0.5, "swap_cycle": 0.0}
+            | _REGRESSION,
+            seed_weights=_CYCLE | {"bootstrap": 0.0} | _NO_REGRESSION,
         ),
         "cyclegan": Recipe(
             passes=cyclegan,

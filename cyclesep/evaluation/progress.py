@@ -4,6 +4,8 @@ import time
 from datetime import timedelta
 from types import TracebackType
 
+import ray
+from ray.util.metrics import Counter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -12,11 +14,15 @@ from cyclesep.evaluation.outcomes import TrackOutcome
 # Into a file or a pipe a line now and then is enough.
 _LINE_SECONDS = 10.0
 
+SCORED = "cyclesep_tracks_scored"
+
 
 class Display:
     """One live line in a terminal; elsewhere a line every ten seconds and one at the end."""
 
-    def __init__(self, *, total: int, num_kept: int) -> None:
+    def __init__(self, run: str, *, total: int, num_kept: int) -> None:
+        """`run` is what Ray's metrics call it."""
+        self._scored = _scored(run) if ray.is_initialized() else None
         self._console = Console(stderr=True, soft_wrap=True, highlight=False)
         bar = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
         columns = (*bar, TextColumn("{task.fields[told]}"))
@@ -43,6 +49,8 @@ class Display:
         self._done += 1
         self._failed += outcome.failed
         self._seconds += outcome.seconds
+        if self._scored is not None and not outcome.failed:
+            self._scored.inc()
         if outcome.failed:
             self._console.print(f"failed: {outcome}", markup=False)
         self._bar.update(self._task, completed=self._kept + self._done, told=self._speed())
@@ -59,3 +67,9 @@ class Display:
         left = timedelta(seconds=round((self._total - self._kept - self._done) * elapsed / max(1, self._done)))
         told = f"{self._seconds / elapsed:.1f} x real time, {left} left"
         return told + (f", {self._failed} failed" if self._failed else "")
+
+
+def _scored(run: str) -> Counter:
+    counter = Counter(SCORED, "Tracks that cyclesep evaluate has scored", tag_keys=("run",))
+    counter.set_default_tags({"run": run})
+    return counter

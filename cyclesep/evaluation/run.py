@@ -134,7 +134,7 @@ def _made(config: EvaluateConfig, missing: Sequence[Item], *, num_kept: int) -> 
     made: dict[Part, TrackOutcome] = {}
     if not missing:
         return made
-    with Display(total=len(missing) + num_kept, num_kept=num_kept) as display:
+    with Display(Path(config.output).name, total=len(missing) + num_kept, num_kept=num_kept) as display:
 
         def finished(item: Item, outcome: TrackOutcome) -> None:
             if not outcome.failed and not _is_shared(item):

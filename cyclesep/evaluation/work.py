@@ -36,7 +36,7 @@ class Item:
     results: Results
     window_seconds: float
     save_estimates: bool
-    keep_excerpt: bool
+    keep_excerpt: bool = False
     """Whether some seconds are kept for the report."""
 
     @property

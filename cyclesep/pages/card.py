@@ -5,6 +5,8 @@ from typing import Any
 
 from cyclesep.pages.environment import clock
 
+_CHANNELS = {1: "mono", 2: "stereo"}
+
 
 def shown_card(card: Mapping[str, Any]) -> dict[str, str]:
     """The lines that have something to say, as text."""
@@ -19,7 +21,7 @@ def checkpoint_card(*, path: str, progress: Mapping[str, Any], config: Mapping[s
         {
             "checkpoint": path,
             "targets": ", ".join(progress.get("targets", ())),
-            "audio": f"{progress['sample_rate']:,} Hz, {progress['channels']} channels",
+            "audio": f"{progress['sample_rate']:,} Hz, {_CHANNELS.get(progress['channels'], progress['channels'])}",
             "steps": f"{progress['step']:,} of {config.get('steps', progress['step']):,}",
             "recipe": training.get("recipe"),
             "separator": (training.get("separator") or {}).get("kind"),

@@ -58,6 +58,7 @@ def write_evaluation_page(folder: Folder | Path | str) -> str:
             "title": f"{' and '.join(evaluated)} on the {split} split",
             "sections": sections,
             "summary": summary,
+            "minutes": sum({(row.split, row.track_id): row.seconds for row in table.scored}.values()) / 60,
             "tables": _tables(table, evaluated),
             "columns": _summary_columns(),
             "metrics": list(METRICS),

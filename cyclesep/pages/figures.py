@@ -113,7 +113,7 @@ def strip_figure(groups: Sequence[Group], *, axis: str, label: str) -> Markup:
         marks = axes.scatter(x, values, s=26, color=series_colour(group.colour), alpha=0.75, linewidths=0, zorder=3)
         name_marks(marks, [mark for _, mark in finite])
         median = float(np.median(values))
-        axes.plot([place - 0.3, place + 0.26], [median, median], color=INK, linewidth=1.6, zorder=4)
+        axes.plot([place - 0.3, place + 0.26], [median, median], color=INK, linewidth=1.6, zorder=2)
         axes.text(place + 0.28, median, number(median, 1), fontsize=10, verticalalignment="center", zorder=5)
     axes.set_xlim(-0.5, len(groups) - 0.5)
     axes.set_xticks(range(len(groups)), [_short(group.name) for group in groups])

@@ -148,7 +148,8 @@ def _score_lane(
     FigureCanvasSVG(figure)
     axes = figure.add_axes((0, 0, 1, 1), frame_on=False)
     axes.set_axis_off()
-    levels = np.arange(np.ceil(low / 10) * 10, high, 10)
+    # Not on the edges, where their names would be cut off.
+    levels = [level for level in range(-20, 40, 10) if low + 1 < level < high - 1]
     axes.hlines(levels, 0, excerpt.seconds, colors=LINE, linewidth=1)
     for system, curve in curves.items():
         # The middle of the frame; a curve ends at a frame without a value.
@@ -162,7 +163,7 @@ def _score_lane(
     told = f"SDR of {target} over time: " + ", ".join(curves)
     return ScoreLane(
         svg=themed_svg(figure, label=told, stretched=True),
-        marks=[(f"{number(level, 0)} dB", float((level - low) / (high - low))) for level in levels],
+        marks=[(f"{number(level, 0)} dB", (level - low) / (high - low)) for level in levels],
         systems=[(system, colours[system]) for system in curves],
     )
 

@@ -35,7 +35,7 @@ def track_name(path: Path) -> str:
 
 def _matches(text: str, output: Path | None) -> Iterator[tuple[Path, Path]]:
     """(folder that names are relative to, file) for a file, for each file in a folder, or for a glob pattern's."""
-    path = Path(text).expanduser()
+    path = Path(text)
     if path.is_dir():
         below = output is not None and path.resolve() in output.resolve().parents
         for file in sorted(path.rglob("*")):

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import importlib
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -50,23 +51,22 @@ docs/cluster.md has the whole road."""
 # As a shell tells of a process that SIGTERM ended.
 _STOPPED = 143
 _INTERRUPTED = 130
+_SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*=.*", re.DOTALL)
 
 
 def run_submit(words: Sequence[str]) -> NoReturn:
     """Run `cyclesep submit` on its words and exit with its status, which is the job's when it was followed."""
-    words = list(words)
-    after = words[words.index("--") + 1 :] if "--" in words else []
-    parser = _parser()
-    chosen = parser.parse_intermixed_args(words[: words.index("--")] if "--" in words else words)
+    chosen = _parser().parse_intermixed_args(list(words))
     if chosen.help or not chosen.words:
         print(HELP)
         sys.exit(0 if chosen.help else 2)
-    verb = str(chosen.words[0])
-    rest = [*chosen.words[1:], *after]
+    sys.exit(guarded("submit", lambda: _run(chosen), debug=chosen.debug))
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    verb, *rest = chosen.words
     action = {"list": _list, "logs": _logs, "stop": _stop}.get(verb)
-    sys.exit(
-        guarded("submit", lambda: action(chosen, rest) if action else _submit(chosen, verb, rest), debug=chosen.debug)
-    )
+    return action(chosen, rest) if action else _submit(chosen, verb, rest)
 
 
 def _parser() -> Parser:
@@ -135,7 +135,8 @@ def _logs(chosen: argparse.Namespace, words: Sequence[str]) -> int:
     client = connect(chosen.address)
     if chosen.no_wait:
         with explained(client.url, words[0]):
-            _write(client.get_job_logs(words[0]))
+            log = client.get_job_logs(words[0])
+        _write(log)
         return 0
     return _followed(client, words[0])
 
@@ -207,7 +208,7 @@ def _refuse_settings(job: str, words: Sequence[str]) -> None:
     if job not in JOBS or any(word.startswith("-") for word in words):
         return
     files = [word for word in words if Path(word).suffix in (".yaml", ".yml")]
-    values = [word for word in words if "=" in word and word not in files]
+    values = [word for word in words if _SETTING.fullmatch(word) and word not in files]
     others = [word for word in words if word not in files and word not in values]
     filled = JOBS[job].words_fill or JOBS[job].checkpoint_fills
     if others and not filled:

@@ -25,7 +25,8 @@ from cyclesep.tuning.finalists import Standing
 from cyclesep.tuning.rows import TrialRow
 from cyclesep.tuning.space import Parameter, Space
 
-_WIDE, _HIGH = 820 / 72, 300 / 72
+# Inches at 72 to the inch.
+_WIDE, _HIGH = 560 / 72, 310 / 72
 # Trials that stand out of all others.
 _NUM_BEST = 3
 
@@ -136,10 +137,13 @@ def _sdr_range(rows: Sequence[TrialRow]) -> tuple[float, float]:
 
 
 def _keep_in_sight(axes: Axes, rows: Sequence[TrialRow], mixture_sdr: float) -> None:
-    """A trial that has diverged may stand far below; the others are what is looked at."""
-    values = [sdr for row in rows if row.is_ranked for _, sdr in row.curve] + [mixture_sdr]
-    margin = 0.08 * (max(values) - min(values)) or 1.0
-    axes.set_ylim(min(values) - margin, max(values) + margin)
+    """A trial that has diverged may stand far below, and so may the mixture; the other trials are what is looked at."""
+    values = [sdr for row in rows if row.is_ranked for _, sdr in row.curve] or [mixture_sdr]
+    low, high = min(values), max(values)
+    span = (high - low) or 1.0
+    if low - span < mixture_sdr < low:
+        low = mixture_sdr
+    axes.set_ylim(low - 0.08 * span, high + 0.08 * span)
 
 
 def _place(parameter: Parameter, value: Any) -> float:

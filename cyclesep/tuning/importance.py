@@ -28,6 +28,7 @@ def importance(rows: Sequence[TrialRow], space: Space) -> dict[str, float]:
     step = common_step(rows)
     if step is None:
         return {}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize")
     distributions = {parameter.name: _distribution(parameter) for parameter in space.parameters}
     for row in rows:

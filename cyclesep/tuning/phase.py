@@ -2,6 +2,7 @@
 
 import logging
 import os
+import random
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.logger import JsonLoggerCallback
@@ -24,7 +26,7 @@ from cyclesep.tuning.groups import no_groups_left
 from cyclesep.tuning.progress import Display
 from cyclesep.tuning.rows import TrialRow, rank, row_of
 from cyclesep.tuning.space import Parameter, Space
-from cyclesep.tuning.trial import CONTENDER, SEED, Plan, run_trial
+from cyclesep.tuning.trial import CONTENDER, SEED, Plan, delete_checkpoints, run_trial
 
 # Read by Tune: one logger that this module names instead of three; a trial that has failed need not name a score.
 _ENVIRONMENT = {
@@ -69,7 +71,9 @@ class Phase:
         os.environ.update(_ENVIRONMENT)
         with _quiet(), no_groups_left():
             results = self._tuner().fit()
-        if results.num_terminated + results.num_errors < len(results):
+        # Tune counts trials that it has stopped for an interruption as ended.
+        ended = [result for result in results if result.error is not None or (result.metrics or {}).get("done")]
+        if len(ended) < self.total:
             raise KeyboardInterrupt
         rows = [row_of(result, phase=self.name, plan=self.plan, steps=self.steps) for result in results]
         best = [row.trial for row in rank(rows)[: self.keep]]
@@ -134,14 +138,6 @@ class Sweeper(tune.Callback):  # type: ignore[misc]
                 delete_checkpoints(folder)
 
 
-def delete_checkpoints(run: Path) -> None:
-    """Leave of a run folder what tells about it: config, curves, metrics."""
-    for folder in [*run.glob("step-*"), *run.glob("hold-*"), run / "start"]:
-        shutil.rmtree(folder, ignore_errors=True)
-    # Ray Train would look for what it says is there, and refuse to go on.
-    (run / "checkpoint_manager_snapshot.json").unlink(missing_ok=True)
-
-
 def search_phase(config: TuneConfig, folder: Path, plan: Plan, space: Space, *, total: int, at_a_time: int) -> Phase:
     """The trials of a search."""
     steps = config.train.steps
@@ -201,8 +197,13 @@ def _scheduler(config: TuneConfig, domains: Mapping[str, Any], space: Space) -> 
         return ASHAScheduler(
             **common, max_t=config.train.steps, grace_period=config.grace, reduction_factor=config.reduction
         )
+    # Tune draws for PBT from these.
+    random.seed(config.seed)
+    np.random.seed(config.seed)  # noqa: NPY002
     return PopulationBasedTraining(
         **common,
+        # All are compared at the same step; otherwise one that began late meets nobody that it could go on from.
+        synch=True,
         perturbation_interval=config.perturbation,
         # A list of choices is walked through step by step; a domain would be multiplied.
         hyperparam_mutations={

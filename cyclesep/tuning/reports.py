@@ -1,8 +1,6 @@
 """How validations of a training run reach the trial that it belongs to, while the run goes on."""
 
-import json
 import queue
-import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,57 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import ray.util.queue
-from ray.train import Checkpoint, UserCallback
-from typing_extensions import override
 
-from cyclesep import checkpoints
 from cyclesep.checkpoints import Progress
 from cyclesep.training import TrainConfig, TrainingReport, fit
+from cyclesep.tuning.tell import Report, Tell
 
 _LOOK_SECONDS = 0.5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """One validation of a run."""
-
-    step: int
-    metrics: dict[str, float]
-    training_seconds: float
-    hold: str | None = None
-    """A copy of the checkpoint that Ray Train cannot delete; whoever takes the report removes it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tell(UserCallback):  # type: ignore[misc]
-    """Runs in Ray Train's controller: puts every report into a queue, and waits while that is full."""
-
-    told: Any
-    """A `ray.util.queue.Queue` for one report."""
-    folder: str
-    """Where copies of checkpoints are put."""
-    hold_every: int | None = None
-    """Steps between checkpoints that are copied; the last one of a run never is."""
-
-    @override
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
-        if checkpoint is None:
-            return
-        source = Path(checkpoint.path)
-        # Read here, where Ray Train cannot delete it meanwhile.
-        card = json.loads((source / checkpoints.PROGRESS).read_text(encoding="utf-8"))
-        hold = None
-        if self.hold_every and card["step"] % self.hold_every == 0:
-            hold = Path(self.folder) / f"hold-{card['step']:08d}"
-            shutil.copytree(source, hold, dirs_exist_ok=True)
-        self.told.put(
-            Report(
-                step=card["step"],
-                metrics=card["metrics"],
-                training_seconds=card["training_seconds"],
-                hold=None if hold is None else str(hold),
-            )
-        )
 
 
 @dataclass(kw_only=True)
@@ -97,7 +50,7 @@ class Run:
 
     def _fit(self) -> None:
         folder = Path(self.config.storage) / self.config.name
-        tell = Tell(told=self._told, folder=str(folder), hold_every=self.hold_every)
+        tell = Tell(told=self._told, folder=str(folder), hold_every=self.hold_every, last_step=self.config.steps)
         try:
             self.done = fit(self.config, (tell,), show=False, gpu_share=self.gpu_share)
         except BaseException as problem:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,14 +16,15 @@ from cyclesep.tuning import page
 from cyclesep.tuning.capacity import nodes_now, num_concurrent
 from cyclesep.tuning.config import SMALL, TuneConfig
 from cyclesep.tuning.finalists import DEFAULT, Contender, Standing, Verdict, standings, verdicts
-from cyclesep.tuning.phase import delete_checkpoints, final_phase, search_phase
+from cyclesep.tuning.phase import final_phase, search_phase
 from cyclesep.tuning.rows import TrialRow, pareto_front, rank, read_rows, write_rows
 from cyclesep.tuning.space import Space, grid_size, read_space
-from cyclesep.tuning.trial import Plan
+from cyclesep.tuning.trial import Plan, delete_checkpoints
 from cyclesep.tuning.yardstick import Yardstick, read_yardstick
 
-# Files of a search.
+# Files and a folder of a search.
 CONFIG, BEST, TRIALS, SUMMARY, PAGE = "search.yaml", "best.yaml", "trials.parquet", "summary.json", "report.html"
+CHECKPOINT = "best"
 
 # What a search may be continued with differently.
 _MAY_CHANGE = ("storage", "max_concurrent", "evaluate")
@@ -107,6 +109,10 @@ def _finished(
     ranked = tuple(standings(contenders, finals)) if finals else (_unopposed(contenders[-1], rank(rows)[0]),)
     if not ranked[0].rows:
         raise TrainingError(f"{folder}: no finalist could be trained; {_first_reason(finals)}")
+    if ranked[0].rows[0].outcome != "completed":
+        raise TrainingError(
+            f"{folder}: no trial came to its end; train the best again with finalists=1, under another name"
+        )
     winner = ranked[0]
     run = folder / ("finals" if finals else "trials") / winner.rows[0].run
     for row in finals:
@@ -221,11 +227,22 @@ def _write(report: SearchReport) -> None:
     about = {"search": report.config.name, "validation_digest": report.yardstick.digest}
     write_rows([*report.rows, *report.finals], report.space, folder / TRIALS, **about)
     files.write_text(folder / BEST, _best_yaml(report))
-    # By which the folder of a search stands for its best checkpoint.
-    best = str(checkpoints.find(report.winner_run).relative_to(folder))
-    checkpoints.write_run(folder, best=best, last=best)
+    _keep_checkpoint(report)
     files.write_text(folder / SUMMARY, json.dumps(summary(report), indent=2, allow_nan=False) + "\n")
     files.write_text(folder / PAGE, page.html(report))
+
+
+def _keep_checkpoint(report: SearchReport) -> None:
+    """Copy the winner's checkpoint to where the folder of the search stands for it, whole or not at all."""
+    source, kept = checkpoints.find(report.winner_run), report.folder / CHECKPOINT
+    if kept.is_dir() and checkpoints.read_progress(kept) == checkpoints.read_progress(source):
+        return
+    partial = kept.with_name(f".{kept.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(source, partial)
+    shutil.rmtree(kept, ignore_errors=True)
+    partial.rename(kept)
+    checkpoints.write_run(report.folder, best=CHECKPOINT, last=CHECKPOINT)
 
 
 def _best_yaml(report: SearchReport) -> str:

@@ -21,8 +21,9 @@ from cyclesep.checkpoints import Progress
 from cyclesep.errors import CyclesepError
 from cyclesep.training import TrainConfig
 from cyclesep.tuning.interference import sir
-from cyclesep.tuning.reports import Report, Run
+from cyclesep.tuning.reports import Run
 from cyclesep.tuning.space import Space
+from cyclesep.tuning.tell import Report
 
 # Read by Ray Train in this process. Trials are short and many, so their workers are looked after more often than every
 # other second; and many start at once, so that on a busy machine a minute is too short for it.
@@ -154,4 +155,15 @@ def _place(drawn: Mapping[str, Any], plan: Plan) -> tuple[str, str | None]:
     if not (start / checkpoints.PROGRESS).is_file():
         # A copy, since Tune deletes old checkpoints of the trial that it comes from.
         given.to_directory(str(start))
+    for before in Path(plan.folder).glob(f"{trial}*"):
+        if before.name != name:
+            delete_checkpoints(before)
     return name, str(start)
+
+
+def delete_checkpoints(run: Path) -> None:
+    """Leave of a run folder what tells about it: config, curves, metrics."""
+    for folder in [*run.glob("step-*"), *run.glob("hold-*"), run / "start"]:
+        shutil.rmtree(folder, ignore_errors=True)
+    # Ray Train would look for what it says is there, and refuse to go on.
+    (run / "checkpoint_manager_snapshot.json").unlink(missing_ok=True)
