@@ -145,11 +145,7 @@ def find(path: Path | str) -> Path:
         return path
     if (path / RUN).is_file():
         return path / _best(path / RUN)
-    if not path.exists():
-        raise CheckpointError(f"{path}: there is no such checkpoint or run; {_known_runs(path.name)}")
-    raise CheckpointError(
-        f"{path}: is neither a checkpoint nor a finished run; give a folder that holds {PROGRESS} or {RUN}"
-    )
+    raise CheckpointError(f"{path}: is neither a checkpoint nor a finished run; {_remedy(path)}")
 
 
 def run_folder(path: Path | str) -> Path:
@@ -186,12 +182,13 @@ def write_run(folder: Path, *, best: str, last: str) -> None:
     files.write_text(folder / RUN, json.dumps({"best": best, "last": last}, indent=2) + "\n")
 
 
-def _known_runs(name: str) -> str:
+def _remedy(path: Path) -> str:
+    """What to give in place of `path`: a run of a similar name, if it is the name of one."""
     runs = sorted(each.parent.name for each in Path(RUNS).glob(f"*/{RUN}"))
-    near = difflib.get_close_matches(name, runs, n=1)
-    if near:
-        return f"did you mean {near[0]}?"
-    return f"runs here: {', '.join(runs)}" if runs else "give the folder of one; `cyclesep train` makes them"
+    if len(path.parts) > 1 or path.exists() or not runs:
+        return f"give a folder that holds {PROGRESS} or {RUN}"
+    near = difflib.get_close_matches(path.name, runs, n=1)
+    return f"did you mean {near[0]}?" if near else f"runs here: {', '.join(runs)}"
 
 
 def _separator_config(folder: Path) -> SeparatorConfig:

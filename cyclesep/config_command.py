@@ -77,7 +77,7 @@ def _print(job: Job, words: Sequence[str], *, markdown: bool) -> int:
     if markdown:
         print(markdown_table(config_class), end="")
     else:
-        values = settings.read(*sorted_words(job, words))
+        values = settings.read(config_class, *sorted_words(job, words))
         settings.check(config_class, values)
         print(commented_yaml(config_class, values), end="")
     return 0

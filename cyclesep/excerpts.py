@@ -5,7 +5,7 @@ excerpts/NAME.json: what they are; written last
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,6 +90,11 @@ class Excerpt:
             ) from problem
 
 
+def by_interest(targets: Iterable[str]) -> list[str]:
+    """Vocals first, an accompaniment last."""
+    return sorted(targets, key=lambda name: (name != _VOCALS, name == _ACCOMPANIMENT))
+
+
 def finished_excerpts(folder: Folder) -> set[str]:
     """The names of those that `Excerpt.write` has finished."""
     return {file.removesuffix(".json") for file in folder.sizes(EXCERPTS) if file.endswith(".json")}
@@ -105,12 +110,12 @@ def delete_excerpts(folder: Folder, names: set[str]) -> None:
 def excerpt_of(
     stems: Mapping[str, Waveform], estimates: Mapping[str, Waveform], *, system: str, track_id: str, split: str
 ) -> Excerpt:
-    """The loudest `SECONDS` of the first target, from a whole second on, of all that was estimated and has a truth.
+    """The `SECONDS` in which the first target by interest is loudest, of all that was estimated and has a truth.
 
     `stems` are the references and the mixture, of one rate and length.
     """
     mixture = stems[_MIXTURE]
-    truths = {name: _reference(name, stems, estimates) for name in estimates}
+    truths = {name: _reference(name, stems, estimates) for name in by_interest(estimates)}
     references = {name: truth for name, truth in truths.items() if truth is not None}
     rate, length = mixture.sample_rate, round(SECONDS * mixture.sample_rate)
     first = next(iter(references.values()), mixture.samples)

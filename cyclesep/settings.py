@@ -11,7 +11,7 @@ import inspect
 import re
 import textwrap
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,19 +39,20 @@ def load(config_class: type[Config], files: Sequence[Path | str] = (), words: Se
 
     Raises ConfigError for a file that cannot be read, an unknown name or a value of the wrong type.
     """
-    return build(config_class, read(files, words))
+    return build(config_class, read(config_class, files, words))
 
 
-def read(files: Sequence[Path | str] = (), words: Sequence[str] = ()) -> dict[str, Any]:
-    """The nested values that YAML files and `dotted.name=value` words state, later ones over earlier ones, unchecked.
+def read(config_class: type, files: Sequence[Path | str], words: Sequence[str]) -> dict[str, Any]:
+    """The nested values that YAML files and words state for a config class, later ones over earlier ones, unchecked.
 
     Raises ConfigError for a file that cannot be read or a word that is no setting.
     """
     values: dict[str, Any] = {}
     for file in files:
         values = _merged(values, _read_yaml(Path(file)))
+    texts = {setting.name for setting in reference(config_class) if setting.type in ("str", "str | none")}
     for word in words:
-        values = _merged(values, _nested(*parse_word(word)))
+        values = _merged(values, _nested(*parse_word(word, texts)))
     return values
 
 
@@ -101,11 +102,16 @@ def to_yaml(config: Any) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
 
 
-def parse_word(word: str) -> tuple[str, Any]:
-    """Split `dotted.name=value`; the value is read as YAML. Raises ConfigError if there is no `=`."""
+def parse_word(word: str, texts: Collection[str] = ()) -> tuple[str, Any]:
+    """Split `dotted.name=value`; the value is read as YAML. Raises ConfigError if there is no `=`.
+
+    What begins with a brace is taken as it is for the settings in `texts`: a template, and no mapping of YAML.
+    """
     name, equals, text = word.partition("=")
     if not equals or not name:
         raise ConfigError(f"{word!r} is not a setting; write it as name=value")
+    if name in texts and text.startswith("{"):
+        return name, text
     try:
         return name, yaml.safe_load(text)
     except yaml.YAMLError as problem:

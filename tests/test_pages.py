@@ -285,6 +285,12 @@ def test_points_of_figures_are_named_and_texts_are_no_formulas() -> None:
     assert not re.search("#0[12]f[de]", svg)
 
 
+def test_a_name_that_looks_like_a_colour_or_a_reference_stays_as_it_is() -> None:
+    name = "#01fe01 #02fd99 url(#x)"
+    svg = strip_figure([Group(name="a", values=[1.0], marks=[Mark(told=name, link=name)])], axis="dB", label=name)
+    assert svg.count(name) == 3
+
+
 def test_a_long_curve_has_few_points_to_point_at() -> None:
     svg = curve_figure([Curve(name="loss", x=range(5000), y=list(np.arange(5000.0)))], axis="", along="step", label="x")
     assert svg.count('class="mark"') == 60

@@ -218,10 +218,16 @@ def test_the_same_command_gives_the_same_bits(song: Path, command: Callable[...,
     assert song.is_file()
 
 
+@pytest.mark.usefixtures("song")
+def test_a_template_needs_no_quotes_but_the_shell_s(command: Callable[..., int]) -> None:
+    assert command("song.wav", "checkpoint=tiny", "name={track} ({stem}).{ext}") == 0
+    assert Path("separated/song (vocals).wav").is_file()
+
+
 @pytest.mark.parametrize(
     ("words", "status", "told"),
     [
-        (("checkpoint=tinny",), 1, "tinny: there is no such checkpoint or run; did you mean tiny?"),
+        (("checkpoint=tinny",), 1, "tinny: is neither a checkpoint nor a finished run; did you mean tiny?"),
         (("checkpoint=tiny", "--two-stem", "vocals"), 2, "did you mean --two-stems?"),
         (("checkpoint=tiny", "--two-stems", "drums"), 1, "no 'drums'; it gives vocals"),
         (("checkpoint=tiny", "file_format=mp4"), 1, "did you mean mp3? choices: wav, flac, mp3"),

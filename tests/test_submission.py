@@ -299,11 +299,11 @@ def test_words_that_cannot_be_are_one_line(
 
 
 def test_a_jobs_settings_are_checked_here(
-    submit: Callable[..., int], capsys: pytest.CaptureFixture[str], toy: Path
+    submit: Callable[..., int], capsys: pytest.CaptureFixture[str], toy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(toy, "jobs/verify.py", "jobs/aggregate.py")
     # No head is asked: there is none.
-    os.environ.pop("RAY_ADDRESS", None)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert submit("verify", "s3://music/mine", "num_thread=2") == 1
     assert "num_thread: there is no such setting; did you mean num_threads?" in capsys.readouterr().err
     assert submit("verify", "s3://music/mine") == 1

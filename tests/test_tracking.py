@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 import time
 import urllib.request
 from collections.abc import Mapping
@@ -154,9 +155,5 @@ def test_prometheus_finds_the_runs_figures_at_a_ray_node() -> None:
 
 def test_the_dashboard_names_only_metrics_that_are_exported() -> None:
     dashboard = Path(__file__).parent.parent / "cluster/grafana-dashboard.json"
-    told = {
-        word for word in dashboard.read_text().replace("{", " ").replace("(", " ").split() if "ray_cyclesep_" in word
-    }
-    names = {word.split("ray_")[1].split('"')[0].rstrip("\\") for word in told}
-    assert names
+    names = set(re.findall(r"ray_(cyclesep_\w+)", dashboard.read_text()))
     assert names == {name for name, _ in tracking.EXPORTED.values()} | {f"{SCORED}_total"}

@@ -48,7 +48,7 @@ def row(number: int, sdr: float = math.nan, *, step: int = 90, lr: float = 1e-3,
         outcome="completed" if step == 90 else "stopped early",
         step=step,
         figures={} if math.isnan(sdr) else {"sdr": sdr, "seconds": float(step)},
-        curve=tuple((at, sdr) for at in range(30, step + 1, 30)),
+        curve=() if math.isnan(sdr) else tuple((at, sdr) for at in range(30, step + 1, 30)),
     )
     return replace(made, **values)
 

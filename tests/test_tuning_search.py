@@ -22,7 +22,9 @@ from cyclesep.errors import ConfigError
 from cyclesep.training import TrainConfig, fit
 from cyclesep.tuning.config import TuneConfig
 from cyclesep.tuning.groups import groups_of_this_job
-from cyclesep.tuning.search import BEST, PAGE, SUMMARY, TRIALS, SearchReport, search
+from cyclesep.tuning.outputs import BEST, PAGE, SUMMARY, TRIALS
+from cyclesep.tuning.report import SearchReport
+from cyclesep.tuning.search import search
 
 # A minute on an idle machine of two cores; ten where ten others share them.
 pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(1200)]
@@ -179,7 +181,7 @@ def started(config: TuneConfig, folder: Path) -> subprocess.Popen[str]:
 def test_a_search_that_was_interrupted_and_killed_goes_on_and_leaves_no_placement_group(
     configured: Configured, tmp_path: Path
 ) -> None:
-    config = configured("stopped", trials=3, finalists=0, space={LR: {"loguniform": [0.005, 0.02]}})
+    config = configured("stopped", trials=3, finalists=0, scheduler="none", space={LR: {"loguniform": [0.005, 0.02]}})
     trials = Path(config.storage) / config.name / "trials"
 
     interrupted = started(config, tmp_path)

@@ -31,6 +31,9 @@ def test_nested_and_dotted_names_are_the_same_space(tmp_path: Path) -> None:
         "  cyclegan: {accumulate: {randint: [1, 3]}}\n"
     )
     space = read_space(settings.load(TuneConfig, [file]).space, BASE)
+    again = tmp_path / "again.yaml"
+    again.write_text(settings.to_yaml(settings.load(TuneConfig, [file])))
+    assert settings.load(TuneConfig, [again]) == settings.load(TuneConfig, [file])
     assert {each.name: (each.kind, each.values) for each in space.parameters} == {
         LR: ("loguniform", (1e-4, 1e-2)),
         "cyclegan.loss_weights.cycle": ("uniform", (0, 10)),

@@ -9,7 +9,7 @@ from cyclesep.evaluation.outcomes import TrackOutcome
 from cyclesep.evaluation.references import ReferenceTrack
 from cyclesep.evaluation.systems import EstimateFolder, Separator, System
 from cyclesep.evaluation.work import Item
-from cyclesep.excerpts import delete_excerpts, finished_excerpts
+from cyclesep.excerpts import by_interest, delete_excerpts, finished_excerpts
 
 # By SDR, from 0 (worst) to 1 (best).
 RANKS = {"best": 1.0, "median": 0.5, "worst": 0.0}
@@ -34,7 +34,7 @@ def may_be_heard(config: EvaluateConfig, system: System, track: ReferenceTrack) 
 def choose(config: EvaluateConfig, scored: Sequence[tuple[Item, TrackOutcome]]) -> list[str]:
     """The names of the excerpts to be heard, in the order of `config.heard`; the others of these items are deleted.
 
-    The SDR is that of the first system's first target. What an earlier run has scored may have none.
+    The SDR is that of the first system's vocals, or else first target. What an earlier run has scored may have none.
     """
     items = [item for item, _ in scored if item.keep_excerpt]
     if not items:
@@ -63,4 +63,5 @@ def _chosen_tracks(config: EvaluateConfig, outcomes: Sequence[TrackOutcome]) -> 
 
 
 def _sdr(outcome: TrackOutcome) -> float:
-    return outcome.rows[0].values.get("SDR", math.nan)
+    target = by_interest(row.target for row in outcome.rows)[0]
+    return next(row for row in outcome.rows if row.target == target).values.get("SDR", math.nan)

@@ -27,8 +27,8 @@ from cyclesep.pages.environment import number
 # Colours that stand for those of the style sheet, which follow the theme.
 INK, QUIET, LINE = "#01fe01", "#01fe02", "#01fe03"
 NUM_COLOURS = 8
-_STYLE_COLOURS = {INK: "--ink", QUIET: "--quiet", LINE: "--line"} | {
-    f"#02fd{index:02x}": f"--series-{index}" for index in range(NUM_COLOURS)
+_STYLE_COLOURS = {INK: "var(--ink)", QUIET: "var(--quiet)", LINE: "var(--line)"} | {
+    f"#02fd{index:02x}": f"var(--series-{index})" for index in range(NUM_COLOURS)
 }
 # Inches at 72 to the inch: as wide as a phone, so that text is not shrunk there.
 _WIDTH, _HEIGHT = 400 / 72, 260 / 72
@@ -178,7 +178,7 @@ def themed_svg(figure: Figure, *, label: str, stretched: bool = False) -> Markup
         root.set("preserveAspectRatio", "none")
     _name_points(root, marks)
     _own_ids(root)
-    return Markup(_coloured(_without_namespaces(root)))
+    return Markup(_without_namespaces(root))
 
 
 def _written(figure: Figure) -> str:
@@ -191,7 +191,7 @@ def _written(figure: Figure) -> str:
 
 
 def _trim(root: ElementTree.Element) -> None:
-    """Without what the page's own style says, and what nobody reads."""
+    """Without what nobody reads, and in the fonts and colours of the page."""
     for parent in list(root.iter()):
         for child in list(parent):
             if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):
@@ -201,7 +201,8 @@ def _trim(root: ElementTree.Element) -> None:
         if not (element.text or "").strip():
             element.text = None
         if "style" in element.attrib:
-            element.set("style", re.sub(r"font-family:[^;]*; ?", "", element.attrib["style"]))
+            style = re.sub(r"font-family:[^;]*; ?", "", element.attrib["style"])
+            element.set("style", re.sub("#[0-9a-f]{6}", lambda found: _STYLE_COLOURS.get(found[0], found[0]), style))
 
 
 def _name_points(root: ElementTree.Element, marks: Sequence[Mark]) -> None:
@@ -222,7 +223,7 @@ def _own_ids(root: ElementTree.Element) -> None:
     used = set()
     for element in root.iter():
         for name, value in element.attrib.items():
-            if name == f"{{{_XLINK}}}href" or "url(#" in value:
+            if name in (f"{{{_XLINK}}}href", "clip-path"):
                 used |= set(re.findall("#([^)]+)", value))
                 element.set(name, value.replace("#", own))
     for element in root.iter():
@@ -237,10 +238,6 @@ def _without_namespaces(root: ElementTree.Element) -> str:
         element.tag = element.tag.rpartition("}")[2]
         element.attrib = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}
     return ElementTree.tostring(root, encoding="unicode")
-
-
-def _coloured(svg: str) -> str:
-    return re.sub("#0(?:1fe|2fd)[0-9a-f]{2}", lambda found: f"var({_STYLE_COLOURS[found[0]]})", svg)
 
 
 def _spread(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from cyclesep.errors import ConfigError
 from cyclesep.training import TrainConfig
+from cyclesep.tuning.space import leaves
 
 Objective = Literal["sdr", "si_sdr", "sir", "seconds", "parameters"]
 
@@ -72,6 +73,8 @@ class TuneConfig:
     """What all trials have in common, and the default that a winner must beat."""
 
     def __post_init__(self) -> None:
+        # The dataclass is frozen for its users; while it is being made, nested names become dotted ones.
+        object.__setattr__(self, "space", dict(leaves(self.space)))
         _refuse_what_does_not_fit(self)
 
     @property

@@ -1,7 +1,7 @@
 """The page of a search: everything at a glance, in one file that opens from disk."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from markupsafe import Markup
 
@@ -10,11 +10,9 @@ from cyclesep.pages.environment import Column, clock, number, page_environment
 from cyclesep.tuning.charts import cost_chart, curves_chart, finals_chart, importance_chart, parallel_chart
 from cyclesep.tuning.finalists import Standing
 from cyclesep.tuning.importance import MIN_TRIALS, common_step, importance
+from cyclesep.tuning.report import SearchReport
 from cyclesep.tuning.rows import TrialRow, rank
 from cyclesep.tuning.space import Space
-
-if TYPE_CHECKING:
-    from cyclesep.tuning.search import SearchReport
 
 _IMPORTANCE = (
     "Functional ANOVA over a random forest, of the SDR at step {step:,}, which all ranked trials reached. "
@@ -23,7 +21,7 @@ _IMPORTANCE = (
 _NO_IMPORTANCE = "Importance is told from {least} trials on that can be compared and are not all alike."
 
 
-def html(report: "SearchReport") -> str:
+def html(report: SearchReport) -> str:
     """The page as text."""
     values = {
         "version": __version__,
@@ -43,13 +41,13 @@ def html(report: "SearchReport") -> str:
     return page_environment().get_template("search.html").render(values)
 
 
-def _lead(report: "SearchReport") -> str:
+def _lead(report: SearchReport) -> str:
     early = sum(row.outcome == "stopped early" for row in report.rows)
     winner = f"{report.winner.label} wins with {number(report.winner.mean)} dB"
     return f"{len(report.rows)} trials, {early} of them stopped early; {winner} of validation SDR"
 
 
-def _tables(report: "SearchReport") -> dict[str, Any]:
+def _tables(report: SearchReport) -> dict[str, Any]:
     columns = [
         Column(name="trial"),
         Column(name="SDR", unit="dB", digits=2, meaning="validation SDR at the last step"),
@@ -74,7 +72,7 @@ def _tables(report: "SearchReport") -> dict[str, Any]:
     }
 
 
-def _charts(report: "SearchReport") -> dict[str, Markup | str | None]:
+def _charts(report: SearchReport) -> dict[str, Markup | str | None]:
     best = rank(report.rows, report.config.objectives[0])
     shares = importance(report.rows, report.space)
     step = common_step(report.rows)
@@ -106,7 +104,7 @@ def _final_row(standing: Standing) -> dict[str, Any]:
     return {"contender": standing.label, "mean": standing.mean, "spread": standing.spread, "seeds": seeds}
 
 
-def _digits(report: "SearchReport", name: str) -> int | None:
+def _digits(report: SearchReport, name: str) -> int | None:
     """Decimals that tell apart what was tried; None for what is no number."""
     values = [row.values[name] for row in report.rows if name in row.values]
     if not values or not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
@@ -117,7 +115,7 @@ def _digits(report: "SearchReport", name: str) -> int | None:
     return 5 if smallest < 1e-2 else 3
 
 
-def _card(report: "SearchReport") -> Mapping[str, str]:
+def _card(report: SearchReport) -> Mapping[str, str]:
     rows = [*report.rows, *report.finals]
     seconds = sum(row.figures.get("seconds", 0.0) for row in rows)
     hardware = sorted({row.card["hardware"] for row in rows if row.card.get("hardware")})

@@ -1,60 +1,28 @@
 """The whole search: trials, finals, a winner with its config, a table, a page."""
 
-import json
 import math
-import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from cyclesep import __version__, checkpoints, evaluation, files, provenance, settings, storage
+from cyclesep import evaluation, files, settings, storage
 from cyclesep.errors import ConfigError, TrainingError
 from cyclesep.evaluation import EvaluateConfig
-from cyclesep.training import TrainConfig
-from cyclesep.tuning import page
+from cyclesep.tuning import outputs
 from cyclesep.tuning.capacity import nodes_now, num_concurrent
 from cyclesep.tuning.config import SMALL, TuneConfig
-from cyclesep.tuning.finalists import DEFAULT, Contender, Standing, Verdict, standings, verdicts
+from cyclesep.tuning.finalists import DEFAULT, Contender, Standing, standings, verdicts
 from cyclesep.tuning.phase import final_phase, search_phase
+from cyclesep.tuning.report import SearchReport
 from cyclesep.tuning.rows import TrialRow, pareto_front, rank, read_rows, write_rows
 from cyclesep.tuning.space import Space, grid_size, read_space
 from cyclesep.tuning.trial import Plan, delete_checkpoints
 from cyclesep.tuning.yardstick import Yardstick, read_yardstick
 
-# Files and a folder of a search.
-CONFIG, BEST, TRIALS, SUMMARY, PAGE = "search.yaml", "best.yaml", "trials.parquet", "summary.json", "report.html"
-CHECKPOINT = "best"
+CONFIG = "search.yaml"
 
 # What a search may be continued with differently.
 _MAY_CHANGE = ("storage", "max_concurrent", "evaluate")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchReport:
-    """What a search has found."""
-
-    folder: Path
-    space: Space
-    yardstick: Yardstick
-    config: TuneConfig
-    rows: tuple[TrialRow, ...]
-    """The trials of the search, in the order in which they began."""
-    finals: tuple[TrialRow, ...]
-    standings: tuple[Standing, ...]
-    """The finals, best first; without finals the best trial alone."""
-    verdicts: tuple[Verdict, ...]
-    front: tuple[TrialRow, ...]
-    """With several objectives: trials that no other one beats in all of them."""
-    best: TrainConfig
-    winner_run: Path
-    """The run folder of the winner's best training."""
-    scores: evaluation.EvaluationReport | None = None
-
-    @property
-    def winner(self) -> Standing:
-        """Who won."""
-        return self.standings[0]
 
 
 def search(config: TuneConfig) -> SearchReport:
@@ -106,7 +74,11 @@ def _finished(
     contenders: Sequence[Contender],
     finals: Sequence[TrialRow],
 ) -> SearchReport:
-    ranked = tuple(standings(contenders, finals)) if finals else (_unopposed(contenders[-1], rank(rows)[0]),)
+    ranked = (
+        tuple(standings(contenders, finals))
+        if finals
+        else (_unopposed(contenders[-1], rank(rows, config.objectives[0])[0]),)
+    )
     if not ranked[0].rows:
         raise TrainingError(f"{folder}: no finalist could be trained; {_first_reason(finals)}")
     if ranked[0].rows[0].outcome != "completed":
@@ -132,11 +104,11 @@ def _finished(
         best=settings.replace(config.train, {**winner.contender.values, "name": f"{config.name}-best"}),
         winner_run=run,
     )
-    _write(report)
+    outputs.write(report)
     if not config.evaluate:
         return report
     report = replace(report, scores=_evaluated(report))
-    _write(report)
+    outputs.write(report)
     return report
 
 
@@ -219,82 +191,3 @@ def _evaluated(report: SearchReport) -> evaluation.EvaluationReport:
             output=str(report.folder / "test"),
         )
     )
-
-
-def _write(report: SearchReport) -> None:
-    """Everything that a search leaves, each file whole or not at all."""
-    folder = report.folder
-    about = {"search": report.config.name, "validation_digest": report.yardstick.digest}
-    write_rows([*report.rows, *report.finals], report.space, folder / TRIALS, **about)
-    files.write_text(folder / BEST, _best_yaml(report))
-    _keep_checkpoint(report)
-    files.write_text(folder / SUMMARY, json.dumps(summary(report), indent=2, allow_nan=False) + "\n")
-    files.write_text(folder / PAGE, page.html(report))
-
-
-def _keep_checkpoint(report: SearchReport) -> None:
-    """Copy the winner's checkpoint to where the folder of the search stands for it, whole or not at all."""
-    source, kept = checkpoints.find(report.winner_run), report.folder / CHECKPOINT
-    if kept.is_dir() and checkpoints.read_progress(kept) == checkpoints.read_progress(source):
-        return
-    partial = kept.with_name(f".{kept.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(source, partial)
-    shutil.rmtree(kept, ignore_errors=True)
-    partial.rename(kept)
-    checkpoints.write_run(report.folder, best=CHECKPOINT, last=CHECKPOINT)
-
-
-def _best_yaml(report: SearchReport) -> str:
-    told = f"{report.winner.mean:.2f} dB of validation SDR over {len(report.winner.rows)} trainings"
-    lines = [
-        f"# The winner of the search {report.config.name} ({report.winner.label}): {told}.",
-        *(f"# {verdict}" for verdict in report.verdicts),
-    ]
-    return "\n".join(lines) + "\n" + settings.to_yaml(report.best)
-
-
-def summary(report: SearchReport) -> dict[str, Any]:
-    """What a program wants to know of a search, as plain values."""
-    outcomes = [row.outcome for row in report.rows]
-    return {
-        "version": __version__,
-        "commit": provenance.commit(),
-        "search": settings.to_dict(report.config),
-        "trials": len(report.rows),
-        "outcomes": {outcome: outcomes.count(outcome) for outcome in dict.fromkeys(outcomes)},
-        "training_seconds": round(sum(row.figures.get("seconds", 0.0) for row in (*report.rows, *report.finals)), 3),
-        "mixture_sdr": report.yardstick.mixture_sdr,
-        "validation_crops": report.yardstick.num_crops,
-        "validation_digest": report.yardstick.digest,
-        "winner": report.winner.label,
-        "winner_settings": settings_of(report.winner),
-        "winner_run": str(report.winner_run),
-        "finals": [_standing(standing) for standing in report.standings],
-        "verdicts": [
-            {"other": v.other, "difference": _finite(v.difference), "p": _finite(v.p), "within_noise": v.is_noise}
-            for v in report.verdicts
-        ],
-        "front": [row.trial for row in report.front],
-    }
-
-
-def settings_of(standing: Standing) -> dict[str, Any]:
-    """What a contender changes, as plain values."""
-    values = standing.contender.values.items()
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values}
-
-
-def _standing(standing: Standing) -> Mapping[str, Any]:
-    return {
-        "contender": standing.label,
-        "settings": settings_of(standing),
-        "sdr": [row.sdr for row in standing.rows],
-        "seeds": [row.seed for row in standing.rows],
-        "mean": _finite(standing.mean),
-        "spread": _finite(standing.spread),
-    }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

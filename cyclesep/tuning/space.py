@@ -85,7 +85,7 @@ def read_space(values: Mapping[str, Any], base: TrainConfig) -> Space:
     """
     problems: list[str] = []
     parameters = []
-    for name, leaf in _leaves(values):
+    for name, leaf in leaves(values):
         try:
             parameter = _parameter(name, leaf, base)
             _refuse_values(parameter, base)
@@ -110,10 +110,11 @@ def grid_size(space: Space) -> int:
     return math.prod(len(parameter.values) for parameter in space.parameters)
 
 
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and what stands under them, out of nested or dotted ones."""
     for name, value in values.items():
         if isinstance(value, dict) and value and not set(value) & set(KINDS):
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 

@@ -9,8 +9,9 @@ from rich.table import Table
 
 from cyclesep.files import shown
 from cyclesep.tuning.finalists import Standing
+from cyclesep.tuning.outputs import BEST, PAGE, TRIALS
+from cyclesep.tuning.report import SearchReport, settings_of
 from cyclesep.tuning.rows import TrialRow, rank
-from cyclesep.tuning.search import BEST, PAGE, TRIALS, SearchReport, settings_of
 from cyclesep.tuning.space import Space
 
 
