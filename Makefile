@@ -8,7 +8,7 @@ PROTOC := $(RUN)/python -m grpc_tools.protoc -Iprotos
 
 help:
 	@echo "make quickstart   compose music, train a separator on it, separate and score songs it never heard (under 10 minutes)"
-	@echo "make tune-demo    search for settings of a small separator on composed songs, and train the winner on (8 minutes)"
+	@echo "make tune-demo    search for settings of a small separator on composed songs, and train the winner on (some minutes)"
 	@echo "make test         format, lint, types, generated code, layers and all tests but the slow ones"
 	@echo "make test-slow    the tests that take longer than a minute"
 	@echo "make format       put the sources into their format"

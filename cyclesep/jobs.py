@@ -64,7 +64,7 @@ JOBS = {
         function="cyclesep.tuning.command:tune",
         examples=(
             "jobs/configs/tune-demo/tune.yaml",
-            "jobs/configs/tune-vocals-16k.yaml name=weights scheduler=pbt trials=8",
+            "jobs/configs/tune-vocals-16k.yaml name=weights search=random scheduler=pbt trials=8",
             "jobs/configs/tune-vocals-16k.yaml name=small search=optuna scheduler=none objectives=[sdr,parameters]",
         ),
     ),

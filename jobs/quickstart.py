@@ -85,8 +85,8 @@ shards        {SONGS}, {EXCERPT}
 checkpoints   {RUN} (curves: .venv/bin/tensorboard --logdir {RUN}/tensorboard)
 scores        {RUN}/test-songs and {RUN}/test-excerpt: scores.parquet, museval JSON per track, summary.json
 wavs          {RUN}/test-songs/estimates, {RUN}/separated
-reports       {RUN}/test-songs/report.html, {RUN}/test-excerpt/report.html and {RUN}/report.html: open them in a browser,
-              to see every track and to hear the best, the median and the worst
+reports       {RUN}/test-songs/report.html, {RUN}/test-excerpt/report.html and {RUN}/report.html:
+              open them in a browser, to see every track and to hear the best, the median and the worst
 
 what to try next:
   separate your own music      .venv/bin/cyclesep separate song.mp3 checkpoint={RUN}

@@ -31,7 +31,10 @@ UNIT = "dB of SI-SDR above the mixture"
 SHOWN = (*METRICS, "real SDR", "real SI-SDR")
 
 # The mask network of the quickstart: 23,000 parameters.
-_MODERN: Mapping[str, Any] = {"separator": {"name": "tfsep", "depth": 2, "levels": 0}, "optimizer": {"lr_separator": 2e-3}}
+_MODERN: Mapping[str, Any] = {
+    "separator": {"name": "tfsep", "depth": 2, "levels": 0},
+    "optimizer": {"lr_separator": 2e-3},
+}
 # The way back without a gradient through the residual, which is the default.
 _BOOTSTRAP = {"cycle": 0.0, "bootstrap": 10.0}
 _NOTEBOOK = {"preset": "seed", "seed_exact": True, "separator": {"exact": True}, "discriminator": {"phase_shuffle": 0}}

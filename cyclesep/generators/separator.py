@@ -20,8 +20,8 @@ class SeparatorConfig:
     """Which separator, and how big."""
 
     name: Literal["seed", "waveunet", "tfsep"] | None = None
-    """`waveunet` (waveform U-Net), `tfsep` (complex spectrogram mask), `seed` (the ancestor's); empty: the preset's, and
-    of the modern one tfsep on GPUs from 32 kHz on, otherwise waveunet."""
+    """`waveunet` (waveform U-Net), `tfsep` (complex spectrogram mask), `seed` (the ancestor's); empty: the preset's,
+    and of the modern one tfsep on GPUs from 32 kHz on, otherwise waveunet."""
 
     width: Annotated[int, Gt(0), MultipleOf(8)] | None = None
     """Channels of the first layer, a multiple of 8; empty takes the network's own (waveunet 16, tfsep 64, seed 64)."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from cyclesep.crops import CropConfig
 from cyclesep.cyclegan import CycleGANConfig
@@ -33,6 +33,8 @@ class TrainConfig:
     """DDP workers (Ray Train); the global batch is shared among them."""
     use_gpu: bool | None = None
     """One GPU per worker; none means: if the cluster has as many."""
+    wait_minutes: NonNegativeFloat = 0
+    """How long a cluster that grows on demand has for the workers' machines; 0: they must be there at once."""
     cpus_per_worker: PositiveFloat = 1
     """CPUs that Ray reserves for each worker and its loader processes; also its number of threads."""
     num_loader_processes: NonNegativeInt = 1

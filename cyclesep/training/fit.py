@@ -1,6 +1,7 @@
 """A training run on the Ray cluster that this process is connected to."""
 
 from contextlib import nullcontext
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,9 @@ def fit(
     _refuse_impossible(config, reader)
     refuse_other_audio(folder, config.shards, reader.manifest.digest)
     claim(folder, config)
+    if config.wait_minutes:
+        # Read by Ray Train's controller, to which it passes such variables.
+        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(60 * config.wait_minutes)
     with watched(config.name, total=config.steps) if show else nullcontext() as board:
         trainer = ray.train.torch.TorchTrainer(
             train_worker,
@@ -112,17 +116,19 @@ def _refuse_impossible(config: TrainConfig, reader: ShardReader) -> None:
 
 
 def _refuse_too_many_workers(config: TrainConfig) -> None:
+    if config.wait_minutes:
+        return
     resources = ray.cluster_resources()
     cpus = config.num_workers * config.cpus_per_worker
     if cpus > resources.get("CPU", 0):
         raise ConfigError(
             f"num_workers={config.num_workers} with cpus_per_worker={config.cpus_per_worker:g} needs {cpus:g} CPUs "
-            f"and the cluster has {resources.get('CPU', 0):g}; lower one of them"
+            f"and the cluster has {resources.get('CPU', 0):g}; lower one of them, or set wait_minutes= if it grows"
         )
     if config.use_gpu and config.num_workers > resources.get("GPU", 0):
         raise ConfigError(
             f"use_gpu=true with num_workers={config.num_workers} needs as many GPUs and the cluster has "
-            f"{resources.get('GPU', 0):g}; lower num_workers, or leave use_gpu out"
+            f"{resources.get('GPU', 0):g}; lower num_workers, leave use_gpu out, or set wait_minutes= if it grows"
         )
 
 

@@ -92,8 +92,8 @@ class Display(tune.Callback):  # type: ignore[misc]
             self._task = self._bar.add_task(self.name, total=self.tally.total, told="starting the first trials")
             self._bar.start()
         else:
-            told = f"{self.name}: {self.tally.total} trials, {self.tally.at_a_time} at a time"
-            print(told, file=sys.stderr, flush=True)
+            line = f"{self.name}: {self.tally.total} trials, {self.tally.at_a_time} at a time"
+            print(line, file=sys.stderr, flush=True)
 
     @override
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
