@@ -190,9 +190,7 @@ RECIPES: Mapping[RecipeName, Recipe] = MappingProxyType(
             generators=("separator",),
             discriminators=(TARGET, MIXTURE),
             pairs="none",
-            weights=_ADVERSARIAL
-            | {"bootstrap": 10.0, "cycle": 0.0, "identity": 0.5, "swap_cycle": 0.0}
-            | _REGRESSION,
+            weights=_ADVERSARIAL | {"bootstrap": 10.0, "cycle": 0.0, "identity": 0.5, "swap_cycle": 0.0} | _REGRESSION,
             seed_weights=_CYCLE | {"bootstrap": 0.0} | _NO_REGRESSION,
         ),
         "cyclegan": Recipe(
