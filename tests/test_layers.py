@@ -9,11 +9,11 @@ PACKAGE = Path(__file__).resolve().parent.parent / "cyclesep"
 
 LAYERS = [
     {"errors", "files", "decoding", "audio", "settings"},
-    {"segment_pb2", "storage", "folder", "shards", "corpus", "preparation", "excerpts"},
+    {"segment_pb2", "storage", "folder", "shards", "corpus", "preparation", "excerpts", "spectrograms"},
     {"crops", "generators", "discriminators", "losses", "ranks", "scoring", "provenance"},
     {"cyclegan", "validation"},
-    {"checkpoints", "windowing", "separation", "report", "pages", "track_table", "comparison", "aggregation"}
-    | {"info", "export", "api"},
+    {"checkpoints", "windowing", "separation", "info", "export", "api"}
+    | {"report", "pages", "track_table", "comparison", "aggregation"},
     {"cluster", "ingestion", "training", "evaluation", "tuning"},
     {"commands", "command_help", "commandline", "config_command", "completion", "jobs"} | {"submission", "benchmarks"},
 ]

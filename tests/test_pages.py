@@ -28,7 +28,7 @@ from cyclesep.pages import page_environment, report_on, write_evaluation_page, w
 from cyclesep.pages.environment import clock, number
 from cyclesep.pages.figures import Curve, Group, Mark, curve_figure, strip_figure
 from cyclesep.pages.listening import make_player
-from cyclesep.pages.spectrograms import frequency_marks, spectrogram_pixels
+from cyclesep.spectrograms import frequency_marks, spectrogram_pixels
 
 VOID = {"meta", "link", "img", "input", "br"}
 

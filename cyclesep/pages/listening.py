@@ -16,7 +16,7 @@ from cyclesep.audio import Samples, Waveform, resample
 from cyclesep.excerpts import Excerpt
 from cyclesep.pages.environment import clock, number
 from cyclesep.pages.figures import LINE, page_style, series_colour, themed_svg
-from cyclesep.pages.spectrograms import frequency_marks, spectrogram_images
+from cyclesep.spectrograms import frequency_marks, spectrogram_images
 from cyclesep.track_table import FRAME_METRICS
 
 # Those that MPEG layer III has.

@@ -1,7 +1,7 @@
 """A training run on the Ray cluster that this process is connected to."""
 
-from contextlib import nullcontext
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any

@@ -57,7 +57,7 @@ def refuse_other_audio(folder: Path, shards: str, manifest_digest: str) -> None:
 # What a run may be continued with differently: how long (which stretches a cosine schedule), where, and on how many
 # machines. The shards may have moved; the digest in each checkpoint tells whether they are the same.
 _MAY_CHANGE = (
-    "steps", "shards", "start_from", "num_workers", "use_gpu", "wait_minutes", "cpus_per_worker", "num_loader_processes",
-    "validate_every", "num_validation_crops", "num_sample_crops", "track_with", "num_checkpoints", "max_failures",
-    "cyclegan.accumulate",
+    "steps", "shards", "start_from", "num_workers", "use_gpu", "wait_minutes", "cpus_per_worker",
+    "num_loader_processes", "validate_every", "num_validation_crops", "num_sample_crops", "track_with",
+    "num_checkpoints", "max_failures", "cyclegan.accumulate",
 )  # fmt: skip

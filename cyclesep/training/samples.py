@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cyclesep.audio import Samples
-from cyclesep.pages.spectrograms import spectrogram_pixels
+from cyclesep.spectrograms import spectrogram_pixels
 
 
 @dataclass(frozen=True, kw_only=True)

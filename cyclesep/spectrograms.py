@@ -1,4 +1,4 @@
-"""Spectrograms as small PNG images inside a page."""
+"""Spectrograms as pictures: pixels for TensorBoard, small PNG images inside a page."""
 
 import base64
 import io
