@@ -33,6 +33,8 @@ for _name, _value in _ENVIRONMENT.items():
 import ray  # noqa: E402
 from ray._private import ray_constants  # noqa: E402
 
+from cyclesep.errors import ClusterError  # noqa: E402
+
 # Says at every start that the cluster's ports are protected by a token, which needs no action.
 logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
 
@@ -78,7 +80,7 @@ def _private_cluster(num_cpus: int | None, log_to_driver: bool) -> Iterator[None
     folder = tempfile.mkdtemp(prefix="cyclesep-", dir=_SHORT if os.access(_SHORT, os.W_OK) else None)
     try:
         with _environment({"RAY_TMPDIR": folder}):
-            with _environment(_LOOPBACK), _on_loopback():
+            with _environment(_LOOPBACK), _on_loopback(), _startup_told():
                 ray.init(
                     address="local", num_cpus=num_cpus, logging_level=logging.WARNING, log_to_driver=log_to_driver,
                     _temp_dir=folder, _node_ip_address="127.0.0.1",
@@ -88,6 +90,20 @@ def _private_cluster(num_cpus: int | None, log_to_driver: bool) -> Iterator[None
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _startup_told() -> Iterator[None]:
+    """Say in one line what a machine without time or memory for it makes of Ray's start."""
+    try:
+        yield
+    # Ray raises Exception itself here.
+    except Exception as problem:
+        told = " ".join(str(problem).split())[:200]
+        raise ClusterError(
+            f"Ray did not start on this machine ({told}); it may be short of memory or too busy: try again when it is "
+            "not, or name a running cluster by RAY_ADDRESS"
+        ) from problem
 
 
 @contextmanager
