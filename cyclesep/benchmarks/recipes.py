@@ -27,7 +27,7 @@ from cyclesep.shards import ShardReader
 from cyclesep.shards.manifest import MANIFEST_NAME
 
 SUPERVISED = "supervised, paired"
-UNIT = "dB of SI-SDR above the mixture"
+UNIT = "gain"
 SHOWN = (*METRICS, "real SDR", "real SI-SDR")
 
 # The mask network of the quickstart: 23,000 parameters.
@@ -190,8 +190,9 @@ def _table(
     rows = [_row(name, runs, floor) for name, runs in found.items()]
     rows += [_row(name, [scores], floor) for name, scores in references.items()]
     return Table(
-        title=f"Vocals of {config.songs.num_test} composed songs after {budget} a run; {config.seeds} seeds; "
-        "SDR, SIR, SAR: museval v4, median of songs; real: six seconds of a MUSDB18 test track",
+        title=f"Vocals of {config.songs.num_test} composed songs after {budget} a run, {config.seeds} seeds. "
+        "Gain: dB of SI-SDR above the mixture. SDR, SIR, SAR: museval v4, median of songs. "
+        "Real: six seconds of a MUSDB18 test track",
         unit=UNIT,
         baseline=SUPERVISED,
         rows=tuple(rows),

@@ -87,7 +87,7 @@ def publish(tables: Sequence[Table], json_path: Path | None = None) -> None:
     console = Console()
     if not console.is_terminal:
         # A file has no edge to break lines at.
-        console = Console(width=120)
+        console = Console(width=200)
     console.print(f"commit {where['commit']}, {where['hardware']}", highlight=False, markup=False)
     for table in tables:
         table.print(console)
