@@ -9,8 +9,11 @@ import pytest
 from cyclesep.training.events import logged
 
 
-def test_each_line_names_run_rank_step_and_what_happened(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_each_line_names_run_rank_step_and_what_happened(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     log, steps = logging.getLogger("cyclesep.cyclegan.collapse"), iter((0, 7))
+    monkeypatch.setattr(logging.getLogger(), "handlers", [logging.StreamHandler()])
     with logged(tmp_path, run="night", rank=1, step=lambda: next(steps)):
         log.info("validated", extra={"validation/sdr": 4.5})
         log.warning("collapsed\nto silence")
@@ -24,7 +27,9 @@ def test_each_line_names_run_rank_step_and_what_happened(tmp_path: Path, capfd: 
     assert lines[0]["validation/sdr"] == 4.5
     assert lines[1]["message"] == "collapsed\nto silence"
     assert lines[0]["logger"] == "cyclesep.cyclegan.collapse"
-    assert "validated" not in capfd.readouterr().err
+    told = capfd.readouterr().err
+    assert "collapsed" in told
+    assert "validated" not in told
 
 
 def test_a_run_that_goes_on_adds_to_its_log(tmp_path: Path) -> None:

@@ -27,20 +27,20 @@ def logged(folder: Path, *, run: str, rank: int, step: Callable[[], int]) -> Ite
     handler.setFormatter(formatter)
     handler.addFilter(_Context(run, rank, step))
     logger = logging.getLogger("cyclesep")
-    before = logger.level
-    handlers: list[logging.Handler] = [handler]
-    if logging.lastResort is not None and not logger.hasHandlers():
-        # It would fall silent as soon as there is another handler.
-        logger.addHandler(logging.lastResort)
-        handlers.append(logging.lastResort)
-    logger.addHandler(handler)
+    before = logger.level, logger.propagate
+    # Ray's handlers would print what is below a warning as well.
+    logger.propagate = False
+    handlers = [handler, logging.lastResort or logging.NullHandler()]
+    for each in handlers:
+        logger.addHandler(each)
     logger.setLevel(logging.INFO)
     try:
         yield
     finally:
         for each in handlers:
             logger.removeHandler(each)
-        logger.setLevel(before)
+        level, logger.propagate = before
+        logger.setLevel(level)
         handler.close()
 
 
