@@ -91,6 +91,17 @@ def test_a_discriminator_may_judge_a_window_of_each_crop_the_same_of_real_and_fa
     assert float(model.step(noise_batch())["separator/adversarial"]) > 0
 
 
+def test_discriminators_may_be_updated_several_times_for_each_update_of_the_separator() -> None:
+    once, thrice = (build("remix", discriminator={"updates": updates}) for updates in (1, 3))
+    for model, updates in ((once, 1), (thrice, 3)):
+        model.step(noise_batch())
+        generators, discriminators = (each["state"].values() for each in model.state_dict()["optimizers"])
+        assert {int(state["step"]) for state in generators} == {1}
+        assert {int(state["step"]) for state in discriminators} == {updates}
+    for ours, theirs in zip(once.separator.parameters(), thrice.separator.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_the_adversarial_share_of_the_gradient_is_what_was_asked_for() -> None:
     model = build("remix", balancer={"adversarial_share": 0.1, "decay": 0.0}, loss_weights={"adversarial": 50.0})
     first = model.step(noise_batch())

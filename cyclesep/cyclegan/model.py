@@ -114,7 +114,9 @@ class CycleGAN:
         values, judged = self._generator_half(parts, rngs)
         if judged is not None and self._adversarial_now():
             replayed = judged if batch.paired else self._adversary.replayed(judged, self.step_number)
-            values |= self._discriminator_half(replayed, rngs)
+            for _ in range(self.config.discriminator.updates):
+                told = self._discriminator_half(replayed, rngs)
+            values |= told
         self.step_number += 1
         return values | {"steps_skipped": float(self.num_skipped)}
 

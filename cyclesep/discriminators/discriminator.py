@@ -37,6 +37,9 @@ class DiscriminatorConfig:
     r1_every: Annotated[int, Gt(0)] = 16
     """Steps between penalties, each weighted by this number (lazily: Karras et al., StyleGAN2, 2020)."""
 
+    updates: Annotated[int, Gt(0)] = 1
+    """Updates of the discriminators for each one of the separator, all on the same real and fake crops."""
+
     crop_seconds: Annotated[float, Gt(0)] | None = None
     """Judge so much of each crop, a window drawn anew at each step: cheaper where crops are long; empty: all of it."""
 
