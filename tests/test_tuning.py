@@ -17,7 +17,7 @@ from cyclesep.tuning.finalists import Contender, standings, verdicts
 from cyclesep.tuning.importance import common_step, importance
 from cyclesep.tuning.interference import si_sir
 from cyclesep.tuning.progress import Tally
-from cyclesep.tuning.rows import TrialRow, pareto_front, rank, read_rows, write_rows
+from cyclesep.tuning.rows import TrialRow, label, pareto_front, rank, read_rows, write_rows
 from cyclesep.tuning.space import Parameter, Space
 from cyclesep.tuning.tell import Report
 from cyclesep.tuning.trial import Plan, divergence
@@ -213,3 +213,7 @@ def test_si_sir_is_the_ratio_of_what_is_left_of_the_others() -> None:
     shape = (1, 1, 1, -1)
     found = si_sir(target.view(shape), others.view(shape), estimate.view(shape))
     assert float(found) == pytest.approx(20.0, abs=1e-6)
+
+
+def test_a_trial_is_called_by_its_number_or_by_the_id_that_optuna_gave_it() -> None:
+    assert [label(trial_id) for trial_id in ("db58d_00007", "db58d_00123", "b5d29a7e")] == ["t07", "t123", "b5d29a7e"]

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from typing_extensions import override
 
+from cyclesep.tuning.rows import label
+
 
 @dataclass(kw_only=True)
 class Tally:
@@ -107,7 +109,7 @@ class Display(tune.Callback):  # type: ignore[misc]
 
     @override
     def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict, **info: Any) -> None:
-        self.tally.score(_label(trial), result.get("sdr"))
+        self.tally.score(label(trial.trial_id), result.get("sdr"))
 
     @override
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -130,16 +132,12 @@ class Display(tune.Callback):  # type: ignore[misc]
         if self._bar is None:
             told = trial.last_result or {}
             score = f"SDR {told['sdr']:.2f} dB" if told.get("sdr") is not None else told.get("reason", "failed")
-            line = f"{self.name}: {_label(trial)} ended at step {told.get('step', 0)}/{self.steps}, {score}"
+            line = f"{self.name}: {label(trial.trial_id)} ended at step {told.get('step', 0)}/{self.steps}, {score}"
             print(f"{line}; {self.tally.line(now)}", file=sys.stderr, flush=True)
 
     def _draw(self) -> None:
         if self._bar is not None:
             self._bar.update(self._task, completed=self.tally.ended, told=self.tally.line(time.monotonic()))
-
-
-def _label(trial: Trial) -> str:
-    return f"t{int(trial.trial_id.rpartition('_')[2]):02d}"
 
 
 def _time(seconds: float) -> str:

@@ -22,6 +22,11 @@ _FIGURES = ("sdr", "si_sdr", "si_sdr_gain", "sir", "seconds", "parameters")
 _CARD = ("commit", "version", "hardware", "manifest_digest")
 
 
+def label(trial_id: str) -> str:
+    """What a trial is called in tables: its number (t07), or the whole ID where Optuna gave it one without a number."""
+    return f"t{int(trial_id.rpartition('_')[2]):02d}" if "_" in trial_id else trial_id
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrialRow:
     """One trial of a search, or one training of a finalist."""
@@ -58,7 +63,7 @@ class TrialRow:
     @property
     def label(self) -> str:
         """What the trial is called in tables: its number."""
-        return f"t{int(self.trial.rpartition('_')[2]):02d}" if "_" in self.trial else self.trial
+        return label(self.trial)
 
     @property
     def is_ranked(self) -> bool:
