@@ -233,6 +233,11 @@ def weight_of(run: Path) -> float:
     return settings.load(TrainConfig, [run / checkpoints.CONFIG]).cyclegan.loss_weights["spectral"]
 
 
+def sdr_of(run: Path, *, step: int) -> float:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return next(float(line["validation/sdr"]) for line in lines if line["step"] == step)
+
+
 def adam_steps(run: Path) -> set[int]:
     """The steps that Adam has counted in the last checkpoint of a run."""
     (checkpoint,) = [path.parent for path in run.glob(f"step-{TRAIN['steps']:08d}/{checkpoints.STATE}")]
@@ -262,6 +267,7 @@ def test_a_bad_trial_goes_on_from_a_good_one_with_another_weight_and_its_optimiz
         assert 0.1 <= row.values[weight] <= 1.0
     best = trials / report.winner.rows[0].run
     assert adam_steps(best) == {TRAIN["steps"]}
-    # With a learning rate that learns nothing it would lie far behind.
-    ends = [dict(row.curve)[TRAIN["steps"]] for row in report.rows]
-    assert max(ends) - min(ends) < 1.0
+    # What took over the good one is as good as that was, or better. Tune may drop the last report of a trial that goes
+    # on from another; the trainer's own metrics hold it.
+    before = [sdr_of(trials / row.trial, step=4) for row in report.rows]
+    assert min(sdr_of(trials / row.run, step=8) for row in report.rows) > min(before) + 1.0
