@@ -24,7 +24,7 @@ tune-demo: .venv/.installed | ffmpeg
 	@$(RUN)/cyclesep train searches/tune-demo/best.yaml start_from=searches/tune-demo steps=250
 
 test: check | chromium
-	@$(RUN)/python -m pytest -m "not slow"
+	@$(RUN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadgroup
 
 test-slow: .venv/.installed-dev | ffmpeg chromium
 	@$(RUN)/python -m pytest -m slow

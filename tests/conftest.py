@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 TINY_RATE = 8000
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One of the two processes that `make test` runs takes all tests on the Ray cluster, so that there is only one."""
+    for item in items:
+        if "ray_cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 def tiny_song(seed: int, seconds: float) -> dict[str, Samples]:
     """Mono stems at 8 kHz: `vocals` a gliding harmonic tone, `drums` bursts of noise; the mixture is their sum."""
     rng = np.random.default_rng(seed)

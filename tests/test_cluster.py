@@ -9,6 +9,8 @@ import ray
 from cyclesep import cluster
 from cyclesep.errors import ClusterError
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 
 def test_a_ray_that_does_not_start_is_told_in_one_line_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

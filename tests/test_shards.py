@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from cyclesep.errors import ShardError, StorageError
 from cyclesep.segment_pb2 import Segment
-from cyclesep.shards import ShardReader, segments, write_track
+from cyclesep.shards import ShardReader, close_idle, segments, write_track
 from cyclesep.shards.manifest import (
     MANIFEST_NAME,
     ShardFile,
@@ -368,3 +368,15 @@ def test_a_corpus_ingested_anew_in_place_is_read_by_a_new_reader(fresh):
     write_corpus(fresh, lengths=(500,))
     assert [samples.shape for samples in read_all(fresh)] == [(3, 2, 500)]
     assert len(before) == 3
+
+
+def test_a_track_that_nobody_reads_any_more_can_be_unmapped_and_is_read_again(corpus):
+    folder, _ = corpus
+    reader = ShardReader(folder)
+    track = reader.manifest.tracks[0]
+    before = reader.read(track, track.stems, 0, 100)
+    assert len(open_shards) > 0
+    close_idle()
+    assert len(open_shards) == 0
+    assert str(folder) not in Path("/proc/self/maps").read_text()
+    assert np.array_equal(reader.read(track, track.stems, 0, 100), before)

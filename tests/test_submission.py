@@ -29,6 +29,8 @@ from cyclesep.submission.following import follow
 from cyclesep.submission.jobs import Submission, send
 from cyclesep.submission.package import collect
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 CLUSTERS_SECRET = "never-to-be-seen-7351"
 

@@ -17,7 +17,7 @@ from cyclesep.corpus import Track, find_tracks
 from cyclesep.errors import ConfigError, CorpusError
 from cyclesep.evaluation.config import EvaluateConfig
 from cyclesep.preparation import prepare
-from cyclesep.shards import ShardReader
+from cyclesep.shards import ShardReader, close_idle
 from cyclesep.shards.manifest import MIXTURE, TrackRecord
 
 _log = logging.getLogger(__name__)
@@ -63,15 +63,19 @@ class ShardTrack:
 
     def read(self) -> dict[str, Waveform]:
         record = self.record
-        samples = _reader(self.folder).read(record, record.stems, 0, record.num_samples)
-        return _with_mixture(dict(zip(record.stems, samples, strict=True)), record.track_id, record.sample_rate)
+        return _with_mixture(self._read(record.stems), record.track_id, record.sample_rate)
 
     def mixture(self) -> Waveform:
         record = self.record
         if MIXTURE not in record.stems:
             return self.read()[MIXTURE]
-        (samples,) = _reader(self.folder).read(record, [MIXTURE], 0, record.num_samples)
-        return Waveform(samples=samples, sample_rate=record.sample_rate)
+        return Waveform(samples=self._read([MIXTURE])[MIXTURE], sample_rate=record.sample_rate)
+
+    def _read(self, stems: Sequence[str]) -> dict[str, Samples]:
+        samples = _reader(self.folder).read(self.record, stems, 0, self.record.num_samples)
+        # Nobody in this process will read the track again soon.
+        close_idle()
+        return dict(zip(stems, samples, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)

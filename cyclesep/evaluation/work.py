@@ -158,8 +158,9 @@ def _scored(item: Item, separation: Separation | None, packed: PackedEstimates |
         system = item.system
         estimates, separation = _separated(_loaded(str(system.checkpoint)), stems[MIXTURE], system.windows)
         clock.leave_out(separation.wall_seconds, separation.cpu_seconds)
-        # As they would be after their way from an actor, to the bit.
-        estimates = PackedEstimates.of(estimates).unpacked()
+        # As they would be after their way from an actor, to the bit; one at a time, for the sake of memory.
+        for name in estimates:
+            estimates |= PackedEstimates.of({name: estimates[name]}).unpacked()
         forget_peak()
     else:
         assert isinstance(item.system, Comparison)

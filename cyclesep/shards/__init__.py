@@ -10,7 +10,7 @@ from cyclesep.shards.manifest import (
     read_manifest,
     write_manifest,
 )
-from cyclesep.shards.open_shards import MAX_OPEN_SHARDS, keep_open
+from cyclesep.shards.open_shards import MAX_OPEN_SHARDS, close_idle, keep_open
 from cyclesep.shards.reading import ShardReader
 from cyclesep.shards.writing import write_track
 
@@ -22,6 +22,7 @@ __all__ = [
     "ShardManifest",
     "ShardReader",
     "TrackRecord",
+    "close_idle",
     "keep_open",
     "make_manifest",
     "read_manifest",

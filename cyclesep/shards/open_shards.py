@@ -133,6 +133,13 @@ class OpenShards:
                 if not opened.num_borrowers and not Path(opened.path).exists():
                     self._close(opened)
 
+    def close_idle(self) -> None:
+        """Unmap all files that nobody reads from."""
+        with self._lock:
+            for opened in list(self._open.values()):
+                if not opened.num_borrowers:
+                    self._close(opened)
+
     def _make_room(self) -> None:
         idle = [opened for opened in self._open.values() if not opened.num_borrowers]
         for opened in idle[: max(0, len(self._open) - self.limit + 1)]:
@@ -151,6 +158,11 @@ open_shards = OpenShards(MAX_OPEN_SHARDS)
 def keep_open(max_shards: int) -> None:
     """Change how many files this process keeps mapped, for all its readers."""
     open_shards.limit = max_shards
+
+
+def close_idle() -> None:
+    """Unmap what nobody in this process reads from: the pages it has read count as memory of the process."""
+    open_shards.close_idle()
 
 
 os.register_at_fork(after_in_child=open_shards.forget)
