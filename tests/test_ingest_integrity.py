@@ -253,7 +253,7 @@ def started(config: IngestConfig, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 90.0) -> bool:
+def wait_for(condition: Callable[[], bool], seconds: float = 200.0) -> bool:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
