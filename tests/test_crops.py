@@ -389,6 +389,24 @@ def test_without_mixtures_they_are_composed_at_a_random_ratio_from_other_targets
     )
 
 
+def test_composed_pairs_are_mixtures_of_recordings_that_never_played_together_with_their_targets(
+    tmp_path: Path,
+) -> None:
+    reader = composing_corpus(tmp_path)
+    stream = CropStream(reader, config(pairing="composed", batch_size=4), targets=("piano",), num_steps=3)
+    (layout,) = stream.layouts
+    below, above = layout.pools
+    assert {track.stems for track in below.tracks} == {("accompaniment",)}
+    assert {track.stems for track in above.tracks} == {("piano",)}
+    for batch in batches(stream):
+        assert batch.paired
+        residual = batch.mixture - batch.target[:, 0]
+        assert float(residual.square().mean()) > 1e-4
+        assert float(batch.target.square().mean()) > 1e-4
+    with pytest.raises(ConfigError, match="pairing=composed needs tracks that hold accompaniment alone"):
+        CropStream(reader, config(pairing="composed"), targets=("guitar",))
+
+
 def test_the_recorded_mixture_is_served_with_what_its_stems_leave_over_as_one_more_stem(tmp_path: Path) -> None:
     stems = song(0, 2.0)
     stems["mixture"] = stems["mixture"] + song(99, 2.0, ("hall",), mixture=False)["hall"] / 16

@@ -19,8 +19,9 @@ class CropConfig:
     batch_size: PositiveInt = 16
     """Crops in one step over all workers; each worker takes an equal share."""
 
-    pairing: Literal["paired", "unpaired", "semi_supervised"] = "paired"
-    """Whether targets are aligned with the mixtures, come from other tracks than the mixtures do, or take turns."""
+    pairing: Literal["paired", "unpaired", "semi_supervised", "composed"] = "paired"
+    """Whether targets are aligned with the mixtures, come from other tracks than the mixtures do, or take turns;
+    composed: aligned with mixtures made of recordings of the target alone and of accompaniment alone."""
 
     paired_share: Annotated[float, Gt(0.0), Lt(1.0)] = 0.5
     """Semi-supervised: share of the steps whose batch is paired; the other batches are unpaired."""
@@ -41,7 +42,7 @@ class CropConfig:
     """Unpaired: share of the tracks that could give both which give mixtures; the others give targets."""
 
     level_ratio_db: NonNegativeFloat = 6.0
-    """Unpaired without mixtures: a target is up to this much louder or softer than the accompaniment below it."""
+    """Where mixtures are composed: a target is up to this much louder or softer than the accompaniment."""
 
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """How the stems of a crop are varied."""

@@ -42,6 +42,8 @@ def training_layouts(
         layouts = (_unpaired_layout(tracks, wanted, seed),)
     elif config.pairing == "paired":
         layouts = (_required_pairs(_aligned(tracks, wanted), tracks, wanted),)
+    elif config.pairing == "composed":
+        layouts = (_required_composed(tracks, wanted),)
     else:
         layouts = _semi_supervised_layouts(tracks, wanted, seed)
     if config.active_share > 0.0:
@@ -55,14 +57,7 @@ def validation_layout(
     """Pools whose mixtures have known targets: aligned stems, or recordings to compose; none where there are none."""
     wanted = _Wanted(config, targets, num_samples)
     aligned = [track for track in tracks if _is_aligned(track, targets)]
-    if aligned:
-        return _paired_layout(aligned, wanted)
-    alone = _alone(tracks)
-    voices = _by_target(tracks, targets)
-    if not alone or not all(voices):
-        return None
-    pools = _composed_pools(alone, voices, wanted)
-    return Layout(pools=tuple(pools), mixture=slice(None), target=slice(1, None), paired=True)
+    return _paired_layout(aligned, wanted) if aligned else _composed_layout(tracks, wanted)
 
 
 def _is_aligned(track: TrackRecord, targets: Sequence[str]) -> bool:
@@ -95,6 +90,27 @@ def _required_pairs(
             f"the other stems; {_holdings(tracks)}; name other targets, or set crops.pairing=unpaired"
         )
     return _paired_layout(aligned, wanted)
+
+
+def _required_composed(tracks: Sequence[TrackRecord], wanted: _Wanted) -> Layout:
+    layout = _composed_layout(tracks, wanted)
+    if layout is None:
+        raise ConfigError(
+            f"pairing=composed needs tracks that hold {ACCOMPANIMENT} alone, and others that hold "
+            f"{' and '.join(wanted.targets)}; {_holdings(tracks)}; ingest them with corpus.kind=unpaired "
+            "corpus.others_hold=accompaniment, or set another crops.pairing"
+        )
+    return layout
+
+
+def _composed_layout(tracks: Sequence[TrackRecord], wanted: _Wanted) -> Layout | None:
+    """Mixtures of recordings that never played together, whose targets are known; None without such recordings."""
+    alone = _alone(tracks)
+    voices = _by_target(tracks, wanted.targets)
+    if not alone or not all(voices):
+        return None
+    pools = _composed_pools(alone, voices, wanted)
+    return Layout(pools=tuple(pools), mixture=slice(None), target=slice(1, None), paired=True)
 
 
 def _semi_supervised_layouts(tracks: Sequence[TrackRecord], wanted: _Wanted, seed: int) -> tuple[Layout, Layout]:
