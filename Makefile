@@ -4,15 +4,19 @@ PYTHON ?= python3
 RUN := .venv/bin
 PROTOC := $(RUN)/python -m grpc_tools.protoc -Iprotos
 
-.PHONY: quickstart tune-demo test test-slow check format protos ffmpeg chromium clean help
+.PHONY: quickstart tune-demo cluster-demo notebook test test-slow check format protos docs reference ffmpeg chromium clean help
 
 help:
 	@echo "make quickstart   compose music, train a separator on it, separate and score songs it never heard (under 10 minutes)"
 	@echo "make tune-demo    search for settings of a small separator on composed songs, and train the winner on (some minutes)"
+	@echo "make cluster-demo a Ray head, two nodes and an S3 server on loopback; four jobs sent to them, one node killed (under 10 minutes)"
+	@echo "make notebook     run docs/notebook.ipynb and save it with its outputs (some minutes)"
 	@echo "make test         format, lint, types, generated code, layers and all tests but the slow ones"
 	@echo "make test-slow    the tests that take longer than a minute"
 	@echo "make format       put the sources into their format"
+	@echo "make docs         turn docs/ into a site that opens from disk: build/docs/index.html"
 	@echo "make protos       generate cyclesep/segment_pb2.py from protos/segment.proto"
+	@echo "make reference    generate cyclesep/reference.json, which help and completion read, from the jobs' settings"
 	@echo "make clean        remove what quickstart, tune-demo and the tests have made, but for .venv"
 
 quickstart: .venv/.installed | ffmpeg
@@ -22,6 +26,12 @@ tune-demo: .venv/.installed | ffmpeg
 	@$(RUN)/cyclesep ingest jobs/configs/tune-demo/ingest.yaml
 	@$(RUN)/cyclesep tune jobs/configs/tune-demo/tune.yaml
 	@$(RUN)/cyclesep train searches/tune-demo/best.yaml start_from=searches/tune-demo steps=250
+
+cluster-demo: .venv/.installed-dev | ffmpeg
+	@PYTHONPATH=tests $(RUN)/python cluster/demo.py
+
+notebook: .venv/.installed-dev | ffmpeg
+	@$(RUN)/python docs/run_notebook.py
 
 test: check | chromium
 	@$(RUN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadgroup
@@ -42,8 +52,15 @@ format: .venv/.installed-dev
 	@$(RUN)/ruff check --fix-only --quiet .
 	@$(RUN)/ruff format .
 
+docs: .venv/.installed-dev
+	@$(RUN)/python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet docs build/docs
+	@echo "build/docs/index.html: open it in a browser"
+
 protos: .venv/.installed-dev
 	@$(PROTOC) --python_out=cyclesep --pyi_out=cyclesep protos/segment.proto
+
+reference: .venv/.installed
+	@$(RUN)/python -m cyclesep.reference
 
 clean:
 	rm -rf data/quickstart data/excerpt runs/quickstart data/tune-demo searches/tune-demo runs/tune-demo-best .mypy_cache .ruff_cache .pytest_cache .hypothesis

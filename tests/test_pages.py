@@ -250,6 +250,7 @@ def test_a_run_has_its_curves_its_card_and_its_config(tmp_path: Path) -> None:
         assert text.count(f"<figcaption>{caption}") + text.count(caption) >= 1
     assert len(re.findall(r'aria-label="sdr: \d', text)) == 2
     assert "best checkpoint, step-00000002" in text
+    assert re.search(r"<dt>separator</dt>\s*<dd>waveunet</dd>", text)
     assert "&lt;b&gt;run&lt;/b&gt;" in text
 
 

@@ -12,7 +12,10 @@ WINDOWS = SeparationConfig(window_seconds=1.5, context_seconds=0.2, crossfade_se
 
 def save_separator(folder: Path) -> Path:
     """A checkpoint of a separator of vocals, mono at 8 kHz."""
-    config = settings.replace(TrainConfig(), {"cyclegan.separator.width": 8, "cyclegan.separator.depth": 2})
+    config = settings.replace(
+        TrainConfig(),
+        {"cyclegan.separator.name": "waveunet", "cyclegan.separator.width": 8, "cyclegan.separator.depth": 2},
+    )
     model = CycleGAN(config.cyclegan, targets=("vocals",), channels=1, sample_rate=8000)
     progress = checkpoints.Progress(step=0, targets=("vocals",), sample_rate=8000, channels=1)
     checkpoints.save(folder, model, config, progress)

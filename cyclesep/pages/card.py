@@ -24,7 +24,7 @@ def checkpoint_card(*, path: str, progress: Mapping[str, Any], config: Mapping[s
             "audio": f"{progress['sample_rate']:,} Hz, {_CHANNELS.get(progress['channels'], progress['channels'])}",
             "steps": f"{progress['step']:,} of {config.get('steps', progress['step']):,}",
             "recipe": training.get("recipe"),
-            "separator": (training.get("separator") or {}).get("kind"),
+            "separator": (training.get("separator") or {}).get("name"),
             "seed": config.get("seed"),
             "shards": config.get("shards"),
             "digest of the shards": (progress.get("manifest_digest") or "")[:16],
