@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 
 def load(path: str | Path, *, device: Literal["auto", "cpu", "cuda"] = "auto") -> "Model":
-    """Load a trained separator: a checkpoint folder, a run folder (its best checkpoint), or a run's name below `runs`.
+    """Load a trained separator: a checkpoint, a run (its best checkpoint), or a run's name below `runs`; also from s3://.
 
         stems = cyclesep.load("runs/vocals").separate(audio, sample_rate)
 

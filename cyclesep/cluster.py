@@ -8,16 +8,17 @@ import shutil
 import socket
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 # Read by Ray when it is imported: Train V2 only, no usage report, no reminder lines that a user cannot act on.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
@@ -25,18 +26,48 @@ _ENVIRONMENT = {
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} | (
     {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
 )
+# Its one node does not go before this process does: nobody has to look out for that.
+_UNWATCHED = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 _SHORT = "/tmp"
 
 for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
+# In a notebook Ray and its tqdm ask for widgets, with which nothing here is drawn.
+logging.getLogger("ray.widgets.util").setLevel(logging.WARNING)
+warnings.filterwarnings("ignore", message="IProgress not found")
+
 import ray  # noqa: E402
 from ray._private import ray_constants  # noqa: E402
+from ray._private import worker as ray_worker  # noqa: E402
 
 from cyclesep.errors import ClusterError  # noqa: E402
 
 # Says at every start that the cluster's ports are protected by a token, which needs no action.
 logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+
+# What Ray's own processes say to the driver and no user can act on: a job has helper actors beside the workers that it
+# asked for; a worker that is slow to start is started anew; Train's helpers look at other people's clusters on the way
+# to their own (see _note_address), and ask again where a busy machine does not answer.
+_IDLE_TALK = re.compile(
+    "worker processes have been started on node|have not registered within the timeout|"
+    "Found multiple active Ray instances|Failed to query Ray Train Controller actor state"
+)
+
+
+def _leave_out_idle_talk() -> None:
+    """Let Ray print of what its processes say only what is no idle talk."""
+    print_all = ray_worker.print_to_stdstream
+
+    def print_the_rest(data: dict[str, Any], ignore_prefix: bool) -> None:
+        lines = [line for line in data["lines"] if not _IDLE_TALK.search(line)]
+        if lines:
+            print_all({**data, "lines": lines}, ignore_prefix)
+
+    ray_worker.print_to_stdstream = print_the_rest
+
+
+_leave_out_idle_talk()
 
 
 @contextmanager
@@ -79,7 +110,7 @@ def _private_cluster(num_cpus: int | None, log_to_driver: bool) -> Iterator[None
     # Not below TMPDIR, which may be long: Ray puts Unix sockets here and their paths may have 107 characters.
     folder = tempfile.mkdtemp(prefix="cyclesep-", dir=_SHORT if os.access(_SHORT, os.W_OK) else None)
     try:
-        with _environment({"RAY_TMPDIR": folder}):
+        with _environment({"RAY_TMPDIR": folder} | _UNWATCHED):
             with _environment(_LOOPBACK), _on_loopback(), _startup_told():
                 ray.init(
                     address="local", num_cpus=num_cpus, logging_level=logging.WARNING, log_to_driver=log_to_driver,

@@ -5,14 +5,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING
 from typing import Any
 
-from cyclesep import settings
 from cyclesep.settings import Group
 
 _WIDTH = 110
 
 
-def job_help(name: str, sentence: str, examples: Sequence[str], options: Mapping[str, str], config_class: type) -> str:
-    """The help of a job; `name` is what its usage line shows of it, `options` what each one does."""
+def job_help(
+    name: str, sentence: str, examples: Sequence[str], options: Mapping[str, str], groups: Sequence[Group]
+) -> str:
+    """The help of a job; `name` is what its usage line shows, `options` what each one does, `groups` its settings."""
     job = name.split(" [")[0]
     width = max(map(len, options)) + 2
     return "\n".join(
@@ -26,7 +27,7 @@ def job_help(name: str, sentence: str, examples: Sequence[str], options: Mapping
             "",
             "options:",
             *(f"  {option:<{width}}{told}" for option, told in options.items()),
-            *(line for group in settings.groups(config_class) for line in _group(group)),
+            *(line for group in groups for line in _group(group)),
             "",
             "A YAML file holds the same settings as lines of `name: value`; words here win over a file.",
             f"`cyclesep config {job}` prints them all as such a file.",

@@ -2,20 +2,22 @@
 
 import argparse
 import difflib
-import importlib
+import functools
+import json
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from typing_extensions import override
 
 from cyclesep import __version__, settings
 from cyclesep.command_help import job_help
 from cyclesep.errors import ConfigError, CyclesepError
-from cyclesep.jobs import JOBS, TOOLS, Job
+from cyclesep.jobs import JOBS, TOOLS, Job, imported
+from cyclesep.reference import job_reference
 
 __all__ = [
     "JOBS",
@@ -60,6 +62,7 @@ def run_job(name: str, words: Sequence[str] | None = None) -> None:
 def run_words(name: str, job: Job, words: Sequence[str]) -> NoReturn:
     """Run a job, which errors and help call `name`, on its words and exit with its status."""
     parser = Parser(prog=f"cyclesep {name}", add_help=False, allow_abbrev=False)
+    parser.as_json = job.prints_json and any(word in ("--json", "json=true") for word in words)
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("--debug", action="store_true")
     parser.add_argument("--print-config", action="store_true")
@@ -69,11 +72,13 @@ def run_words(name: str, job: Job, words: Sequence[str]) -> NoReturn:
         parser.add_argument(flag.name, dest=flag.name, action="store" if flag.value else "store_true")
     parser.add_argument("words", nargs="*")
     chosen = parser.parse_intermixed_args(list(words))
-    sys.exit(guarded(name, lambda: _run(name, job, chosen), debug=chosen.debug))
+    sys.exit(guarded(name, lambda: _run(name, job, chosen), debug=chosen.debug, as_json=parser.as_json))
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of words whose errors are one line."""
+    """A parser of words whose errors are one line, and with `as_json` a document on stdout as well."""
+
+    as_json = False
 
     @override
     def error(self, message: str) -> NoReturn:
@@ -82,7 +87,7 @@ class Parser(argparse.ArgumentParser):
         _, unknown, word = message.partition("unrecognized arguments: ")
         near = difflib.get_close_matches(word.split()[0].partition("=")[0], options, n=1) if unknown else []
         remedy = f"did you mean {near[0]}?" if near else f"`{self.prog} --help` lists options and settings"
-        fail(self.prog, f"{message}; {remedy}")
+        fail(self.prog, f"{message}; {remedy}", as_json=self.as_json)
 
 
 def _run(name: str, job: Job, chosen: argparse.Namespace) -> int:
@@ -144,16 +149,20 @@ def _quoted(word: str) -> str:
     return "'" + word.replace("'", "''") + "'"
 
 
-def guarded(name: str, action: Callable[[], int], *, debug: bool = False) -> int:
-    """Run a job; gives its exit status, or prints its error as one line and gives that error's status."""
+def guarded(name: str, action: Callable[[], int], *, debug: bool = False, as_json: bool = False) -> int:
+    """Run a job; gives its exit status, or prints its error as one line and gives that error's status.
+
+    With `as_json` stdout gets the error as its one document: `{"error": {"status": ..., "reason": ...}}`.
+    """
+    tell = functools.partial(_told, f"cyclesep {name}", as_json=as_json)
     try:
         return action()
     except CyclesepError as problem:
         if debug:
             traceback.print_exc()
-        return _told(name, str(problem))
+        return tell(str(problem), status=problem.status)
     except KeyboardInterrupt:
-        return _told(name, "interrupted; what was finished is kept, run the same command again to go on", status=130)
+        return tell("interrupted; what was finished is kept, run the same command again to go on", status=130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -161,24 +170,19 @@ def guarded(name: str, action: Callable[[], int], *, debug: bool = False) -> int
         if debug:
             traceback.print_exc()
         told = " ".join(str(problem).split())[:400]
-        return _told(name, f"unexpected {type(problem).__name__}: {told} (add --debug to see where)", status=70)
+        return tell(f"unexpected {type(problem).__name__}: {told} (add --debug to see where)", status=70)
 
 
-def _told(name: str, message: str, status: int = 1) -> int:
-    print(f"cyclesep {name}: error: {message}", file=sys.stderr)
+def _told(command: str, message: str, status: int = 1, *, as_json: bool = False) -> int:
+    print(f"{command}: error: {message}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"error": {"status": status, "reason": message}}, indent=2, ensure_ascii=False))
     return status
 
 
-def fail(name: str, message: str) -> NoReturn:
+def fail(command: str, message: str, *, as_json: bool = False) -> NoReturn:
     """Exit with status 2 and one line about words that name nothing."""
-    print(f"{name}: error: {message}", file=sys.stderr)
-    sys.exit(2)
-
-
-def imported(place: str) -> Any:
-    """What `module:name` means."""
-    module, _, name = place.partition(":")
-    return getattr(importlib.import_module(module), name)
+    sys.exit(_told(command, message, status=2, as_json=as_json))
 
 
 def _overview() -> str:
@@ -203,4 +207,4 @@ def _help(name: str, job: Job) -> str:
         "--print-config": "print the resolved settings as YAML and stop",
         "--debug": "show the traceback of an error",
     }
-    return job_help(f"{name}{fill}", job.sentence, job.examples, options, imported(job.config))
+    return job_help(f"{name}{fill}", job.sentence, job.examples, options, job_reference(name, job).groups)

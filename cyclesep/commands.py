@@ -12,10 +12,10 @@ from cyclesep.cluster import connect
 from cyclesep.comparison import CompareConfig
 from cyclesep.corpus import find_tracks
 from cyclesep.evaluation import EvaluateConfig
-from cyclesep.files import shown
 from cyclesep.folder import Folder
 from cyclesep.ingestion import IngestConfig
 from cyclesep.separation import SeparateConfig
+from cyclesep.storage import shown
 from cyclesep.training import TrainConfig
 
 
@@ -33,7 +33,7 @@ def train(config: TrainConfig) -> int:
     """Train a separator, or go on with a run."""
     with connect():
         done = training.fit(config)
-    folder = shown(done.folder)
+    folder = shown(done.folder.place)
     print(f"{folder}: {_told(done.progress)}")
     print(f"best checkpoint {done.best.name}, last {done.last.name}; separate with checkpoint={folder}")
     pages.report_on(done.folder, pages.write_training_page)

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from cyclesep import settings
 from cyclesep.benchmarks.command import BENCHMARKS
-from cyclesep.commandline import JOBS, TOOLS, Job, fail, imported
+from cyclesep.commandline import JOBS, TOOLS, Job, fail
+from cyclesep.reference import job_reference
 
 USAGE = """usage: cyclesep completion bash|zsh|fish
 
@@ -60,7 +60,7 @@ def sentences() -> dict[str, str]:
 
 def vocabulary() -> dict[str, list[Word]]:
     """What may follow each first word."""
-    words = {name: job_words(job) for name, job in JOBS.items()}
+    words = {name: job_words(name, job) for name, job in JOBS.items()}
     words["benchmark"] = [Word(text=name, sentence=job.sentence) for name, job in BENCHMARKS.items()]
     words["config"] = [Word(text=name, sentence=job.sentence) for name, job in JOBS.items()]
     words["config"].append(Word(text="--markdown", sentence="a table instead of YAML"))
@@ -68,11 +68,11 @@ def vocabulary() -> dict[str, list[Word]]:
     return words
 
 
-def job_words(job: Job) -> list[Word]:
+def job_words(name: str, job: Job) -> list[Word]:
     """The settings and options of a job."""
     words = [
         Word(text=f"{setting.name}=", sentence=setting.sentence, choices=_choices(setting.type))
-        for setting in settings.reference(imported(job.config))
+        for setting in job_reference(name, job).settings
     ]
     words += [Word(text=flag.name, sentence=flag.sentence) for flag in job.flags]
     words += [Word(text="--json", sentence="write the rows of all tables")] if job.gives_tables else []

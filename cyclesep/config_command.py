@@ -12,8 +12,9 @@ from pydantic_core import to_jsonable_python
 
 from cyclesep import settings
 from cyclesep.command_help import shown
-from cyclesep.commandline import JOBS, Job, Parser, fail, guarded, imported, sorted_words
-from cyclesep.settings import Setting
+from cyclesep.commandline import JOBS, Parser, fail, guarded, imported, sorted_words
+from cyclesep.reference import job_reference
+from cyclesep.settings import Group, Setting
 
 USAGE = """usage: cyclesep config JOB [--markdown] [FILE.yaml ...] [name=value ...]
 
@@ -43,7 +44,7 @@ def run_config(words: Sequence[str]) -> NoReturn:
     if name not in JOBS:
         near = difflib.get_close_matches(name, JOBS, n=1)
         fail("cyclesep config", f"there is no job {name!r}; {f'did you mean {near[0]}?' if near else ', '.join(JOBS)}")
-    sys.exit(guarded("config", lambda: _print(JOBS[name], rest, markdown=chosen.markdown), debug=chosen.debug))
+    sys.exit(guarded("config", lambda: _print(name, rest, markdown=chosen.markdown), debug=chosen.debug))
 
 
 def commented_yaml(config_class: type, values: Mapping[str, Any] | None = None) -> str:
@@ -51,36 +52,48 @@ def commented_yaml(config_class: type, values: Mapping[str, Any] | None = None) 
 
     A setting that has neither a value nor a default stands there as a comment.
     """
-    lines: list[str] = []
-    open_groups: tuple[str, ...] = ()
-    for setting in settings.reference(config_class):
-        *parents, name = setting.name.split(".")
-        lines += _headers(open_groups, tuple(parents))
-        open_groups = tuple(parents)
-        lines += _entry(setting, name, "  " * len(parents), _value(setting, values or {}))
-    return "\n".join(lines) + "\n"
+    return _commented(settings.reference(config_class), values or {})
 
 
 def markdown_table(config_class: type) -> str:
     """A table of all settings of `config_class` for each dataclass in it."""
+    return _tables(settings.groups(config_class))
+
+
+def _print(name: str, words: Sequence[str], *, markdown: bool) -> int:
+    known = job_reference(name, JOBS[name])
+    if markdown:
+        print(_tables(known.groups), end="")
+        return 0
+    values: dict[str, Any] = {}
+    if words:
+        # Only its dataclasses know what may be said, and they come with all that the job imports.
+        config_class = imported(JOBS[name].config)
+        values = settings.read(config_class, *sorted_words(JOBS[name], words))
+        settings.check(config_class, values)
+    print(_commented(known.settings, values), end="")
+    return 0
+
+
+def _commented(rows: Sequence[Setting], values: Mapping[str, Any]) -> str:
+    lines: list[str] = []
+    open_groups: tuple[str, ...] = ()
+    for setting in rows:
+        *parents, name = setting.name.split(".")
+        lines += _headers(open_groups, tuple(parents))
+        open_groups = tuple(parents)
+        lines += _entry(setting, name, "  " * len(parents), _value(setting, values))
+    return "\n".join(lines) + "\n"
+
+
+def _tables(groups: Sequence[Group]) -> str:
     parts = []
-    for group in settings.groups(config_class):
+    for group in groups:
         title = f"### `{group.prefix}`\n\n{group.sentence}\n\n" if group.prefix else ""
         rows = [f"| `{each.name}` | {_cell(each.type)} | {_default(each)} | {_cell(each.sentence)} |"
                 for each in group.settings]  # fmt: skip
         parts.append(title + "\n".join(["| setting | type | default | meaning |", "|---|---|---|---|", *rows]))
     return "\n\n".join(parts) + "\n"
-
-
-def _print(job: Job, words: Sequence[str], *, markdown: bool) -> int:
-    config_class = imported(job.config)
-    if markdown:
-        print(markdown_table(config_class), end="")
-    else:
-        values = settings.read(config_class, *sorted_words(job, words))
-        settings.check(config_class, values)
-        print(commented_yaml(config_class, values), end="")
-    return 0
 
 
 def _headers(before: tuple[str, ...], now: tuple[str, ...]) -> Iterator[str]:

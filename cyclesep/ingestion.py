@@ -7,12 +7,11 @@ from typing import Annotated, Any, Literal
 
 import ray
 from annotated_types import Ge, Gt, Le
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cyclesep import storage
 from cyclesep.corpus import CorpusConfig, Track, describe, find_tracks
 from cyclesep.errors import AudioError, CorpusError, CyclesepError, StorageError
+from cyclesep.live_bar import LiveBar
 from cyclesep.preparation import prepare
 from cyclesep.shards.ingest_output import Output, open_output
 from cyclesep.shards.manifest import VERSION, ShardManifest, TrackRecord, make_manifest, track_file_stem, write_manifest
@@ -155,10 +154,7 @@ def _ingest_all(
     tracks: Mapping[str, Track], config: IngestConfig, output: Output, *, num_kept: int
 ) -> Iterator[TrackRecord | FailedTrack]:
     """Outcomes as they come, shown on a progress bar on stderr."""
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("tracks"), TimeElapsedColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    title = TextColumn("{task.description}")
-    with Progress(title, *columns, console=console, disable=not console.is_terminal) as progress:
+    with LiveBar() as progress:
         bar = progress.add_task("ingest", total=num_kept + len(tracks), completed=num_kept)
         num_failed = 0
         for outcome in _outcomes(tracks.values(), config, output):

@@ -1,6 +1,8 @@
 """Which sub-commands `cyclesep` has: what each is told, shows as examples, and runs (imported when it is chosen)."""
 
+import importlib
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,11 @@ class Job:
     checkpoint_fills: str | None = None  # the setting that takes a checkpoint folder, whose config.yaml is then read
     flags: tuple[Flag, ...] = ()
     gives_tables: bool = False  # a benchmark: its function gives tables, to be printed and perhaps written as JSON
+
+    @property
+    def prints_json(self) -> bool:
+        """Whether it has `--json`, for scripts: then one document is all that stdout gets, errors included."""
+        return any(flag.name == "--json" for flag in self.flags)
 
 
 JOBS = {
@@ -183,3 +190,9 @@ TOOLS = {
         function="cyclesep.completion:run_completion",
     ),
 }
+
+
+def imported(place: str) -> Any:
+    """What `module:name` means."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)

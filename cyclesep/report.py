@@ -5,13 +5,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from cyclesep.aggregation import Aggregate
 from cyclesep.comparison import SIGNIFICANT, Comparison, Difference
 from cyclesep.scoring import FRAME_METRICS, Summary
+from cyclesep.tables import plain_table
 
 # uSDR is reported as a mean over tracks, everything else as a median.
 METRICS = {"SDR": "median", "ISR": "median", "SIR": "median", "SAR": "median", "SI-SDR": "median", "uSDR": "mean"}
@@ -39,7 +39,7 @@ def summary_rows(table: Summarized) -> list[dict[str, Any]]:
 
 def summary_table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = tuple(METRICS)) -> Table:
     """Rows of one company as a table for the terminal; 80 columns hold it."""
-    table = _table("target", "system", right=(*metrics, "tracks", "NaN"))
+    table = plain_table("target", "system", right=(*metrics, "tracks", "NaN"), gap=0)
     before = None
     for row in rows:
         if before not in (None, row["target"]):
@@ -108,17 +108,8 @@ def summary_json(table: Summarized, **about: Any) -> str:
     return text + "\n"
 
 
-def _table(*left: str, right: Sequence[str]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
-    for heading in left:
-        table.add_column(heading, no_wrap=True)
-    for heading in right:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
-
-
 def _differences_table(rows: Sequence[Difference]) -> Table:
-    table = _table("target", "", right=("A", "other", "diff", "95 % of it", "p"))
+    table = plain_table("target", "", right=("A", "other", "diff", "95 % of it", "p"), gap=0)
     table.add_column(" verdict", no_wrap=True)
     before = None
     for row in rows:

@@ -1,5 +1,7 @@
 """The command line: jobs, words, help, errors of one line, exit statuses."""
 
+import importlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,3 +170,42 @@ def test_the_command_itself(capsys: pytest.CaptureFixture[str], words: list[str]
 def test_each_job_has_a_script(name: str) -> None:
     script = Path(__file__).resolve().parent.parent / "jobs" / f"{name}.py"
     assert f'run_job("{name}")' in script.read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "told"),
+    [
+        (["separate", "--json"], 1, "checkpoint: has no value"),
+        (["separate", "song.wav", "checkpoint=nowhere", "json=true"], 1, "nowhere"),
+        (["separate", "song.wav", "--json", "--two-stem", "vocals"], 2, "did you mean --two-stems?"),
+        (["info", "nowhere", "--json"], 1, "nowhere"),
+        (["info", "nowhere", "--json", "silent_below_db=loud"], 1, "silent_below_db: 'loud' is refused"),
+    ],
+)
+def test_with_json_an_error_is_the_one_document_on_stdout_as_well(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    words: list[str], status: int, told: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    output = capsys.readouterr()
+    error = json.loads(output.out)["error"]
+    assert ended.value.code == error["status"] == status
+    assert told in error["reason"]
+    assert output.err == f"cyclesep {words[0]}: error: {error['reason']}\n"
+
+
+def test_with_json_an_unexpected_error_is_a_document_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(place: str, config: object) -> None:
+        raise ZeroDivisionError(f"a bug {place} {config is None}")
+
+    monkeypatch.setattr(importlib.import_module("cyclesep.info.describe"), "describe", broken)
+    with pytest.raises(SystemExit):
+        main(["info", "somewhere", "--json"])
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert (error["status"], error["reason"]) == (
+        70, "unexpected ZeroDivisionError: a bug somewhere False (add --debug to see where)",
+    )  # fmt: skip

@@ -11,7 +11,9 @@ from tiny_evaluation import save_separator
 from cyclesep import checkpoints
 from cyclesep.audio import Samples
 from cyclesep.commandline import run_job
-from cyclesep.info import describe_checkpoint, describe_run, describe_shards
+from cyclesep.folder import Folder
+from cyclesep.info import describe_shards
+from cyclesep.info.runs import describe_checkpoint, describe_run
 from cyclesep.info.show import length, size
 from cyclesep.shards import ShardManifest, make_manifest, write_manifest, write_track
 
@@ -111,7 +113,7 @@ def test_shards_in_s3_are_described_without_fetching_them(prefix: str, shards: P
 
 
 def test_a_checkpoint_s_parameters_and_changed_settings_are_told(run: Path) -> None:
-    described = describe_checkpoint(run / "step-1")
+    described = describe_checkpoint(Folder.of(run / "step-1"))
     separator = checkpoints.load_separator(run / "step-1")
     assert described.parameters == sum(parameter.numel() for parameter in separator.module.parameters())
     assert described.changed_settings == {"cyclegan.separator.width": 8, "cyclegan.separator.depth": 2}
@@ -120,13 +122,13 @@ def test_a_checkpoint_s_parameters_and_changed_settings_are_told(run: Path) -> N
 
 
 def test_a_run_is_its_best_checkpoint_and_its_evaluations(run: Path) -> None:
-    described = describe_run(run)
+    described = describe_run(Folder.of(run))
     assert described.best is not None
     assert described.best.place == "runs/tiny/step-1"
     assert described.checkpoints == ("step-1", "step-2")
     assert [scores.rows[0]["SDR"] for scores in described.evaluations] == [4.25]
     (run / "run.json").unlink()
-    unfinished = describe_run(run)
+    unfinished = describe_run(Folder.of(run))
     assert not unfinished.finished
     assert unfinished.best is not None
     assert unfinished.best.place == "runs/tiny/step-2"

@@ -8,14 +8,15 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "cyclesep"
 
 LAYERS = [
-    {"errors", "files", "decoding", "audio", "settings"},
+    {"errors", "files", "decoding", "audio", "settings", "live_bar"},
     {"segment_pb2", "storage", "folder", "shards", "corpus", "preparation", "excerpts", "spectrograms"},
     {"crops", "generators", "discriminators", "losses", "ranks", "scoring", "provenance"},
     {"cyclegan", "validation"},
     {"checkpoints", "windowing", "separation", "info", "export", "api"}
-    | {"report", "pages", "track_table", "comparison", "aggregation"},
+    | {"report", "tables", "pages", "track_table", "comparison", "aggregation"},
     {"cluster", "ingestion", "training", "evaluation", "tuning"},
-    {"commands", "command_help", "commandline", "config_command", "completion", "jobs"} | {"submission", "benchmarks"},
+    {"commands", "command_help", "commandline", "config_command", "completion", "jobs", "reference"}
+    | {"submission", "benchmarks"},
 ]
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
 RING = 5

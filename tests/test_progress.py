@@ -3,7 +3,7 @@
 from cyclesep.training.progress import ShownProgress, _line
 
 
-def test_the_line_has_losses_scores_speed_and_waiting() -> None:
+def test_the_line_has_scores_speed_waiting_and_losses() -> None:
     shown = ShownProgress(
         step=7,
         losses={
@@ -16,7 +16,7 @@ def test_the_line_has_losses_scores_speed_and_waiting() -> None:
         metrics={"validation/sdr": 4.321, "validation/si_sdr": 3.0, "validation/si_sdr_gain": 8.0},
         speed={"crops_per_second": 61.4, "data_wait": 0.0123},
     )
-    assert _line(shown) == "cycle 0.250  total 1.000  SDR 4.32 dB (SI-SDR +8.00)  61 crops/s, 1.2% data wait"
+    assert _line(shown) == "SDR 4.32 dB (SI-SDR +8.00)  61 crops/s, 1.2% data wait  cycle 0.250  total 1.000"
 
 
 def test_a_run_that_has_nothing_to_tell_says_nothing() -> None:

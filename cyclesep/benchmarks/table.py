@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
 from cyclesep import provenance
 from cyclesep.files import write_text
+from cyclesep.tables import plain_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +65,7 @@ class Table:
         ]
 
     def _drawn(self) -> RichTable:
-        drawn = RichTable(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-        drawn.add_column("way", no_wrap=True)
+        drawn = plain_table("way")
         for heading in (self.unit, "ratio", *self.columns):
             texts = [row.columns[heading] for row in self.rows if heading in row.columns]
             are_words = bool(texts) and all(isinstance(text, str) for text in texts)

@@ -1,15 +1,13 @@
 """How far an evaluation is, on stderr: tracks scored, speed against real time, time left."""
 
 import time
-from datetime import timedelta
 from types import TracebackType
 
 import ray
 from ray.util.metrics import Counter
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cyclesep.evaluation.outcomes import TrackOutcome
+from cyclesep.live_bar import LiveBar, clock, stderr_console
 
 # Into a file or a pipe a line now and then is enough.
 _LINE_SECONDS = 10.0
@@ -23,13 +21,9 @@ class Display:
     def __init__(self, run: str, *, total: int, num_kept: int) -> None:
         """`run` is what Ray's metrics call it."""
         self._scored = _scored(run) if ray.is_initialized() else None
-        self._console = Console(stderr=True, soft_wrap=True, highlight=False)
-        bar = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
-        columns = (*bar, TextColumn("{task.fields[told]}"))
-        self._bar = Progress(
-            *columns, TimeElapsedColumn(), console=self._console, disable=not self._console.is_terminal
-        )
-        self._task = self._bar.add_task("evaluate", total=total, completed=num_kept, told="starting")
+        self._console = stderr_console()
+        self._bar = LiveBar(console=self._console)
+        self._task = self._bar.add_task("evaluate", total=total, completed=num_kept, left=None, told="starting")
         self._total, self._kept, self._done, self._failed, self._seconds = total, num_kept, 0, 0, 0.0
         self._began = self._told = time.monotonic()
 
@@ -53,20 +47,26 @@ class Display:
             self._scored.inc()
         if outcome.failed:
             self._console.print(f"failed: {outcome}", markup=False)
-        self._bar.update(self._task, completed=self._kept + self._done, told=self._speed())
+        self._bar.update(self._task, completed=self._kept + self._done, left=self._left(), told=self._speed())
         if not self._console.is_terminal and time.monotonic() - self._told > _LINE_SECONDS:
             self._told = time.monotonic()
             self._console.print(self._line())
 
     def _line(self) -> str:
-        return f"evaluate: {self._kept + self._done}/{self._total} scored, {self._speed()}"
+        done = self._kept + self._done
+        left = f", {clock(self._left())} left" if done < self._total else ""
+        return f"evaluate: {done}/{self._total} scored, {self._speed()}{left}"
+
+    def _left(self) -> float:
+        """Seconds, as this run goes: what it found finished took no time."""
+        return (self._total - self._kept - self._done) * self._elapsed() / max(1, self._done)
 
     def _speed(self) -> str:
-        """Of this run alone: what it found finished took no time."""
-        elapsed = max(time.monotonic() - self._began, 1e-9)
-        left = timedelta(seconds=round((self._total - self._kept - self._done) * elapsed / max(1, self._done)))
-        told = f"{self._seconds / elapsed:.1f} x real time, {left} left"
+        told = f"{self._seconds / self._elapsed():.1f} x real time"
         return told + (f", {self._failed} failed" if self._failed else "")
+
+    def _elapsed(self) -> float:
+        return max(time.monotonic() - self._began, 1e-9)
 
 
 def _scored(run: str) -> Counter:

@@ -3,6 +3,5 @@
 from cyclesep.info.config import InfoConfig
 from cyclesep.info.corpus import describe_shards
 from cyclesep.info.describe import describe, run
-from cyclesep.info.runs import describe_checkpoint, describe_run
 
-__all__ = ["InfoConfig", "describe", "describe_checkpoint", "describe_run", "describe_shards", "run"]
+__all__ = ["InfoConfig", "describe", "describe_shards", "run"]

@@ -3,61 +3,15 @@
 import statistics
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from cyclesep import storage
+from cyclesep.info.descriptions import CorpusDescription, SplitStatistics, StemStatistics
 from cyclesep.shards import ShardManifest, ShardReader, TrackRecord, read_manifest
 
 # BS.1770 gates blocks of 0.4 s: a shorter track has no loudness.
 _SHORTEST_SECONDS = 0.4
-
-
-@dataclass(frozen=True, kw_only=True)
-class SplitStatistics:
-    """One split of a corpus."""
-
-    name: str
-    tracks: int
-    hours: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class StemStatistics:
-    """One stem over all tracks that have it."""
-
-    name: str
-    tracks: int
-    hours: float
-    level_db: float | None
-    """Mean power of its seconds that are not silent, in dB re full scale; None if all are."""
-    silent_share: float
-    """Share of its seconds that are silent."""
-    lufs: float | None = None
-    """Median over tracks of the integrated loudness; None if it was not asked for, or all is below the gate."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CorpusDescription:
-    """What shards hold."""
-
-    place: str
-    sample_rate: int
-    channels: int
-    tracks: int
-    hours: float
-    splits: tuple[SplitStatistics, ...]
-    stems: tuple[StemStatistics, ...]
-    silent_below_db: float
-    clipped_tracks: int
-    """Tracks with samples that sit at full scale three or more in a row."""
-    warned_tracks: int
-    """Tracks that the ingest has a warning about; the manifest holds the sentences."""
-    disk_bytes: int
-    """Bytes of the shards, without the manifest."""
-    digest: str
-    kind: str = "shards"
 
 
 def describe_shards(place: str, *, silent_below_db: float = -60.0, audio: bool = False) -> CorpusDescription:

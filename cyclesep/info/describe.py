@@ -6,15 +6,12 @@ from typing import Any
 
 from rich.console import Console
 
-from cyclesep import checkpoints, storage
-from cyclesep.errors import ConfigError
+from cyclesep.folder import Folder
 from cyclesep.info.config import InfoConfig
-from cyclesep.info.corpus import CorpusDescription, describe_shards
-from cyclesep.info.runs import CheckpointDescription, RunDescription, describe_checkpoint, describe_run
+from cyclesep.info.corpus import describe_shards
+from cyclesep.info.descriptions import Description
 from cyclesep.info.show import show
 from cyclesep.shards.manifest import MANIFEST_NAME
-
-Description = CorpusDescription | CheckpointDescription | RunDescription
 
 
 def run(config: InfoConfig) -> int:
@@ -34,22 +31,12 @@ def run(config: InfoConfig) -> int:
 
 def describe(place: str, config: InfoConfig) -> Description:
     """Describe a run, a checkpoint or shards; raises ConfigError for a place that is none of them."""
-    if storage.is_remote(place):
+    if Folder.of(place).holds(MANIFEST_NAME):
         return describe_shards(place, silent_below_db=config.silent_below_db, audio=config.audio)
-    folder = checkpoints.run_folder(place)
-    if (folder / MANIFEST_NAME).is_file():
-        return describe_shards(str(folder), silent_below_db=config.silent_below_db, audio=config.audio)
-    if (folder / checkpoints.PROGRESS).is_file():
-        return describe_checkpoint(folder)
-    if (folder / checkpoints.RUN).is_file() or (folder / checkpoints.CONFIG).is_file():
-        return describe_run(folder)
-    if not folder.exists():
-        # Its message knows the runs that are there.
-        checkpoints.find(place)
-    raise ConfigError(
-        f"{folder}: is no run, no checkpoint and no shards; give a folder that holds {checkpoints.RUN}, "
-        f"{checkpoints.PROGRESS} or {MANIFEST_NAME}"
-    )
+    # Here, because it imports torch, which takes seconds and of which shards know nothing.
+    from cyclesep.info.runs import describe_model
+
+    return describe_model(place)
 
 
 def _plain(description: Description) -> dict[str, Any]:

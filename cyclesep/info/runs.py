@@ -3,92 +3,74 @@
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
 from safetensors import SafetensorError, safe_open
 
-from cyclesep import checkpoints, files, settings
-from cyclesep.checkpoints import Progress
+from cyclesep import checkpoints, settings, storage
 from cyclesep.crops import CropConfig
 from cyclesep.cyclegan import CycleGANConfig
 from cyclesep.errors import CheckpointError, ConfigError
+from cyclesep.folder import Folder
+from cyclesep.info.descriptions import CheckpointDescription, RunDescription, Scores
+from cyclesep.shards.manifest import MANIFEST_NAME
 
 SUMMARY = "summary.json"
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckpointDescription:
-    """One checkpoint: its card, its size, and in what its training differs from the defaults."""
-
-    place: str
-    card: Progress
-    separator: str
-    parameters: int
-    changed_settings: dict[str, Any]
-    disk_bytes: int
-    kind: str = "checkpoint"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scores:
-    """An evaluation that lies in a run's folder."""
-
-    place: str
-    rows: tuple[dict[str, Any], ...]
-    """As in summary.json: split, target, system, and medians in dB."""
+def describe_model(place: str) -> CheckpointDescription | RunDescription:
+    """Describe a checkpoint folder, or a run by its folder or name; raises ConfigError for what is neither."""
+    folder = checkpoints.run_folder(place)
+    if folder.holds(checkpoints.PROGRESS):
+        return describe_checkpoint(folder)
+    if folder.holds(checkpoints.RUN) or folder.holds(checkpoints.CONFIG):
+        return describe_run(folder)
+    if not folder.exists():
+        # Its message knows the runs that are there.
+        checkpoints.located(place)
+    raise ConfigError(
+        f"{folder.place}: is no run, no checkpoint and no shards; give a folder that holds {checkpoints.RUN}, "
+        f"{checkpoints.PROGRESS} or {MANIFEST_NAME}"
+    )
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunDescription:
-    """A run: its best checkpoint, all checkpoints, and the evaluations beside them."""
-
-    place: str
-    best: CheckpointDescription | None
-    checkpoints: tuple[str, ...]
-    finished: bool
-    evaluations: tuple[Scores, ...]
-    disk_bytes: int
-    kind: str = "run"
-
-
-def describe_checkpoint(folder: Path) -> CheckpointDescription:
+def describe_checkpoint(folder: Folder) -> CheckpointDescription:
     """Describe a checkpoint folder; raises CheckpointError for one that is incomplete or damaged."""
-    config = _read_config(folder / checkpoints.CONFIG)
+    config = _read_config(folder)
     defaults = {"crops": settings.to_dict(CropConfig()), "cyclegan": settings.to_dict(CycleGANConfig())}
     trained = {name: config.get(name, {}) for name in defaults}
     return CheckpointDescription(
-        place=files.shown(folder),
+        place=storage.shown(folder.place),
         card=checkpoints.read_progress(folder),
         separator=str(config.get("cyclegan", {}).get("separator", {}).get("name") or "waveunet"),
-        parameters=_parameters(folder / checkpoints.WEIGHTS),
+        parameters=_parameters(folder),
         changed_settings=dict(_changed(trained, defaults)),
-        disk_bytes=_disk_bytes(folder),
+        disk_bytes=folder.num_bytes(),
     )
 
 
-def describe_run(folder: Path) -> RunDescription:
+def describe_run(folder: Folder) -> RunDescription:
     """Describe a run folder, finished or not; raises CheckpointError if its best checkpoint is damaged."""
-    found = sorted(path.parent for path in folder.glob(f"step-*/{checkpoints.PROGRESS}"))
-    finished = (folder / checkpoints.RUN).is_file()
-    best = checkpoints.find(folder) if finished else found[-1] if found else None
+    found = checkpoints.steps_of(folder)
+    finished = folder.holds(checkpoints.RUN)
+    best = checkpoints.located(folder) if finished else folder.below(found[-1]) if found else None
     return RunDescription(
-        place=files.shown(folder),
+        place=storage.shown(folder.place),
         best=describe_checkpoint(best) if best is not None else None,
-        checkpoints=tuple(path.name for path in found),
+        checkpoints=tuple(found),
         finished=finished,
         evaluations=tuple(_evaluations(folder)),
-        disk_bytes=_disk_bytes(folder),
+        disk_bytes=folder.num_bytes(),
     )
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_config(folder: Folder) -> dict[str, Any]:
     try:
-        return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, yaml.YAMLError) as problem:
-        raise CheckpointError(f"{path}: is missing or damaged; copy the checkpoint again") from problem
+        return dict(yaml.safe_load(folder.read_text(checkpoints.CONFIG)))
+    except (storage.NoSuchObject, ValueError, TypeError, yaml.YAMLError) as problem:
+        told = folder.path_of(checkpoints.CONFIG)
+        raise CheckpointError(f"{told}: is missing or damaged; copy the checkpoint again") from problem
 
 
 def _changed(values: dict[str, Any], defaults: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -100,23 +82,24 @@ def _changed(values: dict[str, Any], defaults: dict[str, Any], prefix: str = "")
             yield prefix + name, value
 
 
-def _parameters(weights: Path) -> int:
+def _parameters(folder: Folder) -> int:
     """Numbers in the file of weights, by its header alone."""
+    weights = folder.at_hand(checkpoints.WEIGHTS) / checkpoints.WEIGHTS
     try:
         with safe_open(weights, framework="numpy") as file:
             return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
     except (OSError, SafetensorError) as problem:
-        raise CheckpointError(f"{weights}: is missing or damaged; copy the checkpoint again") from problem
+        told = folder.path_of(checkpoints.WEIGHTS)
+        raise CheckpointError(f"{told}: is missing or damaged; copy the checkpoint again") from problem
 
 
-def _evaluations(folder: Path) -> Iterator[Scores]:
-    for path in sorted(folder.glob(f"*/{SUMMARY}")):
+def _evaluations(folder: Folder) -> Iterator[Scores]:
+    for place in map(folder.below, folder.folders()):
+        if not place.holds(SUMMARY):
+            continue
         try:
-            rows = json.loads(path.read_text(encoding="utf-8"))["scores"]
-            yield Scores(place=files.shown(path.parent), rows=tuple(dict(row) for row in rows))
-        except (OSError, ValueError, KeyError, TypeError) as problem:
-            raise ConfigError(f"{path}: is damaged; run the same `cyclesep evaluate` again") from problem
-
-
-def _disk_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+            rows = json.loads(place.read_text(SUMMARY))["scores"]
+            yield Scores(place=storage.shown(place.place), rows=tuple(dict(row) for row in rows))
+        except (ValueError, KeyError, TypeError) as problem:
+            told = place.path_of(SUMMARY)
+            raise ConfigError(f"{told}: is damaged; run the same `cyclesep evaluate` again") from problem

@@ -1,19 +1,18 @@
 """Descriptions for people: a few lines and a small table each, 80 columns wide."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from cyclesep import report
-from cyclesep.info.corpus import CorpusDescription
-from cyclesep.info.runs import CheckpointDescription, RunDescription, Scores
+from cyclesep.info.descriptions import CheckpointDescription, CorpusDescription, Description, RunDescription, Scores
+from cyclesep.tables import plain_table
 
 
-def show(description: CorpusDescription | CheckpointDescription | RunDescription, console: Console) -> None:
+def show(description: Description, console: Console) -> None:
     """Print a description."""
     match description:
         case CorpusDescription():
@@ -58,7 +57,7 @@ def _show_corpus(corpus: CorpusDescription, console: Console) -> None:
         },
     )
     with_lufs = any(stem.lufs is not None for stem in corpus.stems)
-    table = _table("stem", right=("tracks", "length", "level dB", "silent", *(["LUFS"] if with_lufs else [])))
+    table = plain_table("stem", right=("tracks", "length", "level dB", "silent", *(["LUFS"] if with_lufs else [])))
     for stem in corpus.stems:
         loudness = ["-" if stem.lufs is None else f"{stem.lufs:.1f}"] if with_lufs else []
         level = "-" if stem.level_db is None else f"{stem.level_db:.1f}"
@@ -128,12 +127,3 @@ def _lines(console: Console, title: str, facts: Mapping[str, str]) -> None:
 
 def _word(value: Any) -> str:
     return "none" if value is None else str(value).replace("'", "").replace(" ", "")
-
-
-def _table(*left: str, right: Sequence[str]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for heading in left:
-        table.add_column(heading, no_wrap=True)
-    for heading in right:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table

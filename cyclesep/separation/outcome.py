@@ -67,6 +67,6 @@ def make_report(
     return SeparationReport(
         separated=tuple(separated),
         failed=tuple(failed),
-        checkpoint=str(getattr(separator, "path", "")),
+        checkpoint=str(getattr(separator, "place", "")),
         device=device,
     )

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from cyclesep.live_bar import LiveBar
 
 # Measured on the separator, but not terms of its loss; TensorBoard has them.
 _NO_LOSSES = {"output_energy", "steps_collapsed", "gradient_norm", "steps_skipped"}
@@ -58,15 +58,12 @@ def watched(name: str, *, total: int, every_seconds: float = 1.0) -> Iterator[An
 
 
 def _draw_live(name: str, board: Any, total: int, stop: threading.Event, every_seconds: float) -> None:
-    columns = [
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[told]}"),
-    ]
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+    with LiveBar() as bar:
         task = bar.add_task(name, total=total, told="starting workers")
-        for progress in _looks(board, stop, every_seconds):
+        for number, progress in enumerate(_looks(board, stop, every_seconds)):
+            if number == 0:
+                # A run that goes on has not done its first steps just now.
+                bar.reset(task, total=total, completed=progress.step)
             bar.update(task, completed=progress.step, told=_line(progress))
 
 
@@ -92,11 +89,13 @@ def _looks(board: Any, stop: threading.Event, every_seconds: float) -> Iterator[
 
 
 def _line(progress: ShownProgress) -> str:
-    terms = {name.removeprefix("separator/"): value for name, value in progress.losses.items()}
-    parts = [f"{name} {value:.3f}" for name, value in terms.items() if "/" not in name and name not in _NO_LOSSES]
+    """The most important first: a terminal may be too narrow for all of it."""
+    parts = []
     if "validation/sdr" in progress.metrics:
         metrics = progress.metrics
         parts.append(f"SDR {metrics['validation/sdr']:.2f} dB (SI-SDR {metrics['validation/si_sdr_gain']:+.2f})")
     if progress.speed:
         parts.append(f"{progress.speed['crops_per_second']:.0f} crops/s, {progress.speed['data_wait']:.1%} data wait")
+    terms = {name.removeprefix("separator/"): value for name, value in progress.losses.items()}
+    parts += [f"{name} {value:.3f}" for name, value in terms.items() if "/" not in name and name not in _NO_LOSSES]
     return "  ".join(parts)

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from cyclesep.files import shown
+from cyclesep.storage import shown
+from cyclesep.tables import plain_table
 from cyclesep.tuning.finalists import Standing
 from cyclesep.tuning.outputs import BEST, PAGE, TRIALS
 from cyclesep.tuning.report import SearchReport, settings_of
@@ -36,7 +36,7 @@ def print_search(report: SearchReport, *, console: Console) -> None:
 def trials_table(rows: Sequence[TrialRow], space: Space) -> Table:
     """Rows in the order of their rank, those that cannot be ranked last."""
     right = ("SDR", "steps", "s", *(parameter.short_name for parameter in space.parameters))
-    table = _table("trial", right=right)
+    table = plain_table("trial", right=right)
     table.add_column(" outcome", no_wrap=True)
     for row in [*rank(rows), *(row for row in rows if not row.is_ranked)]:
         seconds = row.figures.get("seconds")
@@ -48,14 +48,14 @@ def trials_table(rows: Sequence[TrialRow], space: Space) -> Table:
 
 def finals_table(standings: Sequence[Standing]) -> Table:
     """Contenders, best first."""
-    table = _table("finals", right=("mean SDR", "spread", "trainings"))
+    table = plain_table("finals", right=("mean SDR", "spread", "trainings"))
     for standing in standings:
         table.add_row(standing.label, _decibels(standing.mean), _decibels(standing.spread), str(len(standing.rows)))
     return table
 
 
 def _conclusion(report: SearchReport) -> list[str]:
-    winner, folder = report.winner, shown(report.folder)
+    winner, folder = report.winner, shown(report.folder.place)
     changes = ", ".join(f"{name}={_told(value)}" for name, value in settings_of(winner).items())
     told = f"validation SDR {winner.mean:.2f} dB, the mixture's own {report.yardstick.mixture_sdr:.2f} dB"
     return [
@@ -64,15 +64,6 @@ def _conclusion(report: SearchReport) -> list[str]:
         f"train it: cyclesep train {folder}/{BEST}",
         f"{folder}/{PAGE} shows it all, {folder}/{TRIALS} holds it",
     ]
-
-
-def _table(*left: str, right: Sequence[str]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for heading in left:
-        table.add_column(heading, no_wrap=True)
-    for heading in right:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
 
 
 def _decibels(value: float) -> str:
