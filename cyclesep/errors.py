@@ -6,18 +6,24 @@
     |- CorpusError       a folder of music: missing, empty, wrong layout
     |- ShardError        an ingested corpus: missing, damaged, of another version
     |- TrainingError     a training run that could not go on
+    |  `- TrainingStopped    one that was asked to stop, and can go on
     |- CheckpointError   a checkpoint folder: incomplete, damaged, of another network
     |- ScoringError      references and estimates that cannot be compared
     |- StorageError      a place to write to or read from: full, read-only, unreachable
     `- ClusterError      a Ray cluster: unreachable, refuses the token, knows no such job
 
 Each message names the file, the field, the value and the remedy in one sentence. The command line prints it as
-one line and exits with 1; a traceback appears only with `--debug`.
+one line and exits with its status; a traceback appears only with `--debug`.
 """
+
+from typing import ClassVar
 
 
 class CyclesepError(Exception):
     """Anything that a user can put right; the message says how."""
+
+    status: ClassVar[int] = 1
+    """Exit status of a command that it ends."""
 
 
 class ConfigError(CyclesepError):
@@ -38,6 +44,13 @@ class ShardError(CyclesepError):
 
 class TrainingError(CyclesepError):
     """Training could not go on: workers were lost too often, or the cluster cannot hold them."""
+
+
+class TrainingStopped(TrainingError):
+    """Training was asked to stop (SIGTERM), has saved a checkpoint, and goes on from there under the same name."""
+
+    # As a shell tells of a process that SIGTERM ended.
+    status: ClassVar[int] = 143
 
 
 class CheckpointError(CyclesepError):

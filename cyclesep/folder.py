@@ -1,6 +1,6 @@
 """A folder on this machine or in S3 behind one set of verbs; files appear whole or not at all."""
 
-import hashlib
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -31,6 +31,22 @@ class Folder:
     def is_remote(self) -> bool:
         return storage.is_remote(self.place)
 
+    @property
+    def name(self) -> str:
+        """The last part of its place."""
+        return self.place.rstrip("/").rpartition("/")[2]
+
+    @property
+    def path(self) -> Path:
+        """The folder as a path of this machine; raises StorageError if it lies in S3."""
+        if self.is_remote:
+            raise StorageError(f"{self.place}: lies in S3; copy it to a folder of this machine first")
+        return Path(self.place)
+
+    def below(self, *names: str) -> "Folder":
+        """The folder of that name below this one, made or not."""
+        return Folder(storage.join(self.place, *names))
+
     def path_of(self, name: str) -> str:
         """Where a file lies, for messages and for readers that know both kinds."""
         return storage.join(self.place, name)
@@ -48,20 +64,18 @@ class Folder:
         with tempfile.TemporaryDirectory(prefix="cyclesep-upload-") as scratch:
             path = Path(scratch) / Path(name).name
             yield path
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            storage.upload([storage.Upload(path=path, uri=self.path_of(name), sha256=digest)])
+            storage.upload([storage.Upload.of(path, self.path_of(name))])
 
     @contextmanager
     def reading(self, name: str) -> Iterator[Path]:
         """Give a local path to read `name` from, for the length of the block.
 
-        Raises StorageError if there is no such file or it cannot be fetched.
+        Raises NoSuchObject if there is no such file, StorageError if it cannot be fetched.
         """
         if not self.is_remote:
             path = Path(self.path_of(name))
             if not path.is_file():
-                raise StorageError(f"{path}: there is no such file; check the folder")
+                raise storage.NoSuchObject(f"{path}: there is no such file; check the folder")
             yield path
             return
         with tempfile.TemporaryDirectory(prefix="cyclesep-download-") as scratch:
@@ -77,14 +91,14 @@ class Folder:
             files.write_text(Path(self.path_of(name)), text)
 
     def read_text(self, name: str) -> str:
-        """A small file as UTF-8. Raises StorageError if it is not there or is no text."""
+        """A small file as UTF-8. Raises NoSuchObject if it is not there, StorageError if it is no text."""
         if self.is_remote:
             return storage.read_text(self.path_of(name))
         path = Path(self.path_of(name))
         try:
             return path.read_text(encoding="utf-8")
         except FileNotFoundError as problem:
-            raise StorageError(f"{path}: there is no such file; check the folder") from problem
+            raise storage.NoSuchObject(f"{path}: there is no such file; check the folder") from problem
         except (OSError, UnicodeDecodeError) as problem:
             raise StorageError(f"{path}: cannot be read ({problem}); write it again") from problem
 
@@ -101,12 +115,71 @@ class Folder:
                         found[path.name] = path.stat().st_size
         return found
 
+    def folders(self) -> list[str]:
+        """Names of the folders directly in this one, sorted; empty if there is no such folder."""
+        if self.is_remote:
+            return storage.folders(self.place)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return sorted(path.name for path in Path(self.place).iterdir() if path.is_dir())
+        return []
+
+    def exists(self) -> bool:
+        """Whether it is there; in S3, whether anything is below it."""
+        return bool(storage.listed(self.place, limit=1)) if self.is_remote else Path(self.place).exists()
+
+    def holds(self, name: str) -> bool:
+        """Whether there is a file `name`."""
+        return storage.look(self.path_of(name)) is not None if self.is_remote else Path(self.path_of(name)).is_file()
+
+    def num_bytes(self) -> int:
+        """Of all files in it, however deep."""
+        if self.is_remote:
+            return sum(stored.bytes for stored in storage.listed(self.place).values())
+        return sum(path.stat().st_size for path in Path(self.place).rglob("*") if path.is_file())
+
+    def at_hand(self, *names: str) -> Path:
+        """A folder of this machine that holds those of the files `names` that are here: this one, or a kept copy.
+
+        The copy is to be read only, and stays for an hour at least. Raises StorageError if they cannot be fetched.
+        """
+        return storage.copied(self.place, names) if self.is_remote else Path(self.place)
+
     def delete(self, name: str) -> None:
         """Delete a file; one that is not there does not matter."""
         if self.is_remote:
             storage.delete(self.place, [name])
         else:
             Path(self.path_of(name)).unlink(missing_ok=True)
+
+    def delete_all(self) -> None:
+        """Delete the folder and whatever is in it; one that is not there does not matter."""
+        if self.is_remote:
+            storage.delete(self.place, storage.listed(self.place))
+        else:
+            shutil.rmtree(self.place, ignore_errors=True)
+
+    def copy_files(self, source: "Folder", *, last: str) -> None:
+        """Copy the files directly in `source` into this folder, `last` after all others: with it the copy is whole."""
+        for name in sorted(source.sizes(""), key=lambda name: name == last):
+            with source.reading(name) as here, self.replacing(name) as there:
+                shutil.copyfile(here, there)
+
+    @contextmanager
+    def held(self, name: str) -> Iterator[None]:
+        """Keep other processes that ask for the same out of the block, in S3, where they may be on any machine.
+
+        The lock is the file `name`. One that its owner left when it was killed is waited for until it counts as
+        abandoned, 90 s at most. Raises LockHeldError if somebody holds it. A folder of a machine knows no such lock.
+        """
+        if not self.is_remote:
+            yield
+            return
+        lock = storage.StorageLock(self.path_of(name))
+        lock.acquire(wait_for_the_dead=True)
+        try:
+            yield
+        finally:
+            lock.release()
 
     def sweep(self) -> None:
         """Remove hidden files that were being written an hour ago or longer, by processes that were killed."""

@@ -155,7 +155,7 @@ class Crowded(nn.Module):
 
 def actor_of(module: nn.Module, monkeypatch: pytest.MonkeyPatch) -> SeparationActor:
     loaded = checkpoints.LoadedSeparator(
-        module=module, targets=("vocals",), sample_rate=RATE, channels=1, digest="", path=Path()
+        module=module, targets=("vocals",), sample_rate=RATE, channels=1, digest="", path=Path(), place=""
     )
     monkeypatch.setattr(checkpoints, "load_separator", lambda *_: loaded)
     return SeparationActor("somewhere", WINDOWS, "cpu")

@@ -8,6 +8,7 @@ import pytest
 
 from cyclesep.errors import StorageError
 from cyclesep.folder import Folder
+from cyclesep.storage import LockHeldError, locks
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -62,3 +63,40 @@ def test_sweeping_removes_abandoned_partial_files_and_nothing_else(tmp_path: Pat
         os.utime(tmp_path / "parts" / name, (old, old))
     folder.sweep()
     assert sorted(folder.sizes("parts")) == [".new.json.1234.partial", "old.json"]
+
+
+def test_folders_in_it_are_listed_copied_measured_and_deleted(folder: Folder) -> None:
+    assert (folder.exists(), folder.folders(), folder.num_bytes()) == (False, [], 0)
+    for name in ("b/one", "b/two", "a/deep/three"):
+        folder.write_text(name, name)
+    assert folder.exists()
+    assert folder.folders() == ["a", "b"]
+    assert [folder.holds(name) for name in ("b/one", "b", "c")] == [True, False, False]
+    assert folder.num_bytes() == 5 + 5 + 12
+    folder.below("c").copy_files(folder.below("b"), last="one")
+    assert folder.sizes("c") == {"one": 5, "two": 5}
+    assert (folder.below("c").at_hand("two") / "two").read_text() == "b/two"
+    folder.below("b").delete_all()
+    folder.below("never", "was").delete_all()
+    assert folder.folders() == ["a", "c"]
+    assert folder.below("c").name == "c"
+
+
+def test_who_holds_a_folder_in_s3_keeps_others_out_and_whoever_died_does_not(
+    prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As on two machines: nobody can tell by its number whether a process lives.
+    monkeypatch.setattr(locks, "_process", lambda _: None)
+    monkeypatch.setattr(locks, "RENEW_SECONDS", 0.2)
+    monkeypatch.setattr(locks, "_LOOK_SECONDS", 0.1)
+    folder = Folder.of(prefix)
+    with folder.held(".lock"):
+        with pytest.raises(LockHeldError, match=r"\.lock: held by process .*wait for it"), folder.held(".lock"):
+            pass
+        left = folder.read_text(".lock")
+    assert folder.sizes("") == {}
+    # What a process leaves that was killed: a lock that nobody renews.
+    folder.write_text(".lock", left)
+    monkeypatch.setattr(locks, "STALE_SECONDS", 2.0)
+    with folder.held(".lock"):
+        assert folder.read_text(".lock") != left

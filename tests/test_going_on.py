@@ -66,12 +66,12 @@ def undisturbed(configured: Configured) -> Callable[[], TrainingReport]:
 def state(report: TrainingReport) -> Any:
     """The whole training state at the end, so that == compares every bit."""
     assert report.progress.step == STEPS
-    return flattened(torch.load(report.last / checkpoints.STATE, weights_only=True))
+    return flattened(torch.load(report.last.path / checkpoints.STATE, weights_only=True))
 
 
 def curve(report: TrainingReport) -> dict[int, float]:
     """Validation SDR by step; a step that was done twice counts as it was done last."""
-    lines = [json.loads(line) for line in (report.folder / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (report.folder.path / "metrics.jsonl").read_text().splitlines()]
     return {line["step"]: line["validation/sdr"] for line in lines}
 
 

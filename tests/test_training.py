@@ -51,9 +51,9 @@ def test_two_workers_leave_a_checkpoint_that_separates(
     assert (loaded.targets, loaded.sample_rate, loaded.channels) == (("vocals",), 8000, 1)
     assert loaded.module(torch.zeros(1, 1, 999)).shape == (1, 1, 1, 999)
 
-    lines = [json.loads(line) for line in (report.folder / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (report.folder.path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [4, 8]
-    assert list((report.folder / "tensorboard").glob("events.out.tfevents.*"))
+    assert list((report.folder.path / "tensorboard").glob("events.out.tfevents.*"))
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -94,7 +94,7 @@ def test_a_trial_is_deterministic(report: SearchReport) -> None:
 
 def test_no_more_trials_begin_than_two_cores_hold(report: SearchReport) -> None:
     spans = []
-    for file in (report.folder / "tune" / "search").glob("*/result.json"):
+    for file in (report.folder.path / "tune" / "search").glob("*/result.json"):
         told = [json.loads(line) for line in file.read_text().splitlines()]
         spans.append((told[0]["timestamp"] - told[0]["time_total_s"], told[-1]["timestamp"]))
     assert len(spans) == 3
@@ -104,9 +104,9 @@ def test_no_more_trials_begin_than_two_cores_hold(report: SearchReport) -> None:
 
 
 def test_losing_trials_leave_no_checkpoints(report: SearchReport) -> None:
-    kept = {path.parent for path in report.folder.rglob("step-*")}
+    kept = {path.parent for path in report.folder.path.rglob("step-*")}
     best = max((row for row in report.rows if row.outcome == "completed"), key=lambda row: row.sdr)
-    assert kept == {report.winner_run, report.folder / "trials" / best.run}
+    assert kept == {report.winner_run.path, report.folder.path / "trials" / best.run}
 
 
 def test_the_folder_of_a_search_stands_for_its_winner(report: SearchReport) -> None:
@@ -130,16 +130,16 @@ def test_a_finished_search_is_read_and_not_run_again(report: SearchReport) -> No
 
 
 def test_everything_that_a_search_leaves_is_there(report: SearchReport) -> None:
-    assert {BEST, TRIALS, SUMMARY, PAGE} <= {path.name for path in report.folder.iterdir()}
-    page = (report.folder / PAGE).read_text()
+    assert {BEST, TRIALS, SUMMARY, PAGE} <= {path.name for path in report.folder.path.iterdir()}
+    page = (report.folder.path / PAGE).read_text()
     assert page.count("<svg") == 4
     assert not re.search(r"(?:src|href)=[\"']https?:", page)
 
 
 def test_the_best_config_trains_as_it_is(report: SearchReport, tmp_path: Path) -> None:
-    best = settings.load(TrainConfig, [report.folder / BEST])
+    best = settings.load(TrainConfig, [report.folder.path / BEST])
     assert best == report.best
-    trained = fit(settings.replace(best, {"storage": str(tmp_path), "start_from": str(report.folder), "steps": 12}))
+    trained = fit(settings.replace(best, {"storage": str(tmp_path), "start_from": report.folder.place, "steps": 12}))
     assert trained.progress.step == 12
 
 
@@ -258,7 +258,7 @@ def test_a_bad_trial_goes_on_from_a_good_one_with_another_weight_and_its_optimiz
         space={weight: {"uniform": [0.1, 1.0]}, LR: {"loguniform": [1e-5, 0.02]}},
     )
     report = search(config)
-    trials = report.folder / "trials"
+    trials = report.folder.path / "trials"
     followed = [row for row in report.rows if row.values[weight] != weight_of(trials / row.trial)]
     assert followed, "no trial took over another's checkpoint"
     for row in report.rows:

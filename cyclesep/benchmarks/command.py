@@ -28,6 +28,13 @@ BENCHMARKS = {
         examples=("--json scoring.json",),
         gives_tables=True,
     ),
+    "scheduler": Job(
+        sentence="Tracks per second that the driver of an evaluation hands out and records, for a large catalogue.",
+        config="cyclesep.benchmarks.scheduler:SchedulerBenchmark",
+        function="cyclesep.benchmarks.scheduler:run",
+        examples=("--json scheduler.json", "tracks=100000 cpus=[64]"),
+        gives_tables=True,
+    ),
     "step": Job(
         sentence="Training steps per second, and where the time of a step goes.",
         config="cyclesep.benchmarks.step:StepBenchmark",
@@ -60,6 +67,6 @@ def run_benchmark(words: Sequence[str] | None = None) -> None:
 
 
 def _overview() -> str:
-    rows = [f"  {name:<8} {job.sentence}" for name, job in BENCHMARKS.items()]
+    rows = [f"  {name:<9} {job.sentence}" for name, job in BENCHMARKS.items()]
     lines = ["usage: cyclesep benchmark NAME [FILE.yaml ...] [name=value ...] [--json FILE]", "", *rows, ""]
     return "\n".join([*lines, "`cyclesep benchmark NAME --help` lists a benchmark's settings."])

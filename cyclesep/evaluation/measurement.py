@@ -36,9 +36,19 @@ def forget_peak() -> None:
         _CLEAR.write_text("5")
 
 
+def resident_bytes() -> int:
+    """The resident memory of this process now, where there is a /proc (Linux); else its peak."""
+    return _status_bytes("VmRSS:") or peak_bytes()
+
+
 def peak_bytes() -> int:
     """The largest resident memory of this process, its libraries and the shared memory that it maps included."""
+    return _status_bytes("VmHWM:") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _status_bytes(field: str) -> int:
+    """A size of this process by its name; 0 where the kernel does not tell."""
     with suppress(OSError, StopIteration):
-        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(field))
         return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return 0

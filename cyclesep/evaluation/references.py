@@ -4,8 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +17,7 @@ from cyclesep.errors import ConfigError, CorpusError
 from cyclesep.evaluation.config import EvaluateConfig
 from cyclesep.preparation import prepare
 from cyclesep.shards import ShardReader, close_idle
-from cyclesep.shards.manifest import MIXTURE, TrackRecord
+from cyclesep.shards.manifest import MIXTURE, TrackRecord, make_manifest
 
 _log = logging.getLogger(__name__)
 
@@ -63,19 +62,23 @@ class ShardTrack:
 
     def read(self) -> dict[str, Waveform]:
         record = self.record
-        return _with_mixture(self._read(record.stems), record.track_id, record.sample_rate)
+        samples = self._samples(record.stems)
+        return _with_mixture(dict(zip(record.stems, samples, strict=True)), record.track_id, record.sample_rate)
 
     def mixture(self) -> Waveform:
         record = self.record
         if MIXTURE not in record.stems:
             return self.read()[MIXTURE]
-        return Waveform(samples=self._read([MIXTURE])[MIXTURE], sample_rate=record.sample_rate)
+        (samples,) = self._samples([MIXTURE])
+        return Waveform(samples=samples, sample_rate=record.sample_rate)
 
-    def _read(self, stems: Sequence[str]) -> dict[str, Samples]:
-        samples = _reader(self.folder).read(self.record, stems, 0, self.record.num_samples)
+    def _samples(self, stems: Sequence[str]) -> Samples:
+        """The whole track, `(stems, channels, time)`, by its own record: a task never reads the manifest of all."""
+        reader = ShardReader(self.folder, manifest=make_manifest([self.record]))
+        samples = reader.read(self.record, stems, 0, self.record.num_samples)
         # Nobody in this process will read the track again soon.
         close_idle()
-        return dict(zip(stems, samples, strict=True))
+        return samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +121,9 @@ def find_references(config: EvaluateConfig) -> list[ReferenceTrack]:
     if config.shards is not None:
         # Absolute: the tasks that read have other working directories.
         reader = ShardReader(storage.absolute(config.shards))
-        tracks = [ShardTrack(folder=reader.folder, record=record) for record in reader.manifest.split(config.split)]
+        # Without the levels of each second, which nobody needs here and which are most of a record.
+        records = [replace(record, loudness_db={}) for record in reader.manifest.split(config.split)]
+        tracks = [ShardTrack(folder=reader.folder, record=record) for record in records]
     else:
         assert config.corpus is not None
         tracks = [CorpusTrack(track=track) for track in find_tracks(config.corpus) if track.split == config.split]
@@ -136,12 +141,6 @@ def digest_of(references: Mapping[str, Waveform]) -> str:
         digest.update(f"{name} {wave.sample_rate} {wave.samples.shape}".encode())
         digest.update(np.ascontiguousarray(wave.samples).data)
     return digest.hexdigest()
-
-
-@lru_cache(maxsize=2)
-def _reader(folder: Path | str) -> ShardReader:
-    """Kept from one track to the next: the manifest of a large corpus takes longer to read than a track."""
-    return ShardReader(folder)
 
 
 def _with_mixture(stems: dict[str, Samples], track_id: str, sample_rate: int) -> dict[str, Waveform]:

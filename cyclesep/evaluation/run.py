@@ -4,7 +4,6 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,11 @@ from cyclesep import __version__, provenance, report, settings
 from cyclesep.errors import ScoringError, StorageError
 from cyclesep.evaluation import heard
 from cyclesep.evaluation.config import EvaluateConfig
+from cyclesep.evaluation.items import items_of, kept_of
 from cyclesep.evaluation.outcomes import TrackOutcome
 from cyclesep.evaluation.progress import Display
 from cyclesep.evaluation.references import ReferenceTrack, find_references
-from cyclesep.evaluation.results import NUM_READERS, PARTS, Part, Results
+from cyclesep.evaluation.results import PARTS, Part, Results
 from cyclesep.evaluation.schedule import Schedule
 from cyclesep.evaluation.systems import System, find_systems
 from cyclesep.evaluation.work import Item
@@ -73,8 +73,8 @@ def evaluate(config: EvaluateConfig) -> EvaluationReport:
     results = Results(folder=Folder.of(config.output))
     results.folder.sweep()
     heard.refuse_unknown(config, tracks)
-    items = _items(config, results, systems, tracks)
-    kept = _kept(results, items)
+    items = items_of(config, results, systems, tracks)
+    kept = kept_of(results, items)
     outcomes = kept | _made(config, [item for item in items if item.part not in kept], num_kept=len(kept))
     evaluated = EvaluationReport(
         results=results,
@@ -90,43 +90,6 @@ def evaluate(config: EvaluateConfig) -> EvaluationReport:
     about = _about(evaluated, config, systems, tracks) | {"excerpts": excerpts}
     results.folder.write_text(SUMMARY, report.summary_json(evaluated.tracks, **about))
     return evaluated
-
-
-def _items(
-    config: EvaluateConfig, results: Results, systems: Sequence[System], tracks: Sequence[ReferenceTrack]
-) -> list[Item]:
-    decisive = [__version__, config.window_seconds]
-    return [
-        Item(
-            system=system,
-            track=track,
-            part=Part.of(system.name, track.track_id, [*system.digest(track), *decisive]),
-            results=results,
-            window_seconds=config.window_seconds,
-            save_estimates=config.save_estimates,
-            keep_excerpt=heard.may_be_heard(config, system, track),
-        )
-        for system in systems
-        for track in tracks
-    ]
-
-
-def _kept(results: Results, items: Sequence[Item]) -> dict[Part, TrackOutcome]:
-    """What an earlier run has left of items, where that is all that is asked for now."""
-    parts = results.folder.sizes(PARTS)
-    places = {item.museval_json.rpartition("/")[0] for item in items}
-    museval = {f"{place}/{name}" for place in places for name in results.folder.sizes(place)}
-
-    def read(item: Item) -> TrackOutcome | None:
-        if item.museval_json not in museval or (
-            item.save_estimates and not results.folder.sizes(item.estimates_folder)
-        ):
-            return None
-        return results.read_outcome(item.part, parts)
-
-    with ThreadPoolExecutor(NUM_READERS) as pool:
-        found = zip(items, pool.map(read, items), strict=True)
-        return {item.part: outcome for item, outcome in found if outcome is not None}
 
 
 def _made(config: EvaluateConfig, missing: Sequence[Item], *, num_kept: int) -> dict[Part, TrackOutcome]:

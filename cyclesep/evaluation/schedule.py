@@ -46,10 +46,19 @@ class Schedule:
     Backpressure: an actor has at most two tracks, one of them being read; as many tracks are separated and not yet
     scored as there are processes, and no more than half of the object store holds. Estimates go from actor to task
     through that store, not through here. Without a pool, a task separates its track and scores it at once.
+
+    `task` is what a task does; `cluster` the one whose size decides how much is under way, by default this one.
     """
 
-    def __init__(self, config: EvaluateConfig, items: Sequence[Item]) -> None:
-        self._cluster = Cluster()
+    def __init__(
+        self,
+        config: EvaluateConfig,
+        items: Sequence[Item],
+        *,
+        task: Callable[..., TrackOutcome] = score,
+        cluster: Cluster | None = None,
+    ) -> None:
+        self._cluster = cluster or Cluster()
         refuse_impossible(config, self._cluster.capacity)
         self._scoring_bytes = config.scoring_gigabytes * 1e9
         separator = next((item.system for item in items if isinstance(item.system, Separator)), None)
@@ -63,7 +72,7 @@ class Schedule:
         self._lost_processes: Counter[str] = Counter()
         self._lost_nodes: Counter[str] = Counter()
         self._largest_estimates = 0
-        self._task = ray.remote(max_retries=0)(score)
+        self._task = ray.remote(max_retries=0)(task)
 
     def run(self, finished: Callable[[Item, TrackOutcome], None]) -> None:
         """Call `finished` for each item as soon as it has its outcome."""

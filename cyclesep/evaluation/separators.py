@@ -101,7 +101,7 @@ class SeparatorPool:
         }
         device = "cuda" if self._use_gpu else "cpu"
         actor = ray.remote(SeparationActor).options(**options)
-        return actor.remote(str(self._separator.checkpoint), self._config.separation, device)
+        return actor.remote(self._separator.checkpoint, self._config.separation, device)
 
     def _dismiss(self, actor: Actor) -> None:
         if actor in self._actors:

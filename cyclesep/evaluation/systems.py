@@ -15,6 +15,7 @@ from cyclesep.errors import ConfigError, ScoringError
 from cyclesep.evaluation.config import EvaluateConfig, Oracle
 from cyclesep.evaluation.references import ReferenceTrack
 from cyclesep.files import as_name
+from cyclesep.folder import Folder
 from cyclesep.scoring import oracles
 from cyclesep.scoring.track import ACCOMPANIMENT
 from cyclesep.shards.manifest import MIXTURE
@@ -51,8 +52,8 @@ class System:
 class Separator(System):
     """A trained separator, whose estimates an actor makes, or the process that scores them."""
 
-    checkpoint: Path
-    """Absolute, of one checkpoint."""
+    checkpoint: str
+    """Of one checkpoint: an absolute path, or s3://bucket/prefix."""
     weights: str
     """SHA-256 of the weights."""
     windows: SeparationConfig
@@ -65,9 +66,9 @@ class Separator(System):
 
     @override
     def card(self) -> dict[str, Any]:
-        config = yaml.safe_load((self.checkpoint / checkpoints.CONFIG).read_text(encoding="utf-8"))
+        config = yaml.safe_load(Folder(self.checkpoint).read_text(checkpoints.CONFIG))
         progress = asdict(checkpoints.read_progress(self.checkpoint))
-        return {"path": str(self.checkpoint), "progress": progress, "config": config}
+        return {"path": self.checkpoint, "progress": progress, "config": config}
 
     @override
     def digest(self, track: ReferenceTrack) -> list[Any]:
@@ -190,7 +191,7 @@ def _separators(config: EvaluateConfig) -> list[System]:
             Separator(
                 name=config.name,
                 targets=loaded.targets,
-                checkpoint=loaded.path.absolute(),
+                checkpoint=storage.absolute(loaded.place),
                 weights=loaded.digest,
                 windows=config.separation,
             )

@@ -156,7 +156,7 @@ def _scored(item: Item, separation: Separation | None, packed: PackedEstimates |
         estimates = packed.unpacked()
     elif isinstance(item.system, Separator):
         system = item.system
-        estimates, separation = _separated(_loaded(str(system.checkpoint)), stems[MIXTURE], system.windows)
+        estimates, separation = _separated(_loaded(system.checkpoint), stems[MIXTURE], system.windows)
         clock.leave_out(separation.wall_seconds, separation.cpu_seconds)
         # As they would be after their way from an actor, to the bit; one at a time, for the sake of memory.
         for name in estimates:

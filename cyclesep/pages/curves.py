@@ -5,7 +5,6 @@ import json
 import math
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import soundfile
@@ -29,7 +28,7 @@ class Told:
 
 
 def read_scalars(folder: Folder) -> dict[str, Told]:
-    """All scalars of a run: of TensorBoard's files where they lie here, else those of each validation.
+    """All scalars of a run: of TensorBoard's files where there are some, else those of each validation.
 
     Raises StorageError if the folder holds neither.
     """
@@ -71,11 +70,12 @@ def read_samples(folder: Folder, *, system: str) -> list[Excerpt]:
 
 def _events(folder: Folder) -> Any:
     """TensorBoard's reader, or None where there are no event files."""
-    place = Path(folder.path_of(_TENSORBOARD))
-    if folder.is_remote or not any(place.glob("events.out.*")):
+    board = folder.below(_TENSORBOARD)
+    names = [name for name in board.sizes("") if name.startswith("events.out.")]
+    if not names:
         return None
     # All scalars, and the last sound of each name.
-    events = EventAccumulator(str(place), size_guidance={"scalars": 0, "audio": 1, "images": 1})
+    events = EventAccumulator(str(board.at_hand(*names)), size_guidance={"scalars": 0, "audio": 1, "images": 1})
     return events.Reload()
 
 

@@ -20,7 +20,6 @@ comes back when that process opens its next shard of a bucket.
 import fcntl
 import os
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -32,8 +31,8 @@ from typing import IO
 from cyclesep import storage
 from cyclesep.errors import ConfigError, StorageError
 from cyclesep.shards.manifest import ShardFile
+from cyclesep.storage.copies import FOLDER_VARIABLE, cache_folder
 
-FOLDER_VARIABLE = "CYCLESEP_CACHE"
 LIMIT_VARIABLE = "CYCLESEP_CACHE_GIB"
 NUM_PREFETCH_THREADS = 8
 
@@ -60,8 +59,7 @@ class ShardCache:
             limit = 0
         if limit is not None and limit <= 0:
             raise ConfigError(f"{LIMIT_VARIABLE}={told}: is no size; give the limit of the cache in GiB, as in 50")
-        folder = os.environ.get(FOLDER_VARIABLE)
-        return cls(Path(folder).expanduser().absolute() if folder else _default_folder(), limit)
+        return cls(cache_folder(), limit)
 
     @contextmanager
     def at_hand(self, uri: str, shard: ShardFile) -> Iterator[Path]:
@@ -261,11 +259,3 @@ def _removed(path: Path) -> bool:
             return False
         path.unlink()
     return True
-
-
-def _default_folder() -> Path:
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    nearest = next(folder for folder in (caches, *caches.absolute().parents) if folder.exists())
-    if os.access(nearest, os.W_OK):
-        return caches / "cyclesep" / "shards"
-    return Path(tempfile.gettempdir()) / f"cyclesep-{os.getuid()}" / "shards"

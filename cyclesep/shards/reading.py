@@ -36,16 +36,19 @@ class ShardReader:
     process checks its record against the manifest and its checksum; later reads slice the memory map.
 
     `folder` may be `s3://bucket/prefix`: shards then come into this machine's cache (cyclesep.shards.cache) when they
-    are first needed, or into `cache` if it is given, and are mapped from there.
+    are first needed, or into `cache` if it is given, and are mapped from there. Who has the `manifest` already, of all
+    tracks or of those that are to be read, gives it: that of a large corpus takes longer to read than a track.
 
     Raises ShardError if the folder holds no manifest, or one that is damaged or of another version, StorageError if a
     bucket cannot be read.
     """
 
-    def __init__(self, folder: Path | str, *, cache: ShardCache | None = None) -> None:
+    def __init__(
+        self, folder: Path | str, *, cache: ShardCache | None = None, manifest: ShardManifest | None = None
+    ) -> None:
         self.is_remote = storage.is_remote(folder)
         self.folder = storage.absolute(folder) if self.is_remote else os.path.realpath(folder)
-        self.manifest: ShardManifest = read_manifest(self.folder)
+        self.manifest: ShardManifest = manifest or read_manifest(self.folder)
         self._cache = cache
         self._selections: dict[tuple[str, tuple[str, ...]], _Selection] = {}
 

@@ -6,10 +6,11 @@ pickled: each process asks boto3 anew. All functions take `s3://bucket/key` and 
 what happened and what to do.
 """
 
+from cyclesep.storage.copies import copied
 from cyclesep.storage.faults import NoSuchObject
 from cyclesep.storage.locations import absolute, is_remote, join, shown
 from cyclesep.storage.locks import LockHeldError, StorageLock
-from cyclesep.storage.objects import delete, read_text, sizes, write_text
+from cyclesep.storage.objects import delete, folders, listed, look, read_text, sizes, write_text
 from cyclesep.storage.transfers import Upload, abort_uploads, download, upload
 
 __all__ = [
@@ -19,10 +20,14 @@ __all__ = [
     "Upload",
     "abort_uploads",
     "absolute",
+    "copied",
     "delete",
     "download",
+    "folders",
     "is_remote",
     "join",
+    "listed",
+    "look",
     "read_text",
     "shown",
     "sizes",

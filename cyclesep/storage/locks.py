@@ -10,6 +10,7 @@ what was written, both go on.
 """
 
 import json
+import logging
 import os
 import socket
 import threading
@@ -31,9 +32,14 @@ RENEW_SECONDS = 15.0
 STALE_SECONDS = 90.0
 # What a server without conditions is given to show one writer what another one wrote.
 _SETTLE_SECONDS = 1.0
+# Between looks at a lock whose owner may be dead.
+_LOOK_SECONDS = 2.0
 
 _TAKEN = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
 _UNKNOWN = ("NotImplemented", "501")
+
+
+_log = logging.getLogger(__name__)
 
 
 class LockHeldError(StorageError):
@@ -56,16 +62,32 @@ class StorageLock:
         self._renewed = 0.0
         self._lost = ""
 
-    def acquire(self) -> None:
-        """Take the lock, or take it over from a crashed owner; raises LockHeldError."""
+    def acquire(self, *, wait_for_the_dead: bool = False) -> None:
+        """Take the lock, or take it over from a crashed owner; raises LockHeldError.
+
+        Whether an owner on another machine has crashed shows only when it no longer renews the lock: with
+        `wait_for_the_dead` this waits until it does, or until the lock is stale.
+        """
         with suppress(NoSuchObject):
             found = _Found(self.uri)
+            if wait_for_the_dead:
+                found = self._last_of(found)
             if not found.is_stale():
                 raise found.refusal()
             found.delete()
         self._create()
         self._renewed = time.monotonic()
         threading.Thread(target=self._keep, name="storage-lock", daemon=True).start()
+
+    def _last_of(self, first: "_Found") -> "_Found":
+        """The lock when it is stale or was renewed; raises NoSuchObject when it is given back."""
+        found = first
+        if not found.is_stale():
+            _log.warning("%s: held by %s; waiting for a sign of life", self.uri, found.told())
+        while not found.is_stale() and found.etag == first.etag and found.renewed_at == first.renewed_at:
+            time.sleep(_LOOK_SECONDS)
+            found = _Found(self.uri)
+        return found
 
     def check(self) -> None:
         """Raise StorageError if the lock is no longer surely ours, as before a step that others must not see twice."""
@@ -153,6 +175,7 @@ class _Found:
             values = dict(json.loads(body))
         self.token = str(values.get("token", ""))
         self.etag = response["ETag"]
+        self.renewed_at = response["LastModified"]
         self._owner = str(values.get("owner", "somebody"))
         self._since = str(values.get("since", "an unknown time"))
         self._process = values.get("process")

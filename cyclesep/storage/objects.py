@@ -1,17 +1,35 @@
 """Small objects whole, and what lies under a prefix."""
 
+import itertools
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from botocore import exceptions as boto
 
 from cyclesep.errors import StorageError
 from cyclesep.storage.client import client
-from cyclesep.storage.faults import INTERRUPTIONS, explained
+from cyclesep.storage.faults import INTERRUPTIONS, code_of, explained
 from cyclesep.storage.locations import SCHEME, join, parse
 
 # The most keys that one request may delete.
 _DELETED_AT_ONCE = 1000
 # botocore itself asks again for what fails before the body comes.
 _MAX_READS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """What the server tells of an object."""
+
+    bytes: int
+    etag: str
+    """Changes with the content."""
+    modified: datetime
+    sha256: str = ""
+    """Written down at the upload; empty if it was not, and in listings."""
 
 
 def read_text(uri: str) -> str:
@@ -40,14 +58,48 @@ def write_text(uri: str, text: str) -> None:
         client().put_object(Bucket=bucket, Key=key, Body=text.encode("utf-8"), ContentType="text/plain; charset=utf-8")
 
 
+def look(uri: str) -> Stored | None:
+    """What the server tells of one object; None if there is none."""
+    bucket, key = parse(uri)
+    if not key:
+        return None
+    with explained(uri):
+        try:
+            found = client().head_object(Bucket=bucket, Key=key)
+        except boto.ClientError as problem:
+            if code_of(problem) in ("404", "NoSuchKey"):
+                return None
+            raise
+    sha256 = str(found.get("Metadata", {}).get("sha256", ""))
+    return Stored(bytes=found["ContentLength"], etag=found["ETag"], modified=found["LastModified"], sha256=sha256)
+
+
 def sizes(uri: str) -> dict[str, int]:
     """Names and bytes of the objects directly below the prefix `uri`, as of the files of a folder; empty for none."""
-    bucket, key = parse(uri)
-    prefix = f"{key}/" if key else ""
-    with explained(uri):
-        pages = client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
-        listed = [found for page in pages for found in page.get("Contents", ())]
-    return {found["Key"].removeprefix(prefix): int(found["Size"]) for found in listed if found["Key"] != prefix}
+    return {name: stored.bytes for name, stored in listed(uri, deep=False).items()}
+
+
+def folders(uri: str) -> list[str]:
+    """Names of what would be folders directly below the prefix `uri`, sorted."""
+    prefix = _prefix(uri)
+    listed = (found["Prefix"] for page in _pages(uri, Delimiter="/") for found in page.get("CommonPrefixes", ()))
+    return sorted(found.removeprefix(prefix).rstrip("/") for found in listed)
+
+
+def listed(uri: str, *, deep: bool = True, limit: int | None = None) -> dict[str, Stored]:
+    """The objects below the prefix `uri`, or the first `limit` of them, by the rest of their keys.
+
+    Without `deep` only those directly below it, as the files of a folder.
+    """
+    prefix = _prefix(uri)
+    pages = _pages(uri) if deep else _pages(uri, Delimiter="/")
+    each = (found for page in pages for found in page.get("Contents", ()) if found["Key"] != prefix)
+    return {
+        found["Key"].removeprefix(prefix): Stored(
+            bytes=int(found["Size"]), etag=found["ETag"], modified=found["LastModified"]
+        )
+        for found in itertools.islice(each, limit)
+    }
 
 
 def delete(uri: str, names: Iterable[str]) -> None:
@@ -63,3 +115,14 @@ def delete(uri: str, names: Iterable[str]) -> None:
                 f"{join(SCHEME + bucket, refused[0]['Key'])}: cannot be deleted ({refused[0]['Code']}); "
                 "ask for the right to delete objects there"
             )
+
+
+def _prefix(uri: str) -> str:
+    key = parse(uri).key
+    return f"{key}/" if key else ""
+
+
+def _pages(uri: str, **how: str) -> Iterator[Any]:
+    with explained(uri):
+        pages = client().get_paginator("list_objects_v2")
+        yield from pages.paginate(Bucket=parse(uri).bucket, Prefix=_prefix(uri), **how)

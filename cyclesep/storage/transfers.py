@@ -34,6 +34,11 @@ class Upload:
     sha256: str
     """Of the file; kept as the object's metadata."""
 
+    @classmethod
+    def of(cls, path: Path, uri: str) -> "Upload":
+        """The upload of a file as it is now."""
+        return cls(path=path, uri=uri, sha256=_sha256(path))
+
 
 class _ChangedError(Exception):
     """The object is no longer the one that a download began with."""
@@ -56,20 +61,23 @@ def download(uri: str, path: Path, *, sha256: str | None = None) -> None:
     """Fetch an object into the file `path`, which appears whole or not at all; one caller at a time for one path.
 
     The bytes gather in a hidden `.partial` file beside it. Where a transfer is cut off, also by the end of the process,
-    the next one asks for the rest only, on the condition that the object's ETag is still the same. With `sha256` what
-    came is checked, and fetched once more if it differs. Raises NoSuchObject, and StorageError for all else.
+    the next one asks for the rest only, on the condition that the object's ETag is still the same. What came is checked
+    against `sha256`, or what `upload` wrote down with the object, and fetched once more if it differs. Raises
+    NoSuchObject, and StorageError for all else.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for _ in range(2):
-            partial = _fetched(uri, path)
-            if sha256 is None or _sha256(partial) == sha256:
+            partial, written_down = _fetched(uri, path)
+            expected = sha256 or written_down
+            if not expected or _sha256(partial) == expected:
                 partial.replace(path)
                 return
             partial.unlink()
     except OSError as problem:
         raise StorageError(f"{path}: cannot be written ({problem.strerror or problem}); free space there") from problem
-    raise StorageError(f"{uri}: its SHA-256 is not the one that was written down; ingest the corpus again")
+    remedy = "ingest the corpus again" if sha256 else "put it there again"
+    raise StorageError(f"{uri}: its SHA-256 is not the one that was written down; {remedy}")
 
 
 def abort_uploads(uri: str) -> int:
@@ -117,8 +125,8 @@ def _arrived(file: Upload) -> bool:
     )
 
 
-def _fetched(uri: str, path: Path) -> Path:
-    """The whole object in a file beside `path`."""
+def _fetched(uri: str, path: Path) -> tuple[Path, str]:
+    """The whole object in a file beside `path`, and the SHA-256 that was written down with it, if one was."""
     stalls = 0
     while True:
         before = _gathered(path)
@@ -137,7 +145,7 @@ def _fetched(uri: str, path: Path) -> Path:
         time.sleep(random.uniform(0.0, min(_MAX_WAIT_SECONDS, 0.5 * 2**stalls)))
 
 
-def _fetch_rest(uri: str, path: Path) -> Path:
+def _fetch_rest(uri: str, path: Path) -> tuple[Path, str]:
     """Get what the partial file lacks; raises one of INTERRUPTIONS, or _ChangedError."""
     partial = next(iter(_partials(path)), None)
     response = _get(uri, partial)
@@ -152,7 +160,7 @@ def _fetch_rest(uri: str, path: Path) -> Path:
         while block := response["Body"].read(_BLOCK_BYTES):
             file.write(block)
         file.truncate()
-    return partial
+    return partial, str(response.get("Metadata", {}).get("sha256", ""))
 
 
 def _get(uri: str, partial: Path | None) -> Any:

@@ -17,6 +17,8 @@ from cyclesep.submission.package import collect
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # Below this folder of the working directory lie YAML files that come from outside the checkout.
 _CONFIGS = "submitted"
+# What a job has between SIGTERM and SIGKILL when it is stopped: a training run saves a checkpoint first.
+_STOP_SECONDS = "120"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +84,9 @@ def send(submission: Submission, client: Client, *, root: Path) -> Sent:
 
 
 def _runtime_environment(submission: Submission, archive: Path) -> dict[str, object]:
-    variables = {"CYCLESEP_COMMIT": submission.commit, "PYTHONUNBUFFERED": "1", **submission.variables}
+    own = {"CYCLESEP_COMMIT": submission.commit, "PYTHONUNBUFFERED": "1", "RAY_JOB_STOP_WAIT_TIME_S": _STOP_SECONDS}
     pip = {"pip": str(submission.pip)} if submission.pip else {}
-    return {"working_dir": str(archive), "env_vars": variables, **pip}
+    return {"working_dir": str(archive), "env_vars": own | submission.variables, **pip}
 
 
 def _run_name(submission: Submission) -> str:

@@ -18,7 +18,7 @@ class TrainConfig:
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "train"
     """Name of the run and of its folder; the same name goes on where that run stopped."""
     storage: str = "runs"
-    """Folder that holds run folders; on several machines one that all of them share."""
+    """Holds run folders: a folder, on several machines one that all of them share, or s3://bucket/prefix."""
     shards: str = "data/shards"
     """Ingested shards (see `cyclesep ingest`): a folder, or s3://bucket/prefix."""
     targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("vocals",)
@@ -28,7 +28,7 @@ class TrainConfig:
     seed: NonNegativeInt = 0
     """Decides the crops, the initial weights and every other draw."""
     start_from: str | None = None
-    """Checkpoint folder whose whole training state a new run starts from."""
+    """Checkpoint or run, here or in S3, whose whole training state a new run starts from."""
     num_workers: PositiveInt = 1
     """DDP workers (Ray Train); the global batch is shared among them."""
     use_gpu: bool | None = None

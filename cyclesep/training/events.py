@@ -13,13 +13,18 @@ _FIELDS = {"asctime": "time", "levelname": "level", "name": "logger"}
 _FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s %(run)s %(rank)d %(step)d"
 
 
+def log_name(rank: int) -> str:
+    """The file of a worker, below the folder of its run."""
+    return f"{LOGS}/rank-{rank}.jsonl"
+
+
 @contextmanager
 def logged(folder: Path, *, run: str, rank: int, step: Callable[[], int]) -> Iterator[None]:
     """While the block runs, all that cyclesep logs in this process from INFO on goes to the worker's file.
 
     Warnings still reach stderr as well. `step` gives the step that the run has done.
     """
-    file = folder / LOGS / f"rank-{rank}.jsonl"
+    file = folder / log_name(rank)
     file.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(file, encoding="utf-8")
     formatter = JsonFormatter(_FORMAT, rename_fields=_FIELDS)

@@ -14,7 +14,8 @@ def known_cause(failure: BaseException | None) -> CyclesepError | None:
     while failure is not None:
         if isinstance(failure, CyclesepError):
             return type(failure)(one_line(failure))
-        failure = getattr(failure, "_base_exc", None) or getattr(failure, "cause", None) or failure.__cause__
+        inner = (getattr(failure, name, None) for name in ("_base_exc", "cause", "controller_failure"))
+        failure = next(filter(None, inner), failure.__cause__)
     return None
 
 

@@ -3,7 +3,6 @@
 import os
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -12,24 +11,30 @@ import ray.train.torch
 
 from cyclesep import checkpoints, provenance, settings, storage
 from cyclesep.checkpoints import Progress
-from cyclesep.errors import ConfigError, TrainingError
+from cyclesep.errors import ConfigError, StorageError, TrainingError, TrainingStopped
+from cyclesep.folder import Folder
 from cyclesep.shards import ShardReader
 from cyclesep.shards.manifest import MIXTURE
+from cyclesep.storage.filesystem import for_ray, from_ray
 from cyclesep.training.config import TrainConfig
 from cyclesep.training.failures import known_cause
+from cyclesep.training.interruption import stoppable
 from cyclesep.training.progress import watched
 from cyclesep.training.rehearsal import rehearse
 from cyclesep.training.run_folder import claim, refuse_other_audio, with_separator
 from cyclesep.training.worker import train_worker
+
+# In the folder of a run in S3 while somebody trains there.
+LOCK = ".train.lock"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingReport:
     """What a run has made."""
 
-    folder: Path
-    best: Path
-    last: Path
+    folder: Folder
+    best: Folder
+    last: Folder
     progress: Progress
 
 
@@ -41,42 +46,61 @@ def fit(
     Ray Train's `callbacks` hear of every report. Without `show` no progress is drawn; a worker that uses a GPU reserves
     `gpu_share` of it.
 
-    Raises ConfigError for settings that do not fit the shards or the cluster, TrainingError if training fails.
+    Raises ConfigError for settings that do not fit the shards or the cluster, TrainingError if training fails,
+    TrainingStopped if this process got SIGTERM and the run has saved a checkpoint, and StorageError if the storage
+    cannot be used, or if another process is at the same run there.
     """
-    folder = (Path(config.storage) / config.name).resolve()
+    folder = Folder.of(config.storage).below(config.name)
     reader = ShardReader(config.shards)
     use_gpu = _use_gpu(config)
     config = with_separator(config, folder, sample_rate=reader.manifest.sample_rate, use_gpu=use_gpu)
     _refuse_impossible(config, reader)
     refuse_other_audio(folder, config.shards, reader.manifest.digest)
-    claim(folder, config)
+    with folder.held(LOCK):
+        claim(folder, config)
+        return _trained(config, folder, callbacks, show=show, use_gpu=use_gpu, gpu_share=gpu_share)
+
+
+def _trained(
+    config: TrainConfig, folder: Folder, callbacks: tuple[Any, ...], *, show: bool, use_gpu: bool, gpu_share: float
+) -> TrainingReport:
     if config.wait_minutes:
         # Read by Ray Train's controller, to which it passes such variables.
         os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(60 * config.wait_minutes)
-    with watched(config.name, total=config.steps) if show else nullcontext() as board:
+    shown = watched(config.name, total=config.steps) if show else nullcontext()
+    with stoppable() as request, shown as board:
         trainer = ray.train.torch.TorchTrainer(
             train_worker,
             train_loop_config={
                 "config": settings.to_dict(_with_absolute_paths(config)),
-                "folder": str(folder),
+                "folder": folder.place,
                 "commit": provenance.commit(),
                 "board": board,
+                "bell": request.bell,
             },
             scaling_config=ray.train.ScalingConfig(
                 num_workers=config.num_workers,
                 use_gpu=use_gpu,
                 resources_per_worker={"CPU": config.cpus_per_worker} | ({"GPU": gpu_share} if use_gpu else {}),
             ),
-            run_config=_run_config(config, folder, callbacks),
+            run_config=_run_config(config, callbacks),
         )
         result = _fit(trainer)
-    return _report(folder, result)
+    report = _report(folder, result)
+    if request.is_made and report.progress.step < config.steps:
+        raise TrainingStopped(
+            f"{storage.shown(folder.place)}: stopped after step {report.progress.step} of {config.steps}, where it has "
+            "saved a checkpoint; run the same command again to go on"
+        )
+    return report
 
 
-def _run_config(config: TrainConfig, folder: Path, callbacks: tuple[Any, ...]) -> ray.train.RunConfig:
+def _run_config(config: TrainConfig, callbacks: tuple[Any, ...]) -> ray.train.RunConfig:
+    path, filesystem = for_ray(storage.absolute(config.storage))
     return ray.train.RunConfig(
         name=config.name,
-        storage_path=str(folder.parent),
+        storage_path=path,
+        storage_filesystem=filesystem,
         # Without a limit Ray Train tries for ever to start workers that no cluster can hold.
         failure_config=ray.train.FailureConfig(max_failures=config.max_failures, controller_failure_limit=2),
         checkpoint_config=ray.train.CheckpointConfig(
@@ -97,6 +121,9 @@ def _fit(trainer: ray.train.torch.TorchTrainer) -> ray.train.Result:
                 raise known from failed
         raise TrainingError(f"training failed: {_last_line(str(failed))}") from failed
     except ray.train.ControllerError as failed:
+        known = known_cause(failed)
+        if isinstance(known, StorageError):
+            raise known from failed
         raise TrainingError(f"the workers could not be started or kept: {_last_line(str(failed))}") from failed
 
 
@@ -108,7 +135,7 @@ def _refuse_impossible(config: TrainConfig, reader: ShardReader) -> None:
     if len(set(config.targets)) < len(config.targets):
         raise ConfigError(f"targets: {', '.join(config.targets)} names one stem twice; name each once")
     if config.start_from is not None:
-        done = checkpoints.read_progress(checkpoints.find(config.start_from)).step
+        done = checkpoints.read_progress(checkpoints.located(config.start_from)).step
         if done >= config.steps:
             raise ConfigError(f"steps={config.steps}: {config.start_from} has done {done} steps; ask for more")
     rehearse(config, reader)
@@ -139,20 +166,22 @@ def _use_gpu(config: TrainConfig) -> bool:
 
 def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
     """Workers run in a folder of their own."""
-    start_from = config.start_from and str(Path(config.start_from).resolve())
+    start_from = config.start_from and storage.absolute(checkpoints.run_folder(config.start_from).place)
     return replace(
         config,
         shards=storage.absolute(config.shards),
-        storage=str(Path(config.storage).resolve()),
+        storage=storage.absolute(config.storage),
         start_from=start_from,
     )
 
 
-def _report(folder: Path, result: ray.train.Result) -> TrainingReport:
+def _report(folder: Folder, result: ray.train.Result) -> TrainingReport:
     if result.checkpoint is None:
-        raise TrainingError(f"{folder}: the run ended without a checkpoint; remove the folder and start again")
+        raise TrainingError(f"{folder.place}: the run ended without a checkpoint; remove the folder and start again")
     ranked = sorted(result.best_checkpoints, key=lambda kept: kept[1]["score"])
-    best, last = Path(ranked[-1][0].path), Path(result.checkpoint.path)
+    best, last = (
+        Folder(from_ray(checkpoint.path, checkpoint.filesystem)) for checkpoint in (ranked[-1][0], result.checkpoint)
+    )
     progress = checkpoints.read_progress(last)
     checkpoints.write_run(folder, best=best.name, last=last.name)
     return TrainingReport(folder=folder, best=best, last=last, progress=progress)

@@ -32,7 +32,7 @@ def rehearse(config: TrainConfig, reader: ShardReader) -> None:
             seed=config.seed,
         )
         if config.start_from is not None:
-            checkpoints.load_state(checkpoints.find(config.start_from), model)
+            checkpoints.load_state(config.start_from, model)
         batch = stream.batch(0)
         num_crops = _NUM_CROPS * config.cyclegan.accumulate
         model.step(
@@ -54,11 +54,11 @@ def _refuse_unfit_crops(config: TrainConfig) -> None:
     """What a step would refuse too, but perhaps not the first one."""
     cyclegan, pairing = config.cyclegan, config.crops.pairing
     pairs = cyclegan.definition.pairs
-    if (pairs == "all" and pairing != "paired") or (pairs == "some" and pairing == "unpaired"):
+    if (pairs == "all" and pairing not in ("paired", "composed")) or (pairs == "some" and pairing == "unpaired"):
         asked = "seed_exact=true" if cyclegan.seed_exact else f"recipe={cyclegan.recipe}"
         raise ConfigError(
             f"cyclegan.{asked} needs targets aligned with their mixtures{' at every step' * (pairs == 'all')}, which "
-            f"crops.pairing={pairing} does not give; choose cyclegan.recipe=remix, or crops.pairing=paired"
+            f"crops.pairing={pairing} does not give; choose cyclegan.recipe=remix, or crops.pairing=paired or composed"
         )
     share = config.crops.batch_size // config.num_workers
     if share % cyclegan.accumulate:

@@ -25,6 +25,9 @@ from cyclesep.training.config import Service
 Image = NDArray[np.uint8]
 PROJECT = "cyclesep"
 MLFLOW_RUN = "mlflow-run"
+TENSORBOARD = "tensorboard"
+# In S3 a file that has grown is put there anew, whole.
+_LARGEST_EVENT_FILE = 8 * 2**20
 
 # What Ray's metrics carry, under the names of the Grafana dashboard in cluster/.
 EXPORTED: Mapping[str, tuple[str, str]] = {
@@ -47,6 +50,9 @@ class Tracker(ABC):
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Take figures of a step."""
 
+    def flush(self) -> None:  # noqa: B027
+        """Write down what was taken so far."""
+
     def sample(self, step: int, name: str, samples: Samples, sample_rate: int, image: Image) -> None:  # noqa: B027
         """Take audio `(channels, time)` and its spectrogram `(height, width, 3)`; not every place has room for it."""
 
@@ -58,7 +64,8 @@ class TensorBoard(Tracker):
     """Event files in the run's folder; those of steps after `step` are struck out, for a run that goes on."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+        self._folder = folder / TENSORBOARD
+        self._writer = SummaryWriter(str(self._folder), purge_step=step)
 
     @override
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -71,6 +78,14 @@ class TensorBoard(Tracker):
         mono = samples.mean(axis=0, keepdims=True)
         self._writer.add_audio(name, mono / max(1.0, float(np.abs(mono).max())), step, sample_rate)
         self._writer.add_image(name, image, step, dataformats="HWC")
+
+    @override
+    def flush(self) -> None:
+        self._writer.flush()
+        latest = max((path.stat() for path in self._folder.iterdir()), key=lambda status: status.st_mtime_ns)
+        if latest.st_size > _LARGEST_EVENT_FILE:
+            # The writer begins another file when it is told more.
+            self._writer.close()
 
     @override
     def close(self) -> None:
@@ -162,6 +177,9 @@ class Trackers:
 
     def sample(self, step: int, name: str, samples: Samples, sample_rate: int, image: Image) -> None:
         self._each(lambda tracker: tracker.sample(step, name, samples, sample_rate, image))
+
+    def flush(self) -> None:
+        self._each(lambda tracker: tracker.flush())
 
     def close(self) -> None:
         self._each(lambda tracker: tracker.close())

@@ -1,6 +1,5 @@
 """One DDP worker: crops from the shards, steps, validation, checkpoints."""
 
-import json
 import logging
 import tempfile
 from collections.abc import Iterator
@@ -18,13 +17,17 @@ from cyclesep import __version__, checkpoints, provenance, settings, validation
 from cyclesep.checkpoints import Progress
 from cyclesep.crops import Batch, CropStream, crop_loader, validation_crops
 from cyclesep.cyclegan import CycleGAN
+from cyclesep.folder import Folder
 from cyclesep.ranks import of_process_group
 from cyclesep.shards import ShardReader
+from cyclesep.storage.filesystem import from_ray
 from cyclesep.training.clock import Clock
 from cyclesep.training.config import TrainConfig
 from cyclesep.training.events import logged
 from cyclesep.training.failures import ShortUserErrors
+from cyclesep.training.interruption import Interruptions
 from cyclesep.training.progress import ShownProgress
+from cyclesep.training.run_files import RunFiles, run_files
 from cyclesep.training.samples import separated_samples
 from cyclesep.training.tracking import Trackers, open_trackers
 
@@ -34,27 +37,32 @@ _log = logging.getLogger(__name__)
 def train_worker(loop: dict[str, Any]) -> dict[str, float]:
     """One DDP worker: runs in a Ray Train worker process, or in this one under `ScalingConfig(num_workers=0)`."""
     _quieten_ray_train()
-    run = _Run(loop)
-    with logged(run.folder, run=run.config.name, rank=run.rank, step=lambda: run.progress.step):
-        _log.info("started", extra={"num_workers": run.world, "hardware": run.progress.hardware})
-        if not run.finished:
-            for batch in run.batches():
-                run.step(batch)
-                if run.due():
-                    run.validate_and_report()
-        run.close()
-        _log.info("ended", extra={"num_steps_skipped": run.model.num_skipped})
+    rank = ray.train.get_context().get_world_rank()
+    with run_files(Folder(loop["folder"]), rank) as written:
+        run = _Run(loop, written)
+        with logged(written.path, run=run.config.name, rank=rank, step=lambda: run.progress.step):
+            _log.info("started", extra={"num_workers": run.world, "hardware": run.progress.hardware})
+            if not run.finished:
+                for batch in run.batches():
+                    run.step(batch)
+                    wanted = run.interruptions.wanted_after(run.progress.step)
+                    if wanted or run.due():
+                        run.validate_and_report()
+                    if wanted == "stop":
+                        break
+            run.close()
+            _log.info("ended", extra={"num_steps_skipped": run.model.num_skipped})
     return run.progress.metrics
 
 
 class _Run:
     """The state of one worker between steps."""
 
-    def __init__(self, loop: dict[str, Any]) -> None:
+    def __init__(self, loop: dict[str, Any], written: RunFiles) -> None:
         context = ray.train.get_context()
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
         self.config = settings.build(TrainConfig, loop["config"])
-        self.folder = Path(loop["folder"])
+        self.written = written
         self.device = ray.train.torch.get_device()
         self.reader = ShardReader(self.config.shards)
         manifest = self.reader.manifest
@@ -83,6 +91,7 @@ class _Run:
             version=__version__,
             hardware=provenance.hardware(self.device, self.world),
         )
+        self.interruptions = Interruptions(loop.get("bell"), rank=self.rank, step=self.progress.step)
         self.board: Any = loop["board"] if self.rank == 0 else None
         self.trackers = self._trackers() if self.rank == 0 else None
         self.validation = validation_crops(
@@ -135,13 +144,16 @@ class _Run:
         _log.info("validated", extra={**metrics, "training_seconds": seconds})
         self.model.synchronise()
         if self.rank != 0:
+            self.written.publish()
             ray.train.report(reported, checkpoint_dir_name=name)
             return
         self._show()
         self._track(metrics)
         self._track_samples()
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": self.progress.step, **self.losses, **metrics}) + "\n")
+        self.written.add_metrics(self.progress.step, self.losses | metrics)
+        assert self.trackers is not None
+        self.trackers.flush()
+        self.written.publish()
         with tempfile.TemporaryDirectory(prefix="cyclesep-checkpoint-") as folder:
             checkpoints.save(Path(folder), self.model, self.config, self.progress)
             ray.train.report(reported, checkpoint=ray.train.Checkpoint.from_directory(folder), checkpoint_dir_name=name)
@@ -153,10 +165,10 @@ class _Run:
     def _restored(self) -> Progress | None:
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is not None:
-            with checkpoint.as_directory() as folder:
-                return checkpoints.load_state(Path(folder), self.model)
+            # Not as_directory(): of two workers of one machine the later one downloads over what the other is reading.
+            return checkpoints.load_state(Folder(from_ray(checkpoint.path, checkpoint.filesystem)), self.model)
         if self.config.start_from is not None:
-            return checkpoints.load_state(checkpoints.find(self.config.start_from), self.model)
+            return checkpoints.load_state(self.config.start_from, self.model)
         return None
 
     def _validated(self) -> dict[str, float]:
@@ -183,13 +195,17 @@ class _Run:
         self.board.tell.remote(shown)
 
     def _trackers(self) -> Trackers:
-        return open_trackers(
+        self.written.forget_metrics_after(self.progress.step)
+        trackers = open_trackers(
             self.config.name,
-            self.folder,
+            self.written.path,
             step=self.progress.step,
             service=self.config.track_with,
             settings=dict(settings.flat(settings.to_dict(self.config))),
         )
+        # The name of a service's run, by which it would go on, is not to be lost.
+        self.written.publish()
+        return trackers
 
     def _track(self, values: dict[str, float]) -> None:
         assert self.trackers is not None

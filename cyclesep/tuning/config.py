@@ -24,7 +24,7 @@ class TuneConfig:
     """Name of the search and of its folder; the same name goes on where that search stopped."""
 
     storage: str = "searches"
-    """Folder that holds searches; on several machines one that all of them share."""
+    """Holds searches: a folder, on several machines one that all of them share, or s3://bucket/prefix."""
 
     space: dict[str, Any] = field(default_factory=dict)
     """What is searched: settings of `train` by dotted name, each with {loguniform: [low, high]},

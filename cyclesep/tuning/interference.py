@@ -1,25 +1,24 @@
 """How much of the other sounds is left in an estimate: the scale-invariant signal-to-interference ratio."""
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
 from cyclesep import checkpoints
 from cyclesep.crops import validation_crops
+from cyclesep.folder import Folder
 from cyclesep.shards import ShardReader
 from cyclesep.training import TrainConfig
 from cyclesep.validation import SILENCE_POWER
 
 
-def sir(checkpoint: Path, config: TrainConfig) -> float:
+def sir(checkpoint: Folder, config: TrainConfig) -> float:
     """Mean SI-SIR in dB of a checkpoint's separator over the validation crops of a run, all targets alike."""
     crops = validation_crops(
         ShardReader(config.shards), config.crops, targets=config.targets, count=config.num_validation_crops
     )
     assert crops is not None
     mixtures, targets = crops
-    separator = checkpoints.load_separator(checkpoint).module
+    separator = checkpoints.load_separator(checkpoint.place).module
     with torch.no_grad():
         estimates = torch.cat([separator(part) for part in mixtures.split(config.crops.batch_size)])
     ratios = si_sir(targets.double(), mixtures.double().unsqueeze(1) - targets.double(), estimates.double())

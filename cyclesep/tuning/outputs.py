@@ -2,11 +2,10 @@
 
 import json
 import math
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from cyclesep import __version__, checkpoints, files, provenance, settings
+from cyclesep import __version__, checkpoints, provenance, settings
 from cyclesep.tuning.finalists import Standing
 from cyclesep.tuning.page import html
 from cyclesep.tuning.report import SearchReport, settings_of
@@ -21,23 +20,22 @@ def write(report: SearchReport) -> None:
     """Everything that a search leaves, each file whole or not at all."""
     folder = report.folder
     about = {"search": report.config.name, "validation_digest": report.yardstick.digest}
-    write_rows([*report.rows, *report.finals], report.space, folder / TRIALS, **about)
-    files.write_text(folder / BEST, _best_yaml(report))
+    with folder.replacing(TRIALS) as file:
+        write_rows([*report.rows, *report.finals], report.space, file, **about)
+    folder.write_text(BEST, _best_yaml(report))
     _keep_checkpoint(report)
-    files.write_text(folder / SUMMARY, json.dumps(summary(report), indent=2, allow_nan=False) + "\n")
-    files.write_text(folder / PAGE, html(report))
+    folder.write_text(SUMMARY, json.dumps(summary(report), indent=2, allow_nan=False) + "\n")
+    folder.write_text(PAGE, html(report))
 
 
 def _keep_checkpoint(report: SearchReport) -> None:
-    """Copy the winner's checkpoint to where the folder of the search stands for it, whole or not at all."""
-    source, kept = checkpoints.find(report.winner_run), report.folder / CHECKPOINT
-    if kept.is_dir() and checkpoints.read_progress(kept) == checkpoints.read_progress(source):
+    """Copy the winner's checkpoint to where the folder of the search stands for it."""
+    source, kept = checkpoints.located(report.winner_run), report.folder.below(CHECKPOINT)
+    whole = kept.holds(checkpoints.PROGRESS)
+    if whole and checkpoints.read_progress(kept) == checkpoints.read_progress(source):
         return
-    partial = kept.with_name(f".{kept.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(source, partial)
-    shutil.rmtree(kept, ignore_errors=True)
-    partial.rename(kept)
+    kept.delete_all()
+    kept.copy_files(source, last=checkpoints.PROGRESS)
     checkpoints.write_run(report.folder, best=CHECKPOINT, last=CHECKPOINT)
 
 
@@ -65,7 +63,7 @@ def summary(report: SearchReport) -> dict[str, Any]:
         "validation_digest": report.yardstick.digest,
         "winner": report.winner.label,
         "winner_settings": settings_of(report.winner),
-        "winner_run": str(report.winner_run),
+        "winner_run": report.winner_run.place,
         "finals": [_standing(standing) for standing in report.standings],
         "verdicts": [
             {"other": v.other, "difference": _finite(v.difference), "p": _finite(v.p), "within_noise": v.is_noise}

@@ -3,12 +3,10 @@
 import logging
 import os
 import random
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,8 @@ from ray.tune.search import BasicVariantGenerator, Searcher
 from ray.tune.search.optuna import OptunaSearch
 from typing_extensions import override
 
+from cyclesep.folder import Folder
+from cyclesep.storage.filesystem import for_ray
 from cyclesep.tuning.capacity import driver_resources
 from cyclesep.tuning.config import SMALL, TuneConfig
 from cyclesep.tuning.groups import no_groups_left
@@ -47,7 +47,7 @@ class Phase:
     """Trials of one kind: those of a search, or the finals."""
 
     name: str
-    folder: Path
+    folder: Folder
     """Of the search."""
     plan: Plan
     steps: int
@@ -62,9 +62,9 @@ class Phase:
     searcher: Searcher | None = None
 
     @property
-    def runs(self) -> Path:
+    def runs(self) -> Folder:
         """Where run folders are."""
-        return Path(self.plan.folder)
+        return Folder(self.plan.folder)
 
     def run(self) -> list[TrialRow]:
         """Run what is missing; the rows of all trials. Raises KeyboardInterrupt when interrupted."""
@@ -80,19 +80,26 @@ class Phase:
         for row in rows:
             # Of a trial that was being stopped a checkpoint may have come after the sweep.
             if row.trial not in best and row.run:
-                delete_checkpoints(self.runs / row.run)
+                delete_checkpoints(self.runs.below(row.run))
         return rows
 
     def _tuner(self) -> tune.Tuner:
         trainable = tune.with_resources(tune.with_parameters(run_trial, plan=self.plan), driver_resources())
-        state = self.folder / "tune" / self.name
-        if tune.Tuner.can_restore(str(state)):
-            return tune.Tuner.restore(str(state), trainable=trainable, resume_unfinished=True, resume_errored=False)
+        states = self.folder.below("tune")
+        path, filesystem = for_ray(states.below(self.name).place)
+        if tune.Tuner.can_restore(path, storage_filesystem=filesystem):
+            return tune.Tuner.restore(
+                path,
+                trainable=trainable,
+                resume_unfinished=True,
+                resume_errored=False,
+                storage_filesystem=filesystem,
+            )
         # Left by a search that was killed before Tune knew of its trials.
-        for left in (state, self.runs):
-            shutil.rmtree(left, ignore_errors=True)
+        for left in (states.below(self.name), self.runs):
+            left.delete_all()
         display = Display(self.name, total=self.total, at_a_time=self.at_a_time, steps=self.steps)
-        sweeper = Sweeper(runs=str(self.runs), keep=self.keep)
+        sweeper = Sweeper(runs=self.runs, keep=self.keep)
         return tune.Tuner(
             trainable,
             param_space=dict(self.param_space),
@@ -106,7 +113,8 @@ class Phase:
             ),
             run_config=tune.RunConfig(
                 name=self.name,
-                storage_path=str(self.folder / "tune"),
+                storage_path=for_ray(states.place)[0],
+                storage_filesystem=filesystem,
                 verbose=0,
                 callbacks=[JsonLoggerCallback(), display, sweeper],
                 failure_config=tune.FailureConfig(max_failures=_MAX_LOST_DRIVERS),
@@ -120,8 +128,9 @@ class Phase:
 class Sweeper(tune.Callback):  # type: ignore[misc]
     """Deletes the checkpoints of trials that have ended and are not among the best."""
 
-    def __init__(self, *, runs: str, keep: int) -> None:
+    def __init__(self, *, runs: Folder, keep: int) -> None:
         self.runs, self.keep = runs, keep
+        self._swept: set[str] = set()
 
     @override
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -133,12 +142,14 @@ class Sweeper(tune.Callback):  # type: ignore[misc]
 
     def _sweep(self, trials: Sequence[Trial]) -> None:
         ended = [trial for trial in trials if trial.is_finished()]
-        for trial in sorted(ended, key=_standing, reverse=True)[self.keep :]:
-            for folder in Path(self.runs).glob(f"{trial.trial_id}*"):
-                delete_checkpoints(folder)
+        losing = {trial.trial_id for trial in sorted(ended, key=_standing, reverse=True)[self.keep :]} - self._swept
+        self._swept |= losing
+        for name in self.runs.folders() if losing else ():
+            if name.startswith(tuple(losing)):
+                delete_checkpoints(self.runs.below(name))
 
 
-def search_phase(config: TuneConfig, folder: Path, plan: Plan, space: Space, *, total: int, at_a_time: int) -> Phase:
+def search_phase(config: TuneConfig, folder: Folder, plan: Plan, space: Space, *, total: int, at_a_time: int) -> Phase:
     """The trials of a search."""
     steps = config.train.steps
     domains = {parameter.name: domain(parameter, grid=config.search == "grid") for parameter in space.parameters}
@@ -157,7 +168,7 @@ def search_phase(config: TuneConfig, folder: Path, plan: Plan, space: Space, *, 
     )
 
 
-def final_phase(config: TuneConfig, folder: Path, plan: Plan, *, at_a_time: int) -> Phase:
+def final_phase(config: TuneConfig, folder: Folder, plan: Plan, *, at_a_time: int) -> Phase:
     """Every contender of `plan` with every seed, to the end."""
     seeds = [config.train.seed + number for number in range(config.final_seeds)]
     return Phase(

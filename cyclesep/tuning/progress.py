@@ -7,10 +7,9 @@ from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from typing_extensions import override
 
+from cyclesep.live_bar import LiveBar
 from cyclesep.tuning.rows import label
 
 
@@ -82,16 +81,15 @@ class Display(tune.Callback):  # type: ignore[misc]
     def __init__(self, name: str, *, total: int, at_a_time: int, steps: int) -> None:
         self.name, self.steps = name, steps
         self.tally = Tally(total=total, at_a_time=at_a_time)
-        self._bar: Progress | None = None
+        self._bar: LiveBar | None = None
         self._task: Any = None
 
     @override
     def setup(self, **info: Any) -> None:
         if sys.stderr.isatty():
-            columns = [TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn()]
-            told = TextColumn("{task.fields[told]}")
-            self._bar = Progress(*columns, told, TimeElapsedColumn(), console=Console(stderr=True))
-            self._task = self._bar.add_task(self.name, total=self.tally.total, told="starting the first trials")
+            self._bar = LiveBar()
+            told = "starting the first trials"
+            self._task = self._bar.add_task(self.name, total=self.tally.total, left=None, told=told)
             self._bar.start()
         else:
             line = f"{self.name}: {self.tally.total} trials, {self.tally.at_a_time} at a time"

@@ -1,10 +1,10 @@
 """What a search has found."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cyclesep import evaluation
+from cyclesep.folder import Folder
 from cyclesep.training import TrainConfig
 from cyclesep.tuning.config import TuneConfig
 from cyclesep.tuning.finalists import Standing, Verdict
@@ -17,7 +17,7 @@ from cyclesep.tuning.yardstick import Yardstick
 class SearchReport:
     """The trials, the finals and the winner."""
 
-    folder: Path
+    folder: Folder
     space: Space
     yardstick: Yardstick
     config: TuneConfig
@@ -30,7 +30,7 @@ class SearchReport:
     front: tuple[TrialRow, ...]
     """With several objectives: trials that no other one beats in all of them."""
     best: TrainConfig
-    winner_run: Path
+    winner_run: Folder
     """The run folder of the winner's best training."""
     scores: evaluation.EvaluationReport | None = None
 

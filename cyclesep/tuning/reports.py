@@ -4,12 +4,12 @@ import queue
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import ray.util.queue
 
 from cyclesep.checkpoints import Progress
+from cyclesep.folder import Folder
 from cyclesep.training import TrainConfig, TrainingReport, fit
 from cyclesep.tuning.tell import Report, Tell
 
@@ -49,8 +49,8 @@ class Run:
         return self.done.progress
 
     def _fit(self) -> None:
-        folder = Path(self.config.storage) / self.config.name
-        tell = Tell(told=self._told, folder=str(folder), hold_every=self.hold_every, last_step=self.config.steps)
+        folder = Folder.of(self.config.storage).below(self.config.name)
+        tell = Tell(told=self._told, folder=folder.place, hold_every=self.hold_every, last_step=self.config.steps)
         try:
             self.done = fit(self.config, (tell,), show=False, gpu_share=self.gpu_share)
         except BaseException as problem:

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet
 from ray import tune
 
-from cyclesep.files import replacing
 from cyclesep.tuning.space import Parameter, Space
 from cyclesep.tuning.trial import CONTENDER, SEED, Plan
 
@@ -116,11 +115,10 @@ def row_of(result: tune.Result, *, phase: str, plan: Plan, steps: int) -> TrialR
 
 
 def write_rows(rows: Sequence[TrialRow], space: Space, path: Path, **about: str) -> None:
-    """Write rows as parquet, whole or not at all; `about` becomes columns that are alike in all rows."""
+    """Write rows as parquet; `about` becomes columns that are alike in all rows."""
     schema = _schema(rows, space, about)
     plain = [_to_plain(row, schema) | about for row in rows]
-    with replacing(path) as partial:
-        pyarrow.parquet.write_table(pa.Table.from_pylist(plain, schema=schema), partial, compression="zstd")
+    pyarrow.parquet.write_table(pa.Table.from_pylist(plain, schema=schema), path, compression="zstd")
 
 
 def read_rows(path: Path, space: Space) -> list[TrialRow]:

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from cyclesep import evaluation, files, settings, storage
+from cyclesep import checkpoints, evaluation, settings, storage
 from cyclesep.errors import ConfigError, TrainingError
 from cyclesep.evaluation import EvaluateConfig
+from cyclesep.folder import Folder
 from cyclesep.tuning import outputs
 from cyclesep.tuning.capacity import nodes_now, num_concurrent
 from cyclesep.tuning.config import SMALL, TuneConfig
@@ -20,6 +20,8 @@ from cyclesep.tuning.trial import Plan, delete_checkpoints
 from cyclesep.tuning.yardstick import Yardstick, read_yardstick
 
 CONFIG = "search.yaml"
+# In the folder of a search in S3 while somebody searches there.
+LOCK = ".tune.lock"
 
 # What a search may be continued with differently.
 _MAY_CHANGE = ("storage", "max_concurrent", "evaluate")
@@ -29,36 +31,44 @@ def search(config: TuneConfig) -> SearchReport:
     """Search on the Ray cluster that this process is connected to, or go on with the search of that name.
 
     Raises ConfigError for a space or settings that cannot be, before anything starts; TrainingError if no trial could
-    be ranked; KeyboardInterrupt when interrupted.
+    be ranked; StorageError if the storage cannot be used, or another process is at the same search there;
+    KeyboardInterrupt when interrupted.
     """
-    folder = _folder(config)
+    folder = Folder.of(config.storage).below(config.name)
     space = read_space(config.space, config.train)
     yardstick = read_yardstick(config.train, space)
-    total = grid_size(space) if config.search == "grid" else config.trials
     at_a_time = num_concurrent(config, nodes_now())
-    _claim(folder, config)
+    with folder.held(LOCK):
+        _claim(folder, config)
+        return _searched(config, folder, space, yardstick, at_a_time)
+
+
+def _searched(config: TuneConfig, folder: Folder, space: Space, yardstick: Yardstick, at_a_time: int) -> SearchReport:
+    total = grid_size(space) if config.search == "grid" else config.trials
     plan = _plan(config, space, yardstick, folder)
     rows = _known_or(
-        folder / "search.parquet",
+        folder,
+        "search.parquet",
         space,
         lambda: search_phase(config, folder, plan, space, total=total, at_a_time=at_a_time).run(),
     )
     ranked = rank(rows, config.objectives[0])
     if not ranked:
-        raise TrainingError(f"{folder}: none of {len(rows)} trials can be ranked; {_first_reason(rows)}")
+        raise TrainingError(f"{folder.place}: none of {len(rows)} trials can be ranked; {_first_reason(rows)}")
     contenders = _contenders(config, space, ranked)
     finals: list[TrialRow] = []
     if config.finalists:
         final_plan = replace(
             plan,
-            folder=str(folder / "finals"),
+            folder=folder.below("finals").place,
             checkpoint_every=None,
             # To the end, however bad: a mean needs all seeds.
             mixture_sdr=-math.inf,
             contenders=tuple(contender.values for contender in contenders),
         )
         finals = _known_or(
-            folder / "finals.parquet",
+            folder,
+            "finals.parquet",
             space,
             lambda: final_phase(config, folder, final_plan, at_a_time=at_a_time).run(),
         )
@@ -67,7 +77,7 @@ def search(config: TuneConfig) -> SearchReport:
 
 def _finished(
     config: TuneConfig,
-    folder: Path,
+    folder: Folder,
     space: Space,
     yardstick: Yardstick,
     rows: Sequence[TrialRow],
@@ -80,16 +90,16 @@ def _finished(
         else (_unopposed(contenders[-1], rank(rows, config.objectives[0])[0]),)
     )
     if not ranked[0].rows:
-        raise TrainingError(f"{folder}: no finalist could be trained; {_first_reason(finals)}")
+        raise TrainingError(f"{folder.place}: no finalist could be trained; {_first_reason(finals)}")
     if ranked[0].rows[0].outcome != "completed":
         raise TrainingError(
-            f"{folder}: no trial came to its end; train the best again with finalists=1, under another name"
+            f"{folder.place}: no trial came to its end; train the best again with finalists=1, under another name"
         )
     winner = ranked[0]
-    run = folder / ("finals" if finals else "trials") / winner.rows[0].run
+    run = folder.below("finals" if finals else "trials", winner.rows[0].run)
     for row in finals:
         if row.run and row.run != winner.rows[0].run:
-            delete_checkpoints(folder / "finals" / row.run)
+            delete_checkpoints(folder.below("finals", row.run))
     signs: dict[str, int] = {name: -1 if name in SMALL else 1 for name in config.objectives}
     report = SearchReport(
         folder=folder,
@@ -112,44 +122,36 @@ def _finished(
     return report
 
 
-def _folder(config: TuneConfig) -> Path:
-    if storage.is_remote(config.storage):
-        raise ConfigError(
-            f"storage={config.storage}: trials write their runs to a folder that all machines share; name one "
-            "(shards may lie in S3)"
-        )
-    return (Path(config.storage) / config.name).resolve()
-
-
-def _claim(folder: Path, config: TuneConfig) -> None:
+def _claim(folder: Folder, config: TuneConfig) -> None:
     """Write the config into a new folder, or see that an old search was made with the same settings."""
-    file = folder / CONFIG
-    if file.exists():
-        before = settings.load(TuneConfig, [file])
+    if folder.holds(CONFIG):
+        with folder.reading(CONFIG) as file:
+            before = settings.load(TuneConfig, [file])
         now = replace(config, **{name: getattr(before, name) for name in _MAY_CHANGE})
         if now != before:
             old, new = settings.to_dict(before), settings.to_dict(now)
             differing = [name for name in new if new[name] != old[name]]
             raise ConfigError(
-                f"name: the search {folder} was started with other settings ({', '.join(differing)}); "
-                f"give this one another name=, or take those of {file}"
+                f"name: the search {folder.place} was started with other settings ({', '.join(differing)}); "
+                f"give this one another name=, or take those of {folder.path_of(CONFIG)}"
             )
-    files.write_text(file, settings.to_yaml(config))
+    folder.write_text(CONFIG, settings.to_yaml(config))
 
 
-def _plan(config: TuneConfig, space: Space, yardstick: Yardstick, folder: Path) -> Plan:
+def _plan(config: TuneConfig, space: Space, yardstick: Yardstick, folder: Folder) -> Plan:
+    start_from = config.train.start_from
     train = settings.replace(
         config.train,
         {
-            "storage": str(folder / "trials"),
+            "storage": folder.below("trials").place,
             "shards": storage.absolute(config.train.shards),
-            "start_from": config.train.start_from and str(Path(config.train.start_from).resolve()),
+            "start_from": start_from and storage.absolute(checkpoints.run_folder(start_from).place),
         },
     )
     return Plan(
         train=settings.to_dict(train),
         space=space,
-        folder=str(folder / "trials"),
+        folder=folder.below("trials").place,
         gpu_share=config.gpu_share,
         grace_steps=config.grace,
         mixture_sdr=yardstick.mixture_sdr,
@@ -158,12 +160,14 @@ def _plan(config: TuneConfig, space: Space, yardstick: Yardstick, folder: Path) 
     )
 
 
-def _known_or(file: Path, space: Space, run: Callable[[], list[TrialRow]]) -> list[TrialRow]:
+def _known_or(folder: Folder, name: str, space: Space, run: Callable[[], list[TrialRow]]) -> list[TrialRow]:
     """Rows of a phase that an earlier go has finished, or of one that is run now."""
-    if file.exists():
-        return read_rows(file, space)
+    if folder.holds(name):
+        with folder.reading(name) as file:
+            return read_rows(file, space)
     rows = run()
-    write_rows(rows, space, file)
+    with folder.replacing(name) as file:
+        write_rows(rows, space, file)
     return rows
 
 
@@ -185,9 +189,9 @@ def _first_reason(rows: Sequence[TrialRow]) -> str:
 def _evaluated(report: SearchReport) -> evaluation.EvaluationReport:
     return evaluation.evaluate(
         EvaluateConfig(
-            checkpoint=str(report.winner_run),
+            checkpoint=report.winner_run.place,
             name=report.winner.label,
             shards=report.config.train.shards,
-            output=str(report.folder / "test"),
+            output=report.folder.below("test").place,
         )
     )

@@ -4,13 +4,14 @@ Imports no more than that, for each trial has a controller, and torch and audio 
 """
 
 import json
-import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ray.train import Checkpoint, UserCallback
 from typing_extensions import override
+
+from cyclesep.folder import Folder
+from cyclesep.storage.filesystem import from_ray
 
 # The card in a checkpoint's folder (see `cyclesep.checkpoints`).
 _CARD = "progress.json"
@@ -24,7 +25,7 @@ class Report:
     metrics: dict[str, float]
     training_seconds: float
     hold: str | None = None
-    """A copy of the checkpoint that Ray Train cannot delete; whoever takes the report removes it."""
+    """Folder of a copy of the checkpoint that Ray Train cannot delete; whoever takes the report removes it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,18 +45,18 @@ class Tell(UserCallback):  # type: ignore[misc]
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
         if checkpoint is None:
             return
-        source = Path(checkpoint.path)
+        source = Folder(from_ray(checkpoint.path, checkpoint.filesystem))
         # Read here, where Ray Train cannot delete it meanwhile.
-        card = json.loads((source / _CARD).read_text(encoding="utf-8"))
+        card = json.loads(source.read_text(_CARD))
         hold = None
         if self.hold_every and card["step"] % self.hold_every == 0 and card["step"] < self.last_step:
-            hold = Path(self.folder) / f"hold-{card['step']:08d}"
-            shutil.copytree(source, hold, dirs_exist_ok=True)
+            hold = Folder(self.folder).below(f"hold-{card['step']:08d}")
+            hold.copy_files(source, last=_CARD)
         self.told.put(
             Report(
                 step=card["step"],
                 metrics=card["metrics"],
                 training_seconds=card["training_seconds"],
-                hold=None if hold is None else str(hold),
+                hold=None if hold is None else hold.place,
             )
         )

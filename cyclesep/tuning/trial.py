@@ -7,10 +7,8 @@ import hashlib
 import json
 import math
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -19,6 +17,8 @@ from safetensors import safe_open
 from cyclesep import checkpoints, settings
 from cyclesep.checkpoints import Progress
 from cyclesep.errors import CyclesepError
+from cyclesep.folder import Folder
+from cyclesep.storage.filesystem import for_ray, from_ray
 from cyclesep.training import TrainConfig
 from cyclesep.tuning.interference import sir
 from cyclesep.tuning.reports import Run
@@ -41,7 +41,7 @@ class Plan:
     """The config that trials change, as plain values with absolute paths."""
     space: Space
     folder: str
-    """Where run folders are made."""
+    """Where run folders are made: an absolute path, or s3://bucket/prefix."""
     gpu_share: float
     grace_steps: int
     """Steps before a trial counts as diverged that is worse than the mixture."""
@@ -108,11 +108,11 @@ def _tell(report: Report, name: str) -> None:
     if report.hold is None:
         tune.report(_told(report, name))
         return
-    tune.report(_told(report, name), checkpoint=tune.Checkpoint.from_directory(report.hold))
-    shutil.rmtree(report.hold, ignore_errors=True)
+    tune.report(_told(report, name), checkpoint=tune.Checkpoint(*for_ray(report.hold)))
+    Folder(report.hold).delete_all()
 
 
-def _ending(progress: Progress, checkpoint: Path, plan: Plan) -> dict[str, Any]:
+def _ending(progress: Progress, checkpoint: Folder, plan: Plan) -> dict[str, Any]:
     ending: dict[str, Any] = {
         "step": progress.step,
         **_metrics(progress.metrics),
@@ -134,8 +134,8 @@ def _metrics(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in told.items() if math.isfinite(value)}
 
 
-def _num_parameters(checkpoint: Path) -> int:
-    with safe_open(checkpoint / checkpoints.WEIGHTS, "pt") as weights:
+def _num_parameters(checkpoint: Folder) -> int:
+    with safe_open(checkpoint.at_hand(checkpoints.WEIGHTS) / checkpoints.WEIGHTS, "pt") as weights:
         return sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
 
 
@@ -151,19 +151,21 @@ def _place(drawn: Mapping[str, Any], plan: Plan) -> tuple[str, str | None]:
         return trial, None
     told = json.dumps([plan.space.changes(drawn), given.path], sort_keys=True)
     name = f"{trial}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
-    start = Path(plan.folder) / name / "start"
-    if not (start / checkpoints.PROGRESS).is_file():
+    runs = Folder(plan.folder)
+    start = runs.below(name, "start")
+    if not start.holds(checkpoints.PROGRESS):
         # A copy, since Tune deletes old checkpoints of the trial that it comes from.
-        given.to_directory(str(start))
-    for before in Path(plan.folder).glob(f"{trial}*"):
-        if before.name != name:
-            delete_checkpoints(before)
-    return name, str(start)
+        start.copy_files(Folder(from_ray(given.path, given.filesystem)), last=checkpoints.PROGRESS)
+    for before in runs.folders():
+        if before.startswith(trial) and before != name:
+            delete_checkpoints(runs.below(before))
+    return name, start.place
 
 
-def delete_checkpoints(run: Path) -> None:
+def delete_checkpoints(run: Folder) -> None:
     """Leave of a run folder what tells about it: config, curves, metrics."""
-    for folder in [*run.glob("step-*"), *run.glob("hold-*"), run / "start"]:
-        shutil.rmtree(folder, ignore_errors=True)
+    for name in run.folders():
+        if name.startswith((checkpoints.STEP, "hold-", "start")):
+            run.below(name).delete_all()
     # Ray Train would look for what it says is there, and refuse to go on.
-    (run / "checkpoint_manager_snapshot.json").unlink(missing_ok=True)
+    run.delete("checkpoint_manager_snapshot.json")

@@ -1,0 +1,158 @@
+"""S3 as a file system of pyarrow, for Ray: every call goes through this package, and so through boto3.
+
+pyarrow's own S3 file system looks for endpoint and credentials in other places than boto3, and carries keys that it was
+given into whatever pickles it. This one holds nothing: what is pickled is the name of a class, and each process asks
+boto3 anew.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pyarrow import PythonFile
+from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileSystemHandler, FileType, PyFileSystem
+from typing_extensions import override
+
+from cyclesep.storage import objects
+from cyclesep.storage.faults import NoSuchObject
+from cyclesep.storage.locations import SCHEME, is_remote
+from cyclesep.storage.transfers import Upload, download, upload
+
+
+def for_ray(place: str) -> tuple[str, FileSystem | None]:
+    """What Ray calls a storage path, and its file system: none for a path of this machine."""
+    return (place.removeprefix(SCHEME), PyFileSystem(_Buckets())) if is_remote(place) else (place, None)
+
+
+def from_ray(path: str, filesystem: FileSystem | None) -> str:
+    """The place of what Ray calls `path`, as of a checkpoint."""
+    return SCHEME + path if isinstance(filesystem, PyFileSystem) else path
+
+
+class _Buckets(FileSystemHandler):  # type: ignore[misc]
+    """All buckets; a path is `bucket/key`, and a folder is whatever keys begin with."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Buckets)
+
+    def __hash__(self) -> int:
+        return hash(_Buckets)
+
+    @override
+    def get_type_name(self) -> str:
+        return "s3-by-boto3"
+
+    @override
+    def normalize_path(self, path: str) -> str:
+        return path.strip("/")
+
+    @override
+    def get_file_info(self, paths: Sequence[str]) -> list[FileInfo]:
+        return [_info(path) for path in paths]
+
+    @override
+    def get_file_info_selector(self, selector: FileSelector) -> list[FileInfo]:
+        base = selector.base_dir.strip("/")
+        found = objects.listed(SCHEME + base)
+        if not found and not selector.allow_not_found:
+            raise FileNotFoundError(f"{SCHEME}{base}: there is no such folder")
+        folders = {str(parent) for name in found for parent in Path(name).parents if parent.name}
+        infos = {name: FileInfo(f"{base}/{name}", FileType.Directory) for name in folders}
+        for name, stored in found.items():
+            infos[name] = FileInfo(f"{base}/{name}", FileType.File, size=stored.bytes, mtime=stored.modified)
+        return [info for name, info in sorted(infos.items()) if selector.recursive or "/" not in name]
+
+    @override
+    def create_dir(self, path: str, recursive: bool) -> None:
+        """S3 has no folders to be made."""
+
+    @override
+    def delete_dir(self, path: str) -> None:
+        objects.delete(SCHEME + path, objects.listed(SCHEME + path))
+
+    @override
+    def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:
+        self.delete_dir(path)
+
+    @override
+    def delete_root_dir_contents(self) -> None:
+        raise NotImplementedError("whole buckets are not deleted")
+
+    @override
+    def delete_file(self, path: str) -> None:
+        folder, _, name = path.strip("/").rpartition("/")
+        objects.delete(SCHEME + folder, [name])
+
+    @override
+    def move(self, src: str, dest: str) -> None:
+        self.copy_file(src, dest)
+        self.delete_file(src)
+
+    @override
+    def copy_file(self, src: str, dest: str) -> None:
+        with tempfile.TemporaryDirectory(prefix="cyclesep-copy-") as scratch:
+            path = Path(scratch) / "object"
+            download(SCHEME + src, path)
+            upload([Upload.of(path, SCHEME + dest)])
+
+    @override
+    def open_input_stream(self, path: str) -> PythonFile:
+        return self.open_input_file(path)
+
+    @override
+    def open_input_file(self, path: str) -> PythonFile:
+        # The whole of it first, because only a download goes on after a fault and sees damage.
+        with tempfile.TemporaryDirectory(prefix="cyclesep-download-") as scratch:
+            file = Path(scratch) / "object"
+            try:
+                download(SCHEME + path, file)
+            except NoSuchObject as problem:
+                raise FileNotFoundError(str(problem)) from problem
+            # Stays readable when the folder has gone.
+            return PythonFile(file.open("rb"), mode="r")
+
+    @override
+    def open_output_stream(self, path: str, metadata: Mapping[str, str]) -> PythonFile:
+        return PythonFile(_Written(SCHEME + path), mode="w")
+
+    @override
+    def open_append_stream(self, path: str, metadata: Mapping[str, str]) -> PythonFile:
+        raise NotImplementedError("S3 cannot append")
+
+
+def _info(path: str) -> FileInfo:
+    stored = objects.look(SCHEME + path)
+    if stored is not None:
+        return FileInfo(path, FileType.File, size=stored.bytes, mtime=stored.modified)
+    is_folder = bool(objects.listed(SCHEME + path, limit=1))
+    return FileInfo(path, FileType.Directory if is_folder else FileType.NotFound)
+
+
+class _Written:
+    """A file that becomes an object when it is closed; one that is only forgotten never does."""
+
+    def __init__(self, uri: str) -> None:
+        self.closed = False
+        self._uri = uri
+        self._digest = hashlib.sha256()
+        self._file: Any = tempfile.NamedTemporaryFile(prefix="cyclesep-upload-")  # noqa: SIM115
+
+    def write(self, data: Any) -> int:
+        self._digest.update(data)
+        return int(self._file.write(data))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        with self._file:
+            self._file.flush()
+            upload([Upload(path=Path(self._file.name), uri=self._uri, sha256=self._digest.hexdigest())])
