@@ -116,7 +116,11 @@ def test_a_checkpoint_s_parameters_and_changed_settings_are_told(run: Path) -> N
     described = describe_checkpoint(Folder.of(run / "step-1"))
     separator = checkpoints.load_separator(run / "step-1")
     assert described.parameters == sum(parameter.numel() for parameter in separator.module.parameters())
-    assert described.changed_settings == {"cyclegan.separator.width": 8, "cyclegan.separator.depth": 2}
+    assert described.changed_settings == {
+        "cyclegan.separator.name": "waveunet",
+        "cyclegan.separator.width": 8,
+        "cyclegan.separator.depth": 2,
+    }
     assert described.card.targets == ("vocals",)
     assert described.disk_bytes == sum(path.stat().st_size for path in (run / "step-1").iterdir())
 

@@ -280,8 +280,7 @@ def marked(mark: str) -> dict[int, Mapping[str, str]]:
     ("seed", "ray"),
     [
         (0, "joined"),
-        (1, "private"),
-        *(pytest.param(seed, "joined", marks=pytest.mark.slow) for seed in range(2, 10)),
+        *(pytest.param(seed, "joined", marks=pytest.mark.slow) for seed in range(1, 10)),
         *(pytest.param(seed, "private", marks=pytest.mark.slow) for seed in range(10, 14)),
     ],
 )

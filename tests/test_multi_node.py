@@ -79,6 +79,7 @@ def outcomes(site: Site, output: str) -> list[str]:
     return [name for name in site.listed(f"{output}/parts") if name.endswith(".json")]
 
 
+@pytest.mark.slow
 def test_a_node_of_three_is_lost_and_each_track_is_scored_once(
     site: Site, scoring: list[str], scored: pa.Table
 ) -> None:

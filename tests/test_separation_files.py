@@ -261,7 +261,7 @@ def test_the_bar_tells_the_file_and_how_far_it_is() -> None:
     with SeparationProgress(3, Console(file=drawn, force_terminal=True, width=120)) as progress:
         progress.begin(Path("a [b].wav"))
         progress.advance(30.0, 3700.0)
-    assert "a [b].wav (1 of 3)" in drawn.getvalue()
+    assert "1/3 a [b].wav" in drawn.getvalue()
     assert "0:30/1:01:40" in drawn.getvalue()
 
 
