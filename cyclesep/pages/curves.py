@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import math
 import re
 from dataclasses import dataclass, field
@@ -75,6 +76,8 @@ def _events(folder: Folder) -> Any:
     if not names:
         return None
     # All scalars, and the last sound of each name.
+    # Its warnings are of steps that were done again after a restart, which is as it should be.
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
     events = EventAccumulator(str(board.at_hand(*names)), size_guidance={"scalars": 0, "audio": 1, "images": 1})
     return events.Reload()
 
