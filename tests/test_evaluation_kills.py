@@ -90,9 +90,9 @@ def expected(host: Host, words: list[str], tmp_path_factory: pytest.TempPathFact
     return pyarrow.parquet.read_table(output / "scores.parquet")
 
 
-def ended(driver: subprocess.Popen[str], output: Path) -> int:
+def ended(driver: subprocess.Popen[str], output: Path, seconds: float = DEADLINE_SECONDS) -> int:
     try:
-        return driver.wait(DEADLINE_SECONDS)
+        return driver.wait(seconds)
     except subprocess.TimeoutExpired:
         driver.kill()
         raise AssertionError(output.with_suffix(".log").read_text()[-3000:]) from None
@@ -150,6 +150,7 @@ def test_a_node_that_is_killed_costs_time_and_nothing_else(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_forty_songs_survive_kills_of_the_driver_and_of_nodes_in_turn(
     host: Host, words: list[str], tmp_path: Path
 ) -> None:
@@ -158,7 +159,7 @@ def test_forty_songs_survive_kills_of_the_driver_and_of_nodes_in_turn(
     write_musdb_hq(songs, music)
     words = [words[0], "corpus.kind=musdb18", f"corpus.path={music}", "num_separators=1", "oracles=[IRM2,MWF]"]
     calm = tmp_path / "calm"
-    assert ended(host.driver(*words, output=calm), calm) == 0
+    assert ended(host.driver(*words, output=calm), calm, seconds=800) == 0
     output = tmp_path / "out"
     rng = np.random.default_rng(11)
     for number in range(6):
@@ -173,7 +174,7 @@ def test_forty_songs_survive_kills_of_the_driver_and_of_nodes_in_turn(
     time.sleep(1.0)
     before = parts(output)
     assert 30 <= len(before) < 200
-    assert ended(host.driver(*words, output=output), output) == 0
+    assert ended(host.driver(*words, output=output), output, seconds=800) == 0
     tables = [pyarrow.parquet.read_table(place / "scores.parquet") for place in (output, calm)]
     assert tables[0].equals(tables[1])
     after = parts(output)
