@@ -175,7 +175,7 @@ def test_forty_songs_survive_kills_of_the_driver_and_of_nodes_in_turn(
     before = parts(output)
     assert 30 <= len(before) < 200
     assert ended(host.driver(*words, output=output), output, seconds=800) == 0
-    tables = [pyarrow.parquet.read_table(place / "scores.parquet") for place in (output, calm)]
-    assert tables[0].equals(tables[1])
+    # As bytes: silent frames are NaN, which Arrow's tables do not call equal.
+    assert (output / "scores.parquet").read_bytes() == (calm / "scores.parquet").read_bytes()
     after = parts(output)
     assert {name: after[name] for name in before} == before

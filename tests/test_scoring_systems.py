@@ -125,13 +125,15 @@ def test_a_system_that_is_not_definite_is_refused() -> None:
         block_toeplitz.factorise(system, 0.0)
 
 
+def solved(gram: Real, right: Real, twins: list[int]) -> distortion_filters.Solution:
+    return distortion_filters.solve(gram, right, twins, distortion_filters.WELL_CONDITIONED)
+
+
 def test_a_known_filter_is_found_and_called_exact() -> None:
     references = signals(2)
     estimate = np.zeros((1, 1000))
     estimate[0, 5:] = 0.8 * references[1, :-5]
-    solution = distortion_filters.solve(
-        correlations(references, references), correlations(references, estimate), twins=[0, 1]
-    )
+    solution = solved(correlations(references, references), correlations(references, estimate), twins=[0, 1])
     assert solution.conditioning == Conditioning.EXACT
     expected = np.zeros((LAGS, 2, 1))
     expected[5, 1] = 0.8
@@ -141,7 +143,7 @@ def test_a_known_filter_is_found_and_called_exact() -> None:
 def test_twins_are_solved_once_and_called_merged() -> None:
     one = signals(1)
     both, estimate = np.concatenate([one, one]), 0.5 * one
-    solution = distortion_filters.solve(correlations(both, both), correlations(both, estimate), twins=[0, 0])
+    solution = solved(correlations(both, both), correlations(both, estimate), twins=[0, 0])
     assert solution.conditioning == Conditioning.MERGED
     np.testing.assert_allclose(solution.filters.sum(axis=1)[:, 0], [0.5] + [0] * (LAGS - 1), atol=1e-9)
     assert not solution.filters[:, 1].any()
@@ -150,7 +152,7 @@ def test_twins_are_solved_once_and_called_merged() -> None:
 def test_proportional_channels_project_as_one() -> None:
     one = signals(1)
     both, estimate = np.concatenate([one, 0.3 * one]), 0.5 * one
-    solution = distortion_filters.solve(correlations(both, both), correlations(both, estimate), twins=[0, 1])
+    solution = solved(correlations(both, both), correlations(both, estimate), twins=[0, 1])
     summed = solution.filters[:, 0, 0] + 0.3 * solution.filters[:, 1, 0]
     np.testing.assert_allclose(summed, [0.5] + [0] * (LAGS - 1), atol=1e-6)
 
@@ -159,12 +161,12 @@ def test_an_indefinite_system_falls_to_lu_and_a_zero_one_to_zero_filters() -> No
     indefinite = correlations(signals(2), signals(2))
     indefinite[1] *= 50
     right = np.random.default_rng(0).standard_normal((LAGS, 2, 1))
-    solution = distortion_filters.solve(indefinite, right, twins=[0, 1])
+    solution = solved(indefinite, right, twins=[0, 1])
     assert solution.conditioning == Conditioning.LU
     np.testing.assert_allclose(
         block_toeplitz.dense(indefinite, 0.0) @ solution.filters.reshape(-1), right.reshape(-1), rtol=1e-6
     )
-    silent = distortion_filters.solve(np.zeros((LAGS, 1, 1)), np.zeros((LAGS, 1, 1)), twins=[0])
+    silent = solved(np.zeros((LAGS, 1, 1)), np.zeros((LAGS, 1, 1)), twins=[0])
     assert not silent.filters.any()
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from cyclesep.scoring import distortion_filters
 from cyclesep.scoring.correlations import Correlator, SpanStatistics
-from cyclesep.scoring.distortion_filters import Solution
+from cyclesep.scoring.distortion_filters import Solution, sufficient_condition
 from cyclesep.scoring.energies import Energies, QuadraticForms
 from cyclesep.scoring.framing import Span
 from cyclesep.scoring.sources import Array, Pairing, Sources
@@ -68,7 +68,7 @@ class NumpyBackend:
         return self._correlator.across_seams(tiles)
 
     def solve(self, correlations: Array, right: Array, twins: list[int]) -> Solution:
-        return distortion_filters.solve(correlations, right, twins)
+        return distortion_filters.solve(correlations, right, twins, sufficient_condition(self.sources))
 
     def energies(self, forms: QuadraticForms, statistics: SpanStatistics) -> Energies:
         return forms.evaluate(statistics)

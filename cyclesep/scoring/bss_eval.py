@@ -22,6 +22,7 @@ from cyclesep.scoring.backend import Backend, NumpyBackend
 from cyclesep.scoring.distortion_filters import Conditioning
 from cyclesep.scoring.energies import Part, Projections, QuadraticForms, quadratic_forms
 from cyclesep.scoring.framing import Span, frame_spans, tiling
+from cyclesep.scoring.museval_equations import MusevalEquations
 from cyclesep.scoring.projections import Projector
 from cyclesep.scoring.simple import TrackEnergies
 from cyclesep.scoring.sources import Array, Pairing, Sources, are_on_grid, each_alone, require_finite
@@ -206,14 +207,17 @@ class _Scorer:
         gram = mixing @ correlations[:, :, : sources.reference_channels] @ mixing.T
         right = mixing @ correlations[:, :, sources.reference_channels :] @ pairing.estimate_mixing(sources).T
         twins = pairing.twins(sources, span)
-        on_all = backend.solve(gram, right, twins)
+        museval_s = MusevalEquations(sources=sources, pairing=pairing, span=span, lags=len(gram))
+        on_all = museval_s.instead_of(backend.solve(gram, right, twins), range(pairing.num_targets))
         on_own, worst = np.zeros_like(right), on_all.conditioning
-        for start in range(0, len(twins), sources.channels):
-            own = slice(start, start + sources.channels)
+        for target in range(pairing.num_targets):
+            own = slice(target * sources.channels, (target + 1) * sources.channels)
             # A twin in another target is none here.
-            near = [first - start if first >= start else p for p, first in enumerate(twins[own])]
-            alone = pairing.num_targets == 1
-            solution = on_all if alone else backend.solve(gram[:, own, own], right[:, own, own], near)
+            near = [first - own.start if first >= own.start else p for p, first in enumerate(twins[own])]
+            solution = on_all
+            if pairing.num_targets > 1:
+                alone = backend.solve(gram[:, own, own], right[:, own, own], near)
+                solution = museval_s.instead_of(alone, range(target, target + 1))
             on_own[:, own, own] = solution.filters
             worst = max(worst, solution.conditioning)
         projections = Projections(pairing=pairing, on_all=mixing.T @ on_all.filters, on_own=mixing.T @ on_own)

@@ -13,7 +13,7 @@ from enum import IntEnum
 import numpy as np
 
 from cyclesep.scoring import block_toeplitz
-from cyclesep.scoring.sources import Array
+from cyclesep.scoring.sources import Array, Sources
 
 # museval's: added to the diagonal of correlations of samples between -1 and 1.
 ABSOLUTE_RIDGE = float(np.finfo(np.float64).eps)
@@ -22,8 +22,10 @@ RELATIVE_RIDGES = (1e-14, 1e-13, 1e-12, 1e-11, 1e-10)
 # Largest element of the residual relative to that of the right-hand side.
 GOOD_RESIDUAL = 2e-14
 WORST_RESIDUAL = 1e-10
-# Reciprocal condition: below it scores up to 60 dB have been seen to move by more than 1e-5 dB with the last bits.
-WELL_CONDITIONED = 1e-12
+# Reciprocal condition: below it scores up to 60 dB have been seen to move by more than 1e-5 dB with the last bits; of
+# references on the 16-bit grid, whose rounding is a floor of white noise, and of others.
+WELL_CONDITIONED_ON_GRID = 1e-12
+WELL_CONDITIONED = 1e-10
 MAX_REFINEMENTS = 3
 # Of the ridged solution towards museval's own system, which brings it as near as museval is to itself.
 TIKHONOV_ITERATIONS = 3
@@ -37,7 +39,8 @@ class Conditioning(IntEnum):
     MERGED = 1
     """Bit-identical reference channels (dual mono) counted once; their projection is the same."""
     SENSITIVE = 2
-    """As museval does, but the last bits of the correlations show in ISR, SIR and SAR, here and in museval."""
+    """As museval does, but the last bits of the correlations show in ISR, SIR and SAR: off the 16-bit grid the sums
+    are museval's own (`museval_equations`)."""
     RIDGE = 3
     """Not definite to working precision: iterated Tikhonov, with a relative ridge of 1e-14 to 1e-10."""
     LU = 4
@@ -54,31 +57,38 @@ class Solution:
     conditioning: Conditioning
 
 
-def solve(correlations: Array, right: Array, twins: list[int]) -> Solution:
+def sufficient_condition(sources: Sources) -> float:
+    """The reciprocal condition from which on the scores of `sources` do not show the last bits of correlations."""
+    return WELL_CONDITIONED_ON_GRID if sources.references_on_grid else WELL_CONDITIONED
+
+
+def solve(correlations: Array, right: Array, twins: list[int], sufficient: float) -> Solution:
     """Solve the normal equations with `correlations` (lags, P, P) for `right` (lags, P, K).
 
-    `twins[p]` is the first channel that channel p is bit-identical to, itself if there is none.
+    `twins[p]` is the first channel that channel p is bit-identical to, itself if there is none. Below a reciprocal
+    condition of `sufficient` the solution is called sensitive.
     """
     kept = [p for p, first in enumerate(twins) if p == first]
     if len(kept) == len(twins):
-        return _first_that_holds(correlations, right)
-    solution = _first_that_holds(np.ascontiguousarray(correlations[:, kept][:, :, kept]), right[:, kept])
+        return _first_that_holds(correlations, right, sufficient)
+    correlations_kept = np.ascontiguousarray(correlations[:, kept][:, :, kept])
+    solution = _first_that_holds(correlations_kept, right[:, kept], sufficient)
     filters = np.zeros_like(right)
     filters[:, kept] = solution.filters
     return Solution(filters=filters, conditioning=max(solution.conditioning, Conditioning.MERGED))
 
 
-def _first_that_holds(correlations: Array, right: Array) -> Solution:
-    for conditioning, filters in _ladder(correlations, right):
+def _first_that_holds(correlations: Array, right: Array, sufficient: float) -> Solution:
+    for conditioning, filters in _ladder(correlations, right, sufficient):
         if filters is not None and np.isfinite(filters).all():
             return Solution(filters=filters, conditioning=conditioning)
     raise AssertionError("least squares of finite numbers is finite")
 
 
-def _ladder(correlations: Array, right: Array) -> Iterator[tuple[Conditioning, Array | None]]:
+def _ladder(correlations: Array, right: Array, sufficient: float) -> Iterator[tuple[Conditioning, Array | None]]:
     factor = _factor(correlations, ABSOLUTE_RIDGE)
     if factor is not None:
-        sensitive = block_toeplitz.reciprocal_condition(factor, correlations, ABSOLUTE_RIDGE) < WELL_CONDITIONED
+        sensitive = block_toeplitz.reciprocal_condition(factor, correlations, ABSOLUTE_RIDGE) < sufficient
         conditioning = Conditioning.SENSITIVE if sensitive else Conditioning.EXACT
         yield conditioning, _refined(factor, correlations, right, ABSOLUTE_RIDGE)
     mean_diagonal = float(np.trace(correlations[0])) / correlations.shape[1]

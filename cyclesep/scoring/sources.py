@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cyclesep.audio import PCM16_SCALE
 from cyclesep.errors import ScoringError
 
 Array = NDArray[np.float64]
@@ -39,6 +41,11 @@ class Sources:
     def num_samples(self) -> int:
         """The length of the longest reference; what is shorter is silent from its end on, what is longer is cut."""
         return max(int(signal.shape[1]) for signal in self.signals[: self.num_references])
+
+    @cached_property
+    def references_on_grid(self) -> bool:
+        """Whether the references are of 16 bits, as they came or by `steps`."""
+        return self.steps is not None or are_on_grid(self.signals[: self.num_references], PCM16_SCALE)
 
     @property
     def reference_channels(self) -> int:

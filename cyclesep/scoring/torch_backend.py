@@ -18,7 +18,13 @@ from torch import Tensor
 from cyclesep.errors import ScoringError
 from cyclesep.scoring import distortion_filters
 from cyclesep.scoring.correlations import whole_unit
-from cyclesep.scoring.distortion_filters import ABSOLUTE_RIDGE, GOOD_RESIDUAL, WELL_CONDITIONED, Conditioning, Solution
+from cyclesep.scoring.distortion_filters import (
+    ABSOLUTE_RIDGE,
+    GOOD_RESIDUAL,
+    Conditioning,
+    Solution,
+    sufficient_condition,
+)
 from cyclesep.scoring.energies import Energies, QuadraticForms
 from cyclesep.scoring.framing import Span
 from cyclesep.scoring.sources import Array, Pairing, Sources
@@ -115,7 +121,7 @@ class TorchBackend:
             filters = self._cholesky(torch.from_numpy(correlations).to(self._device), self._send(right))
             if filters is not None:
                 return Solution(filters=filters, conditioning=Conditioning.EXACT)
-        return distortion_filters.solve(correlations, right, twins)
+        return distortion_filters.solve(correlations, right, twins, sufficient_condition(self.sources))
 
     def energies(self, forms: QuadraticForms, statistics: TorchStatistics) -> Energies:
         """See `QuadraticForms.evaluate`."""
@@ -173,7 +179,7 @@ class TorchBackend:
     def _cholesky(self, correlations: Tensor, right: Tensor) -> Array | None:
         matrix, flat = self._dense(correlations), right.reshape(-1, right.shape[2])
         triangle, failed = torch.linalg.cholesky_ex(matrix)
-        if bool(failed) or _reciprocal_condition(matrix, triangle) < WELL_CONDITIONED:
+        if bool(failed) or _reciprocal_condition(matrix, triangle) < sufficient_condition(self.sources):
             return None
         filters = torch.cholesky_solve(flat, triangle)
         for _ in range(MAX_REFINEMENTS):
