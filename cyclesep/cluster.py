@@ -40,6 +40,7 @@ warnings.filterwarnings("ignore", message="IProgress not found")
 import ray  # noqa: E402
 from ray._private import ray_constants  # noqa: E402
 from ray._private import worker as ray_worker  # noqa: E402
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 from cyclesep.errors import ClusterError  # noqa: E402
 
@@ -91,6 +92,12 @@ def connect(*, num_cpus: int | None = None, log_to_driver: bool = True) -> Itera
     else:
         with _private_cluster(num_cpus, log_to_driver):
             yield
+
+
+def actor_here(kind: type) -> Any:
+    """A new actor of `kind` without CPUs, on the node of this process: on another one it would be lost with that."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(kind).remote()
 
 
 def _with_address(address: str) -> dict[str, dict[str, str]]:

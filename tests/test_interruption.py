@@ -20,19 +20,25 @@ class Cluster:
         self.seconds = 0.0
         self.bell = SimpleNamespace(heard=SimpleNamespace(remote=lambda: "the bell"))
         self.num_asked = 0
+        self.is_bell_lost = False
 
     def preemption(self) -> Any:
         self.num_asked += 1
         return SimpleNamespace(preempted_node_ids=self.leaving) if self.leaving else None
 
     def wait(self, references: list[object], **_: object) -> tuple[list[object], list[object]]:
-        return (references, []) if self.has_rung else ([], references)
+        return (references, []) if self.has_rung or self.is_bell_lost else ([], references)
+
+    def get(self, _: object) -> None:
+        if self.is_bell_lost:
+            raise ray.exceptions.ActorDiedError
 
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     playing = Cluster()
     monkeypatch.setattr(ray, "wait", playing.wait)
+    monkeypatch.setattr(ray, "get", playing.get)
     monkeypatch.setattr(ray.train, "get_preemption_info", playing.preemption)
     monkeypatch.setattr(ray.train.collective, "broadcast_from_rank_zero", lambda told: told)
     monkeypatch.setattr(interruption.time, "monotonic", lambda: playing.seconds)
@@ -77,3 +83,9 @@ def test_the_bell_stops_a_run_at_the_next_step_that_asks(cluster: Cluster) -> No
     cluster.leaving = ["a"]
     cluster.seconds += 2.0
     assert asking.wanted_after(10) == "stop"
+
+
+def test_a_bell_that_is_lost_with_its_node_stops_nothing(cluster: Cluster) -> None:
+    asking = Interruptions(cluster.bell, rank=0, step=0)
+    cluster.is_bell_lost = True
+    assert [asking.wanted_after(step) for step in (1, 2, 3)] == [None, None, None]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cyclesep import checkpoints, settings
-from cyclesep.errors import ConfigError
+from cyclesep.errors import ConfigError, TrainingError
 from cyclesep.shards import ShardReader
 from cyclesep.training import TrainConfig, fit
 
@@ -54,6 +54,22 @@ def test_two_workers_leave_a_checkpoint_that_separates(
     lines = [json.loads(line) for line in (report.folder.path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [4, 8]
     assert list((report.folder.path / "tensorboard").glob("events.out.tfevents.*"))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_collapse_that_shall_end_the_run_ends_it_at_the_first_attempt(
+    configured: Callable[..., TrainConfig],
+) -> None:
+    collapse = {"energy_below": 1e6, "for_steps": 6, "end_run": True}
+    alarm = {f"cyclegan__collapse__{name}": value for name, value in collapse.items()}
+    config = configured(name="silent", num_workers=2, max_failures=3, **alarm)
+    with pytest.raises(TrainingError, match="runs/silent: .* collapsed to silence"):
+        fit(config)
+    folder = Path(config.storage) / "silent"
+    events = [json.loads(line) for line in (folder / "logs/rank-0.jsonl").read_text().splitlines()]
+    assert [event["message"] for event in events] == ["started", "validated", "ended"]
+    assert "collapsed to silence" in events[-1]["problem"]
+    assert checkpoints.read_progress(checkpoints.located(str(folder))).step == 4
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -17,6 +17,7 @@ from cyclesep.shards import ShardReader
 from cyclesep.shards.manifest import MIXTURE
 from cyclesep.storage.filesystem import for_ray, from_ray
 from cyclesep.training.config import TrainConfig
+from cyclesep.training.events import LOGS
 from cyclesep.training.failures import known_cause
 from cyclesep.training.interruption import stoppable
 from cyclesep.training.progress import watched
@@ -91,6 +92,11 @@ def _trained(
         raise TrainingStopped(
             f"{storage.shown(folder.place)}: stopped after step {report.progress.step} of {config.steps}, where it has "
             "saved a checkpoint; run the same command again to go on"
+        )
+    if report.progress.step < config.steps:
+        raise TrainingError(
+            f"{storage.shown(folder.place)}: the workers ended after step {report.progress.step} of {config.steps} "
+            f"without being asked to; see {LOGS} there, and run the same command again to go on"
         )
     return report
 
@@ -177,13 +183,16 @@ def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
 
 def _report(folder: Folder, result: ray.train.Result) -> TrainingReport:
     if result.checkpoint is None:
-        raise TrainingError(f"{folder.place}: the run ended without a checkpoint; remove the folder and start again")
+        problem = result.return_value or "the run ended without a checkpoint; remove the folder and start again"
+        raise TrainingError(f"{storage.shown(folder.place)}: {problem}")
     ranked = sorted(result.best_checkpoints, key=lambda kept: kept[1]["score"])
     best, last = (
         Folder(from_ray(checkpoint.path, checkpoint.filesystem)) for checkpoint in (ranked[-1][0], result.checkpoint)
     )
     progress = checkpoints.read_progress(last)
     checkpoints.write_run(folder, best=best.name, last=last.name)
+    if result.return_value is not None:
+        raise TrainingError(f"{storage.shown(folder.place)}: {result.return_value}")
     return TrainingReport(folder=folder, best=best, last=last, progress=progress)
 
 

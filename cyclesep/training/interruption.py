@@ -21,6 +21,8 @@ import ray
 import ray.train
 import ray.train.collective
 
+from cyclesep.cluster import actor_here
+
 # As a shell tells of a process that SIGTERM ended.
 STATUS = 143
 # Workers ask each other about so often, which takes some milliseconds.
@@ -60,7 +62,7 @@ def stoppable() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield StopRequest(bell=None)
         return
-    request = StopRequest(bell=ray.remote(num_cpus=0)(_Bell).remote())
+    request = StopRequest(bell=actor_here(_Bell))
 
     def hand_on(*_: int | FrameType | None) -> None:
         if request.is_made:
@@ -100,7 +102,15 @@ class Interruptions:
         return "save" if is_news else None
 
     def _is_stopped(self) -> bool:
-        return self._heard is not None and bool(ray.wait([self._heard], timeout=0)[0])
+        if self._heard is None or not ray.wait([self._heard], timeout=0)[0]:
+            return False
+        heard, self._heard = self._heard, None
+        try:
+            ray.get(heard)
+        except ray.exceptions.RayError:
+            # Lost is not rung.
+            return False
+        return True
 
     def _later(self, step: int) -> int:
         """The step at which to ask again, about a second from now and at most twice as many steps as the last time."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 
+from cyclesep.cluster import actor_here
 from cyclesep.live_bar import LiveBar
 
 # Measured on the separator, but not terms of its loss; TensorBoard has them.
@@ -44,7 +45,7 @@ def watched(name: str, *, total: int, every_seconds: float = 1.0) -> Iterator[An
 
     A terminal gets one live line; a file or a pipe gets a line whenever there are new validation figures.
     """
-    board = ray.remote(num_cpus=0)(Board).remote()
+    board = actor_here(Board)
     stop = threading.Event()
     draw = _draw_live if sys.stderr.isatty() else _draw_lines
     drawer = threading.Thread(target=draw, args=(name, board, total, stop, every_seconds), daemon=True)

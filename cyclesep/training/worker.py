@@ -17,6 +17,7 @@ from cyclesep import __version__, checkpoints, provenance, settings, validation
 from cyclesep.checkpoints import Progress
 from cyclesep.crops import Batch, CropStream, crop_loader, validation_crops
 from cyclesep.cyclegan import CycleGAN
+from cyclesep.errors import TrainingError
 from cyclesep.folder import Folder
 from cyclesep.ranks import of_process_group
 from cyclesep.shards import ShardReader
@@ -34,25 +35,26 @@ from cyclesep.training.tracking import Trackers, open_trackers
 _log = logging.getLogger(__name__)
 
 
-def train_worker(loop: dict[str, Any]) -> dict[str, float]:
-    """One DDP worker: runs in a Ray Train worker process, or in this one under `ScalingConfig(num_workers=0)`."""
+def train_worker(loop: dict[str, Any]) -> str | None:
+    """One DDP worker: runs in a Ray Train worker process, or in this one under `ScalingConfig(num_workers=0)`.
+
+    Returns why the run cannot go on, if so: all workers find that at the same step, and would find it again in another
+    attempt, which an error would lead to.
+    """
     _quieten_ray_train()
     rank = ray.train.get_context().get_world_rank()
     with run_files(Folder(loop["folder"]), rank) as written:
         run = _Run(loop, written)
         with logged(written.path, run=run.config.name, rank=rank, step=lambda: run.progress.step):
             _log.info("started", extra={"num_workers": run.world, "hardware": run.progress.hardware})
-            if not run.finished:
-                for batch in run.batches():
-                    run.step(batch)
-                    wanted = run.interruptions.wanted_after(run.progress.step)
-                    if wanted or run.due():
-                        run.validate_and_report()
-                    if wanted == "stop":
-                        break
+            problem = None
+            try:
+                run.train()
+            except TrainingError as raised:
+                problem = str(raised)
             run.close()
-            _log.info("ended", extra={"num_steps_skipped": run.model.num_skipped})
-    return run.progress.metrics
+            _log.info("ended", extra={"num_steps_skipped": run.model.num_skipped, "problem": problem})
+    return problem
 
 
 class _Run:
@@ -104,6 +106,21 @@ class _Run:
     @property
     def finished(self) -> bool:
         return self.progress.step >= self.config.steps
+
+    def train(self) -> None:
+        """Take the steps that are left, with validation and checkpoints between them, unless it is asked to stop.
+
+        Raises TrainingError if the separator has collapsed and the run is to end with that.
+        """
+        if self.finished:
+            return
+        for batch in self.batches():
+            self.step(batch)
+            wanted = self.interruptions.wanted_after(self.progress.step)
+            if wanted or self.due():
+                self.validate_and_report()
+            if wanted == "stop":
+                break
 
     def batches(self) -> Iterator[Batch]:
         """Batches from the next step to the last, each on this worker's device; waiting for them is timed."""
