@@ -1,9 +1,12 @@
 """Files that appear whole or not at all."""
 
+import fcntl
+import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from cyclesep.errors import StorageError
 
@@ -39,6 +42,25 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def locked(path: Path, *, wait: bool) -> IO[str] | None:
+    """A lock file, held and empty; None if somebody else holds it and `wait` is false.
+
+    The system gives it back however this process ends; whoever gives it back removes the file first.
+    """
+    while True:
+        file = path.open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            file.close()
+            return None
+        # The one who held it has removed it: what is locked now is a file without a name.
+        if os.fstat(file.fileno()).st_nlink:
+            file.truncate(0)
+            return file
+        file.close()
 
 
 def as_name(text: str) -> str:

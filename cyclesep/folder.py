@@ -13,6 +13,8 @@ from cyclesep.errors import StorageError
 
 # What a killed process leaves is hidden and harmless; it goes when nobody can still be writing it.
 _ABANDONED_SECONDS = 3600.0
+# What processes of a job that was killed may take to follow it.
+_DYING_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -166,13 +168,14 @@ class Folder:
 
     @contextmanager
     def held(self, name: str) -> Iterator[None]:
-        """Keep other processes that ask for the same out of the block, in S3, where they may be on any machine.
+        """Keep other processes that ask for the same out of the block, of any machine if the folder lies in S3.
 
         The lock is the file `name`. One that its owner left when it was killed is waited for until it counts as
-        abandoned, 90 s at most. Raises LockHeldError if somebody holds it. A folder of a machine knows no such lock.
+        abandoned: in S3 90 s at most. Raises LockHeldError if somebody holds it, StorageError if it cannot be written.
         """
         if not self.is_remote:
-            yield
+            with _held_here(self.path / name):
+                yield
             return
         lock = storage.StorageLock(self.path_of(name))
         lock.acquire(wait_for_the_dead=True)
@@ -189,3 +192,25 @@ class Folder:
             with suppress(OSError):
                 if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
                     path.unlink()
+
+
+@contextmanager
+def _held_here(path: Path) -> Iterator[None]:
+    until = time.monotonic() + _DYING_SECONDS
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while (lock := files.locked(path, wait=False)) is None:
+            if time.monotonic() > until:
+                raise storage.LockHeldError(f"{path}: held by {path.read_text() or 'another process'}; wait for it")
+            time.sleep(0.2)
+    except OSError as problem:
+        raise StorageError(
+            f"{path}: cannot be written or locked ({problem.strerror or problem}); choose another place"
+        ) from problem
+    with lock:
+        lock.write(storage.this_process())
+        lock.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)

@@ -1,11 +1,14 @@
 """The same verbs on a folder of this machine and on a prefix in S3."""
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from cyclesep import folder as folder_module
 from cyclesep.errors import StorageError
 from cyclesep.folder import Folder
 from cyclesep.storage import LockHeldError, locks
@@ -80,6 +83,31 @@ def test_folders_in_it_are_listed_copied_measured_and_deleted(folder: Folder) ->
     folder.below("never", "was").delete_all()
     assert folder.folders() == ["a", "c"]
     assert folder.below("c").name == "c"
+
+
+def test_who_holds_a_local_folder_keeps_other_processes_out_until_it_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Folder.of(tmp_path / "runs" / "new")
+    holding = "import sys, time; from cyclesep.folder import Folder\nwith Folder.of(sys.argv[1]).held('.lock'):\n "
+    command = [sys.executable, "-c", holding + "print(flush=True); time.sleep(60)", folder.place]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        monkeypatch.setattr(folder_module, "_DYING_SECONDS", 0.1)
+        told = rf"\.lock: held by process {other.pid} on .*wait for it"
+        with pytest.raises(LockHeldError, match=told), folder.held(".lock"):
+            pass
+        other.kill()
+    with folder.held(".lock"):
+        assert folder.holds(".lock")
+    assert folder.sizes("") == {}
+
+
+def test_a_folder_that_cannot_be_locked_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot be written or locked"), Folder.of(tmp_path / "file").held(".lock"):
+        pass
 
 
 def test_who_holds_a_folder_in_s3_keeps_others_out_and_whoever_died_does_not(

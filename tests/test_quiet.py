@@ -20,6 +20,16 @@ OF_NEIGHBOURS = (
     "'127.0.0.1:2'}. Connecting to latest cluster at 127.0.0.1:1."
 )
 
+OF_A_DEAD_NODE = (
+    "[2026-11-23 05:50:42,682 E 9 9] (gcs_server) gcs_placement_group_scheduler.cc:273: Failed to remove 1 bundle(s) "
+    "for placement group 97 at node f5 because the max retry count is reached.",
+    "The node with node id: f5 and address: 10.0.0.7 and node name: 10.0.0.7 has been marked dead because the detector "
+    "has missed too many heartbeats from it. This can happen when a \t(1) raylet crashes unexpectedly (OOM, etc.) \n"
+    "\t(2) raylet has lagging heartbeats due to slow network or busy workload.\n",
+    "Raylet is terminated. Termination is unexpected. Possible reasons include: (1) SIGKILL by the user or system OOM "
+    "killer. Last 20 lines of the Raylet logs:\n    [state-dump] DebugString() time ms: 0\n    [state-dump]\n",
+)
+
 
 def test_what_ray_tells_of_itself_is_left_out_and_everything_else_is_printed(
     capsys: pytest.CaptureFixture[str],
@@ -31,6 +41,12 @@ def test_what_ray_tells_of_itself_is_left_out_and_everything_else_is_printed(
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err == "step 7 is odd\n"
+
+
+def test_a_node_that_dies_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for message in OF_A_DEAD_NODE:
+        ray_worker.print_to_stdstream({"pid": "raylet", "is_err": False, "lines": [message]}, ignore_prefix=True)
+    assert capsys.readouterr().out == "node 10.0.0.7 is lost: it has died, or nothing was heard from it for too long\n"
 
 
 @pytest.mark.xdist_group("ray")

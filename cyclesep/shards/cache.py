@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from cyclesep import storage
+from cyclesep import files, storage
 from cyclesep.errors import ConfigError, StorageError
 from cyclesep.shards.manifest import ShardFile
 from cyclesep.storage.copies import FOLDER_VARIABLE, cache_folder
@@ -132,7 +132,7 @@ class ShardCache:
         """Hold the lock file `path`, which exists only while somebody does; None if not to wait and it is held."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = _locked(path, wait=wait)
+            lock = files.locked(path, wait=wait)
         except OSError as problem:
             raise self._unusable(problem) from problem
         if lock is None:
@@ -222,22 +222,6 @@ class _Files:
                     found.append(_File(path))
         self.oldest_first = sorted(found, key=lambda file: file.used_at)
         self.bytes = sum(file.bytes for file in found)
-
-
-def _locked(path: Path, *, wait: bool) -> IO[str] | None:
-    """A lock file, held and empty; None if somebody else holds it and `wait` is false."""
-    while True:
-        file = path.open("a")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            file.close()
-            return None
-        # The one who held it has removed it: what is locked now is a file without a name.
-        if os.fstat(file.fileno()).st_nlink:
-            file.truncate(0)
-            return file
-        file.close()
 
 
 def _promise(path: Path) -> int:

@@ -9,7 +9,7 @@ what happened and what to do.
 from cyclesep.storage.copies import copied
 from cyclesep.storage.faults import NoSuchObject
 from cyclesep.storage.locations import absolute, is_remote, join, shown
-from cyclesep.storage.locks import LockHeldError, StorageLock
+from cyclesep.storage.locks import LockHeldError, StorageLock, this_process
 from cyclesep.storage.objects import delete, folders, listed, look, read_text, sizes, write_text
 from cyclesep.storage.transfers import Upload, abort_uploads, download, upload
 
@@ -31,6 +31,7 @@ __all__ = [
     "read_text",
     "shown",
     "sizes",
+    "this_process",
     "upload",
     "write_text",
 ]

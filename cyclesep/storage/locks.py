@@ -123,7 +123,7 @@ class StorageLock:
 
     def _put(self, **condition: str) -> None:
         bucket, key = parse(self.uri)
-        body = {"token": self._token, "owner": _owner(), "process": _process(os.getpid()), "since": self._since}
+        body = {"token": self._token, "owner": this_process(), "process": _process(os.getpid()), "since": self._since}
         text = json.dumps(body, indent=2) + "\n"
         client().put_object(Bucket=bucket, Key=key, Body=text.encode(), ContentType="application/json", **condition)
 
@@ -206,7 +206,8 @@ class _Found:
                     raise
 
 
-def _owner() -> str:
+def this_process() -> str:
+    """This process, for those who may wait for it."""
     return f"process {os.getpid()} on {socket.gethostname()}"
 
 
