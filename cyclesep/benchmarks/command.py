@@ -42,6 +42,13 @@ BENCHMARKS = {
         examples=("--json step.json",),
         gives_tables=True,
     ),
+    "scaling": Job(
+        sentence="Crops per second of a training run on one, two and more workers.",
+        config="cyclesep.benchmarks.scaling:ScalingBenchmark",
+        function="cyclesep.benchmarks.scaling:run",
+        examples=("--json scaling.json", "workers=[1,2,4,8] train.use_gpu=true shards=data/musdb18"),
+        gives_tables=True,
+    ),
     "recipes": Job(
         sentence="The recipes side by side: what a step of each costs and what it learns.",
         config="cyclesep.benchmarks.recipes:RecipesBenchmark",
