@@ -163,6 +163,17 @@ def test_the_filters_of_sensitive_float_audio_are_museval_s_bit_for_bit(
     np.testing.assert_array_equal(equations.instead_of(found, range(1, 2)).filters, on_own)
 
 
+def test_24_bits_without_museval_s_rounding_errors_are_a_hundredth_of_a_decibel_off_at_most(
+    cases: dict[str, tuple[Signals, Signals]],
+) -> None:
+    grid = 2.0**23
+    references = np.rint(cases["stems decoded to float"][0] * grid + np.random.default_rng(3).normal(size=(SAMPLES, 2)))
+    signals = references / grid, leaking(references / grid)
+    as_museval, fast = (np.stack(evaluate(*signals, WINDOW, WINDOW, as_museval=how)) for how in (True, False))
+    assert 1e-5 < largest(as_museval, fast) < 1e-2
+    np.testing.assert_array_equal(as_museval[0], fast[0])
+
+
 @pytest.mark.parametrize("name", ["nearly mono", "shifted tones"])
 def test_we_differ_from_museval_by_no_more_than_twice_what_it_differs_from_itself(
     name: str, cases: dict[str, tuple[Signals, Signals]], by_threads: list[dict[str, Signals]]
