@@ -67,8 +67,8 @@ def evaluate(
     With `device`, a device of PyTorch such as "cuda", it is computed there in float64.
 
     References of more than 16 bits often make the equations so sensitive that museval's digits depend on its rounding
-    errors. Those are repeated, bit for bit, which takes two thirds of museval's time; without `as_museval` it is as fast
-    as for 16 bits, and off by up to a hundredth of a dB for 24 bits, by tenths for floats decoded from a lossy file.
+    errors. Those are repeated, bit for bit, which takes two thirds of its time; without `as_museval` it is as fast as
+    for 16 bits, and off by up to a hundredth of a dB for 24 bits, by tenths for floats decoded from a lossy file.
 
     Raises ScoringError for shapes that do not match and for NaN or infinite samples.
     """
