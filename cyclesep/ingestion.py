@@ -1,6 +1,7 @@
 """Music to shards on a Ray cluster: one task per track; what is finished stays finished when the run is interrupted."""
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
@@ -63,8 +64,9 @@ class IngestReport:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What was odd about tracks that are in the corpus, one line each."""
-        return tuple(f"{track.track_id}: {warning}" for track in self.manifest.tracks for warning in track.warnings)
+        """What is odd about tracks that are in the corpus, then about all of them together, one line each."""
+        of_tracks = [f"{track.track_id}: {warning}" for track in self.manifest.tracks for warning in track.warnings]
+        return (*of_tracks, *_odd_together(self.manifest))
 
     def summary(self) -> str:
         """A few lines for a person: what is there, what was odd, what failed and why."""
@@ -224,3 +226,19 @@ def _file_stem(track: Track, config: IngestConfig) -> str:
         channels=config.channels,
         segment_samples=_segment_samples(config),
     )
+
+
+def _odd_together(manifest: ShardManifest) -> Iterator[str]:
+    counts = Counter(stem for track in manifest.tracks for stem in track.stems)
+    alike: dict[str, list[str]] = {}
+    for stem in manifest.stems:
+        alike.setdefault(stem.casefold(), []).append(stem)
+    for names in alike.values():
+        if len(names) > 1:
+            told = " and ".join(f"{name} ({counts[name]} tracks)" for name in names)
+            yield f"stems {told} differ in case only and count as different; name the files alike and ingest again"
+    if manifest.split("train") and not manifest.split("valid"):
+        yield (
+            "no track is in the valid split, so a training will not be validated; divide the tracks yourself "
+            "(sub-folders train, valid and test), or add some"
+        )

@@ -1,5 +1,6 @@
 """A training run on the Ray cluster that this process is connected to."""
 
+import logging
 import os
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ import ray.train.torch
 
 from cyclesep import checkpoints, provenance, settings, storage
 from cyclesep.checkpoints import Progress
+from cyclesep.crops.layouts import validation_layout
 from cyclesep.errors import ConfigError, StorageError, TrainingError, TrainingStopped
 from cyclesep.folder import Folder
 from cyclesep.shards import ShardReader
@@ -25,7 +27,9 @@ from cyclesep.training.rehearsal import rehearse
 from cyclesep.training.run_folder import claim, refuse_other_audio, with_separator
 from cyclesep.training.worker import train_worker
 
-# In the folder of a run in S3 while somebody trains there.
+_log = logging.getLogger(__name__)
+
+# In the folder of a run while somebody trains there.
 LOCK = ".train.lock"
 
 
@@ -57,6 +61,7 @@ def fit(
     config = with_separator(config, folder, sample_rate=reader.manifest.sample_rate, use_gpu=use_gpu)
     _refuse_impossible(config, reader)
     refuse_other_audio(folder, config.shards, reader.manifest.digest)
+    _tell_if_nothing_is_validated(config, reader)
     with folder.held(LOCK):
         claim(folder, config)
         return _trained(config, folder, callbacks, show=show, use_gpu=use_gpu, gpu_share=gpu_share)
@@ -146,6 +151,18 @@ def _refuse_impossible(config: TrainConfig, reader: ShardReader) -> None:
             raise ConfigError(f"steps={config.steps}: {config.start_from} has done {done} steps; ask for more")
     rehearse(config, reader)
     _refuse_too_many_workers(config)
+
+
+def _tell_if_nothing_is_validated(config: TrainConfig, reader: ShardReader) -> None:
+    num_samples = round(config.crops.crop_seconds * reader.manifest.sample_rate)
+    valid = reader.manifest.split("valid")
+    if validation_layout(valid, config.crops, targets=config.targets, num_samples=num_samples) is None:
+        _log.warning(
+            "%s: no track of the valid split tells how %s ought to sound, so nothing is validated and the last "
+            "checkpoint counts as the best; to have it validated, ingest some tracks with stems into valid",
+            config.shards,
+            " and ".join(config.targets),
+        )
 
 
 def _refuse_too_many_workers(config: TrainConfig) -> None:
