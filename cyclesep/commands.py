@@ -15,14 +15,16 @@ from cyclesep.evaluation import EvaluateConfig
 from cyclesep.folder import Folder
 from cyclesep.ingestion import IngestConfig
 from cyclesep.separation import SeparateConfig
+from cyclesep.shards import ShardReader
 from cyclesep.storage import shown
 from cyclesep.training import TrainConfig
 
 
 def ingest(config: IngestConfig) -> int:
     """Turn music into shards; the status is 1 if a track failed."""
-    # Before Ray, which takes seconds to start.
+    # What is most often wrong, before Ray, which takes seconds to start.
     tracks = find_tracks(config.corpus)
+    Folder.of(config.output).exists()
     with connect():
         done = ingestion.ingest(config, tracks)
     print(done.summary())
@@ -31,6 +33,9 @@ def ingest(config: IngestConfig) -> int:
 
 def train(config: TrainConfig) -> int:
     """Train a separator, or go on with a run."""
+    # What is most often wrong, before Ray, which takes seconds to start.
+    ShardReader(config.shards)
+    Folder.of(config.storage).exists()
     with connect():
         done = training.fit(config)
     folder = shown(done.folder.place)
@@ -58,8 +63,7 @@ def separate(config: SeparateConfig) -> int:
 
 def evaluate(config: EvaluateConfig) -> int:
     """Separate and score a test split; the status is 1 if a track failed."""
-    with connect():
-        done = evaluation.evaluate(config)
+    done = evaluation.evaluate(config)
     report.print_summary(done.tracks, console=Console())
     for failure in done.failed:
         print(f"failed: {failure}")

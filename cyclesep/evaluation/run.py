@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cyclesep import __version__, provenance, report, settings
+from cyclesep.cluster import connect
 from cyclesep.errors import ScoringError, StorageError
 from cyclesep.evaluation import heard
 from cyclesep.evaluation.config import EvaluateConfig
@@ -58,7 +59,7 @@ class EvaluationReport:
 
 
 def evaluate(config: EvaluateConfig) -> EvaluationReport:
-    """Separate and score a split on the Ray cluster that this process is connected to.
+    """Separate and score a split on the Ray cluster that this process is connected to, or can be.
 
     Writes `scores.parquet` (per frame), `tracks.parquet`, `summary.json` and museval's JSON files below `output`. What
     an earlier run into the same folder has finished, with the same separator, audio and settings, is kept. A track that
@@ -97,7 +98,7 @@ def _made(config: EvaluateConfig, missing: Sequence[Item], *, num_kept: int) -> 
     made: dict[Part, TrackOutcome] = {}
     if not missing:
         return made
-    with Display(Path(config.output).name, total=len(missing) + num_kept, num_kept=num_kept) as display:
+    with connect(), Display(Path(config.output).name, total=len(missing) + num_kept, num_kept=num_kept) as display:
 
         def finished(item: Item, outcome: TrackOutcome) -> None:
             if not outcome.failed and not _is_shared(item):
