@@ -150,6 +150,8 @@ def test_the_digest_of_references_is_that_of_their_samples(evaluated: Evaluation
 def test_a_second_run_does_nothing_and_tells_the_same(
     evaluated: EvaluationReport, configured: Callable[..., EvaluateConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Not even a cluster.
+    monkeypatch.delattr(run, "connect")
     monkeypatch.delattr(run, "Schedule")
     again = evaluate(configured(output=str(evaluated.output), save_estimates=True))
     assert again.num_kept == 8
