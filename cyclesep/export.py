@@ -139,6 +139,10 @@ def _saved(program: ExportedProgram) -> bytes:
 
 def _onnx(program: ExportedProgram, output: Path) -> bytes:
     instead = f"write {output.with_suffix(TORCH)} for torch.export"
+    if _has_complex_numbers(program):
+        raise ConfigError(
+            f"output: ONNX has no complex numbers, which this network's spectrogram is made of; {instead}"
+        )
     try:
         with _quiet():
             converted: Any = torch.onnx.export(
@@ -151,10 +155,12 @@ def _onnx(program: ExportedProgram, output: Path) -> bytes:
             f"pip install onnx onnxscript, or {instead}"
         ) from problem
     except torch.onnx.OnnxExporterError as problem:
-        raise ConfigError(
-            f"output: ONNX has no complex numbers as this network's spectrogram needs them, or lacks another of its "
-            f"operations; {instead}"
-        ) from problem
+        raise ConfigError(f"output: ONNX lacks an operation of this network; {instead}") from problem
+
+
+def _has_complex_numbers(program: ExportedProgram) -> bool:
+    values = (node.meta.get("val") for node in program.graph.nodes)
+    return any(isinstance(value, Tensor) and value.is_complex() for value in values)
 
 
 @contextmanager
