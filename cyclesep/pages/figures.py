@@ -32,6 +32,8 @@ _STYLE_COLOURS = {INK: "var(--ink)", QUIET: "var(--quiet)", LINE: "var(--line)"}
 }
 # Inches at 72 to the inch: as wide as a phone, so that text is not shrunk there.
 _WIDTH, _HEIGHT = 400 / 72, 260 / 72
+# Characters of a legend's names that leave room for two of them side by side.
+_LONGEST_OF_TWO = 28
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     # The same figure is the same text.
@@ -142,7 +144,9 @@ def curve_figure(
     axes.set_ylabel(axis)
     axes.xaxis.set_major_locator(MaxNLocator(6))
     if len(curves) > 1:
-        axes.legend(frameon=False, fontsize=10, loc="best", labelcolor=INK)
+        # Above the axes, since somewhere a curve would run through it.
+        columns = 2 if max(len(curve.name) for curve in curves) <= _LONGEST_OF_TWO else 1
+        figure.legend(frameon=False, fontsize=10, loc="outside upper left", ncols=columns, labelcolor=INK)
     return themed_svg(figure, label=label)
 
 

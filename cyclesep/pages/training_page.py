@@ -22,7 +22,7 @@ _FIGURES = (
     ("Speed over all workers", "crops per second", ("speed/crops_per_second",)),
     ("Time of a step", "seconds", ("speed/step_seconds",)),
     ("Norms of gradients", "norm", ("separator/gradient_norm", "discriminators/gradient_norm")),
-    ("Power of the estimates", "power", ("separator/output_energy",)),
+    ("Energy of the estimates over that of the mixtures", "share", ("separator/output_energy",)),
     ("Steps left out or near silence", "steps", ("steps_skipped", "separator/steps_")),
     ("Terms of the separator's losses", "loss", ("separator/",)),
     ("Discriminators", "loss", ("target_discriminator/", "mixture_discriminator/", "discriminators/")),
