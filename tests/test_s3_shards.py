@@ -295,7 +295,7 @@ def test_the_commands_say_in_one_line_what_is_wrong_with_a_bucket(songs, prefix,
         return line
 
     corpus = ("corpus.kind=stems", f"corpus.path={songs}")
-    assert "s3://nowhere/x/.ingest.lock: there is no such bucket" in told("ingest", *corpus, "output=s3://nowhere/x")
+    assert "s3://nowhere/x: there is no such bucket" in told("ingest", *corpus, "output=s3://nowhere/x")
     assert f"{prefix}: holds no manifest.json" in told("train", f"shards={prefix}")
     assert "s3://nowhere/x/manifest.json: there is no such bucket" in told("verify", "s3://nowhere/x")
     assert f"{prefix}: holds no manifest.json" in told("evaluate", f"shards={prefix}")

@@ -157,6 +157,9 @@ def test_drawn_shapes_and_filter_lengths_equal_museval(
     references = noise(sources, samples, channels, seed)
     estimates = leaking(references, seed)
     mode = "v3" if framewise else "v4"
+    # With fewer samples than unknowns every filter fits, and museval's is rounding noise.
+    observed = min(win, samples) if framewise else samples
+    filters_len = min(filters_len, max(1, observed // (2 * sources * channels)))
     ours = np.stack(evaluate(references, estimates, win, hop, mode, filters_len=filters_len))
     theirs = np.stack(
         museval.metrics.bss_eval(

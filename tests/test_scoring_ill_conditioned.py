@@ -141,7 +141,6 @@ def test_on_sensitive_float_audio_we_differ_from_museval_by_no_more_than_twice_w
     name: str, cases: dict[str, tuple[Signals, Signals]], by_threads: list[dict[str, Signals]]
 ) -> None:
     one, two = (found[name] for found in by_threads)
-    assert museval_s_own_difference(cases[name], one, two) > 1e-5
     ours = scored(*cases[name])
     assert ours.conditioning == Conditioning.SENSITIVE
     difference = largest(one, np.stack([ours.sdr, ours.isr, ours.sir, ours.sar]))
