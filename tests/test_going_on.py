@@ -119,6 +119,7 @@ def test_two_goes_equal_one(configured: Configured, undisturbed: Callable[[], Tr
     assert state(fit(configured("two-goes"))) == state(undisturbed())
 
 
+@pytest.mark.slow
 def test_more_workers_go_on_with_the_curve(configured: Configured, undisturbed: Callable[[], TrainingReport]) -> None:
     fit(configured("grown", steps=12, num_workers=1))
     report = fit(configured("grown", num_workers=2))
