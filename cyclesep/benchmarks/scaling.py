@@ -16,7 +16,7 @@ from cyclesep.cluster import connect
 from cyclesep.corpus.synthetic import SyntheticConfig, synthetic_tracks
 from cyclesep.crops import CropConfig
 from cyclesep.errors import ConfigError
-from cyclesep.pages.curves import read_scalars
+from cyclesep.pages.curves import Told, read_scalars
 from cyclesep.training import TrainConfig, fit
 
 UNIT = "crops/s"
@@ -90,9 +90,9 @@ def _measured(train: TrainConfig, workers: int, batch_size: int) -> _Speed:
     )
     report = fit(train, show=False)
     scalars = read_scalars(report.folder)
-    rates = scalars.get("speed/crops_per_second")
-    counted = [i for i, step in enumerate(rates.steps) if step > _WARM_UP * train.steps] if rates else []
-    if rates is None or not counted:
+    rates = scalars.get("speed/crops_per_second", Told())
+    counted = [i for i, step in enumerate(rates.steps) if step > _WARM_UP * train.steps]
+    if not counted:
         raise ConfigError(f"train.steps={train.steps}: too few to have a speed, which is told once a second; give more")
     return _Speed(
         crops_per_second=statistics.median(rates.values[i] for i in counted),

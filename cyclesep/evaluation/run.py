@@ -59,7 +59,7 @@ class EvaluationReport:
 
 
 def evaluate(config: EvaluateConfig) -> EvaluationReport:
-    """Separate and score a split on the Ray cluster that this process is connected to, or can be.
+    """Separate and score a split on the Ray cluster that this process is connected to, else on one of its own.
 
     Writes `scores.parquet` (per frame), `tracks.parquet`, `summary.json` and museval's JSON files below `output`. What
     an earlier run into the same folder has finished, with the same separator, audio and settings, is kept. A track that
