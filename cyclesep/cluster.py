@@ -14,13 +14,15 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-# Read by Ray when it is imported: Train V2 only, no usage report, no reminder lines that a user cannot act on.
+# Read by Ray when it is imported: Train V2 only, no usage report, no reminder lines that a user cannot act on; nor a
+# complaint every few seconds where a disk is 95 % full, as a person's often is.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_local_fs_capacity_threshold": "0.99",
 }
 # For the processes of a private cluster: Ray's (see _on_loopback), and gloo's for the workers' gradients.
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} | (

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 TINY_RATE = 8000
 
+# The tests need little of a disk, however full it is.
+os.environ.update(RAY_local_fs_capacity_threshold="1")
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -70,6 +73,7 @@ def aws_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         "AWS_SHARED_CREDENTIALS_FILE": str(folder / "credentials"),
         "AWS_EC2_METADATA_DISABLED": "true",
         "CYCLESEP_CACHE": str(folder / "cache"),
+        "CYCLESEP_CACHE_GIB": "1",
     }
     os.environ.update(own)
     yield folder

@@ -39,6 +39,8 @@ class _RayStart:
             "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
             # How long a node that gets SIGTERM lets its workers go on.
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+            # The tests need little of a disk, however full it is.
+            "RAY_local_fs_capacity_threshold": "1",
             "OMP_NUM_THREADS": "1",
             "PYTHONUNBUFFERED": "1",
         }

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from cyclesep.shards.cache import ShardCache
 from cyclesep.shards.manifest import ShardFile
 
 SIZE = 20_000
+ROOM = 10**9
+"""Bytes that a cache may hold whose limit does not matter: the default one depends on this machine's disk."""
 
 
 def content(number: int, size: int = SIZE) -> bytes:
@@ -56,7 +59,7 @@ def held_by(cache: ShardCache) -> set[str]:
 
 def test_a_shard_is_fetched_once_and_named_after_its_content(s3, prefix, tmp_path):
     ((uri, shard),) = stored(prefix, tmp_path, 1)
-    cache = ShardCache(tmp_path / "cache")
+    cache = ShardCache(tmp_path / "cache", ROOM)
     for _ in range(3):
         assert fetch(cache, (uri, shard)) == content(0)
     assert [path.name for path in cache.folder.iterdir() if path.name != ".ledger"] == [f"{shard.sha256}.lmdb"]
@@ -65,13 +68,13 @@ def test_a_shard_is_fetched_once_and_named_after_its_content(s3, prefix, tmp_pat
 
 def test_threads_and_processes_that_want_one_shard_download_it_once(s3, prefix, tmp_path):
     wanted = stored(prefix, tmp_path, 3)
-    cache = ShardCache(tmp_path / "cache")
+    cache = ShardCache(tmp_path / "cache", ROOM)
     script = (
         "import sys; from pathlib import Path; sys.path[:0] = [sys.argv[1]]\n"
         "from test_shard_cache import SIZE, ShardCache, fetch, shard_of\n"
         "for number in range(3):\n"
         "    shard = shard_of(number)\n"
-        "    fetch(ShardCache(Path(sys.argv[2])), (f'{sys.argv[3]}/{shard.name}', shard))\n"
+        "    fetch(ShardCache(Path(sys.argv[2]), 10**9), (f'{sys.argv[3]}/{shard.name}', shard))\n"
     )
     words = [str(Path(__file__).parent), str(cache.folder), prefix]
     processes = [subprocess.Popen([sys.executable, "-c", script, *words]) for _ in range(2)]
@@ -151,9 +154,23 @@ def test_a_shard_larger_than_the_cache_is_refused_with_the_setting_to_change(pre
         fetch(ShardCache(tmp_path / "cache", limit_bytes=SIZE // 2), item)
 
 
+@pytest.mark.parametrize("free", [5, 6])
+def test_five_percent_of_the_disk_stay_free_by_default(prefix, tmp_path, monkeypatch, free):
+    (item,) = stored(prefix, tmp_path, 1)
+    sizes = namedtuple("sizes", "total used free")(100 * 10 * SIZE, 0, free * 10 * SIZE)
+    monkeypatch.setattr("cyclesep.shards.cache.shutil.disk_usage", lambda _: sizes)
+    cache = ShardCache(tmp_path / "cache")
+    if free > 5:
+        assert fetch(cache, item) == content(0)
+        return
+    told = "has 0.000931 GiB free, of which 5 % of the disk stay free, and a shard has 1.86e-05 GiB; free space, set"
+    with pytest.raises(StorageError, match=f"/cache: the disk of the shard cache {told} CYCLESEP_CACHE to a folder"):
+        fetch(cache, item)
+
+
 def test_damage_on_the_way_is_never_kept(s3, prefix, tmp_path):
     (item,) = stored(prefix, tmp_path, 1)
-    cache = ShardCache(tmp_path / "cache")
+    cache = ShardCache(tmp_path / "cache", ROOM)
     with s3.proxy.harming(Fault("flip", contains="track-0", value=77)):
         assert fetch(cache, item) == content(0)
     cache.discard(item[1])
@@ -167,7 +184,7 @@ def test_damage_on_the_way_is_never_kept(s3, prefix, tmp_path):
 
 def test_another_object_under_the_name_is_refused_and_its_own_content_gets_a_file_of_its_own(prefix, tmp_path):
     ((uri, old),) = stored(prefix, tmp_path, 1)
-    cache = ShardCache(tmp_path / "cache")
+    cache = ShardCache(tmp_path / "cache", ROOM)
     fetch(cache, (uri, old))
     new = shard_of(1)
     (tmp_path / "new").write_bytes(content(1))
@@ -175,7 +192,7 @@ def test_another_object_under_the_name_is_refused_and_its_own_content_gets_a_fil
     assert fetch(cache, (uri, new)) == content(1)
     assert fetch(cache, (uri, old)) == content(0)
     with pytest.raises(StorageError, match="ingest the corpus again"):
-        fetch(ShardCache(tmp_path / "empty"), (uri, old))
+        fetch(ShardCache(tmp_path / "empty", ROOM), (uri, old))
 
 
 def test_what_a_killed_process_leaves_is_taken_up_and_its_promise_of_room_is_void(s3, prefix, tmp_path):
@@ -236,7 +253,7 @@ def test_a_prefetch_fetches_what_fits_and_several_share_the_work(s3, prefix, tmp
 
 def test_a_prefetch_that_fails_says_nothing_and_the_reader_is_told(prefix, tmp_path):
     item = (f"{prefix}/nothing", shard_of(0))
-    cache = ShardCache(tmp_path / "cache")
+    cache = ShardCache(tmp_path / "cache", ROOM)
     cache.prefetch([item])
     with pytest.raises(storage.NoSuchObject, match=f"{prefix}/nothing: there is no such object"):
         fetch(cache, item)

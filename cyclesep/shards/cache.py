@@ -190,9 +190,16 @@ class ShardCache:
         return used + disk.free - round(_KEPT_FREE * disk.total)
 
     def _too_small(self, shard: ShardFile, limit: int) -> str:
-        told = f"{self.folder}: the shard cache may hold {limit / 2**30:.3g} GiB and a shard has"
-        remedy = f"set {FOLDER_VARIABLE} to a larger disk" if self.limit_bytes is None else f"raise {LIMIT_VARIABLE}"
-        return f"{told} {shard.bytes / 2**30:.3g} GiB; {remedy}"
+        wanted = f"and a shard has {shard.bytes / 2**30:.3g} GiB"
+        if self.limit_bytes is not None:
+            may = f"the shard cache may hold {limit / 2**30:.3g} GiB"
+            return f"{self.folder}: {may} {wanted}; raise {LIMIT_VARIABLE}"
+        free = shutil.disk_usage(self.folder).free / 2**30
+        return (
+            f"{self.folder}: the disk of the shard cache has {free:.3g} GiB free, of which 5 % of the disk stay free, "
+            f"{wanted}; free space, set {FOLDER_VARIABLE} to a folder of a larger disk, or {LIMIT_VARIABLE} to what it "
+            "may hold of this one"
+        )
 
     def _unusable(self, problem: OSError) -> StorageError:
         told = f"{self.folder}: the shard cache cannot be used ({problem.strerror})"
