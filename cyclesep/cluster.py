@@ -86,21 +86,24 @@ def connect(*, num_cpus: int | None = None, log_to_driver: bool = True) -> Itera
 
     The private one keeps its files in a folder of its own, so that two of them, or another Ray on the same host, do not
     meet, and listens on loopback only. Where Ray is already running in this process nothing is done. Without
-    `log_to_driver` what its processes print stays in Ray's own files.
+    `log_to_driver` what its processes print stays in Ray's own files. Raises ClusterError where Ray does not start, or
+    ends processes that the block needs because their machine is out of memory.
     """
-    if ray.is_initialized():
-        yield
-    elif os.environ.get("RAY_ADDRESS"):
-        address = os.environ["RAY_ADDRESS"]
-        with _on_loopback() if _is_on_loopback_only(address) else nullcontext():
-            ray.init(logging_level=logging.WARNING, log_to_driver=log_to_driver, runtime_env=_with_address(address))
+    with _joined(num_cpus, log_to_driver):
         try:
             yield
-        finally:
-            ray.shutdown()
-    else:
-        with _private_cluster(num_cpus, log_to_driver):
-            yield
+        except ray.exceptions.OutOfMemoryError as problem:
+            raise lack_of_memory(problem) from problem
+
+
+def lack_of_memory(problem: ray.exceptions.OutOfMemoryError) -> ClusterError:
+    """What Ray's page about processes that it ended comes to."""
+    seen = re.search(r"Memory on the node \(IP: ([^,)]+).*?was (\S+) used / (\S+) limit", str(problem))
+    machine = f"{seen[1]} ({seen[2]} of {seen[3]} used)" if seen else "a machine of the cluster"
+    return ClusterError(
+        f"{machine}: ran out of memory, so Ray ended processes of this job; end other programs there, let less run at "
+        "a time, or take a machine with more"
+    )
 
 
 def actor_here(kind: type) -> Any:
@@ -119,6 +122,23 @@ def _with_address(address: str) -> dict[str, dict[str, str]]:
     given = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
     is_known = re.fullmatch(r"[^/]+:\d+", address) and "RAY_ADDRESS" not in (given.get("env_vars") or {})
     return {"env_vars": {"RAY_ADDRESS": address}} if is_known else {}
+
+
+@contextmanager
+def _joined(num_cpus: int | None, log_to_driver: bool) -> Iterator[None]:
+    if ray.is_initialized():
+        yield
+    elif os.environ.get("RAY_ADDRESS"):
+        address = os.environ["RAY_ADDRESS"]
+        with _on_loopback() if _is_on_loopback_only(address) else nullcontext():
+            ray.init(logging_level=logging.WARNING, log_to_driver=log_to_driver, runtime_env=_with_address(address))
+        try:
+            yield
+        finally:
+            ray.shutdown()
+    else:
+        with _private_cluster(num_cpus, log_to_driver):
+            yield
 
 
 @contextmanager

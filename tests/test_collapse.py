@@ -1,72 +1,98 @@
-"""The alarm for a silent separator: when, once, and what it costs."""
+"""The alarm for a separator that is silent or lets everything through: when, once, and what it costs."""
 
 import logging
+import math
 
 import pytest
 
 from cyclesep.cyclegan.collapse import CollapseAlarm, CollapseConfig
 from cyclesep.errors import TrainingError
 
-LOW = CollapseConfig(energy_below=0.01, for_steps=3)
+LOW = CollapseConfig(energy_below=0.01, for_steps=3, removed_below=0.05, removed_for_steps=4)
+SILENCE, EVERYTHING, HALF = (0.001, 1.0), (1.0, 0.001), (0.5, 0.5)
+"""Energies of what estimates hold, and of what they leave."""
 
 
-def test_the_energy_is_a_running_mean_that_starts_at_its_first_value() -> None:
+def test_the_means_start_at_their_first_values() -> None:
     alarm = CollapseAlarm(LOW)
-    alarm.observe(0.5)
-    assert alarm.energy == pytest.approx(0.5)
-    alarm.observe(0.1)
-    assert alarm.energy == pytest.approx((0.98 * 0.5 + 0.1) / 1.98)
+    alarm.observe(0.5, 0.3)
+    assert (alarm.energy.value, alarm.removed.value) == (pytest.approx(0.5), pytest.approx(0.3))
+    alarm.observe(0.1, 0.7)
+    assert alarm.energy.value == pytest.approx((0.98 * 0.5 + 0.1) / 1.98)
+    assert alarm.removed.value == pytest.approx((0.98 * 0.3 + 0.7) / 1.98)
 
 
-def test_it_warns_once_in_one_line_after_enough_steps_in_a_row(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("energies", "steps", "told", "remedy"),
+    [
+        (SILENCE, 3, "held less than 0.01 of the mixtures' energy for 3 steps", "swap_cycle"),
+        (EVERYTHING, 4, "removed less than 0.05 of the mixtures' energy for 4 steps", "adversarial_from_step=0"),
+    ],
+)
+def test_it_warns_once_in_one_line_after_enough_steps_in_a_row(
+    caplog: pytest.LogCaptureFixture, energies: tuple[float, float], steps: int, told: str, remedy: str
+) -> None:
     alarm = CollapseAlarm(LOW)
     with caplog.at_level(logging.WARNING):
-        for _ in range(2):
-            alarm.observe(0.001)
-        assert (alarm.num_low, caplog.messages) == (2, [])
+        for _ in range(steps - 1):
+            alarm.observe(*energies)
+        assert caplog.messages == []
         for _ in range(5):
-            alarm.observe(0.001)
+            alarm.observe(*energies)
     (message,) = caplog.messages
-    assert "less than 0.01 of the mixtures' energy for 3 steps" in message
-    assert "swap_cycle" in message
+    assert told in message
+    assert remedy in message
     assert "\n" not in message
-    assert alarm.num_low == 7
+    assert sorted([alarm.energy.num_low, alarm.removed.num_low]) == [0, steps + 4]
 
 
-def test_energy_that_comes_back_sets_the_count_to_nothing() -> None:
+def test_energy_that_comes_back_sets_the_counts_to_nothing() -> None:
     alarm = CollapseAlarm(LOW)
-    for energy in (0.001, 0.001, 1.0):
-        alarm.observe(energy)
-    assert alarm.num_low == 0
+    for energies in (SILENCE, SILENCE, HALF):
+        alarm.observe(*energies)
+    assert alarm.energy.num_low == 0
+    alarm = CollapseAlarm(LOW)
+    for energies in (EVERYTHING, EVERYTHING, HALF):
+        alarm.observe(*energies)
+    assert alarm.removed.num_low == 0
+
+
+def test_a_limit_of_nothing_is_no_alarm(caplog: pytest.LogCaptureFixture) -> None:
+    alarm = CollapseAlarm(CollapseConfig(energy_below=0, removed_below=0, for_steps=1, removed_for_steps=1))
+    alarm.observe(0.0, 0.0)
+    assert caplog.messages == []
 
 
 def test_other_workers_are_silent(caplog: pytest.LogCaptureFixture) -> None:
     alarm = CollapseAlarm(LOW, warns=False)
     for _ in range(5):
-        alarm.observe(0.0)
+        alarm.observe(0.0, 0.0)
     assert caplog.messages == []
-    assert alarm.num_low == 5
+    assert (alarm.energy.num_low, alarm.removed.num_low) == (5, 5)
 
 
-def test_it_ends_the_run_where_that_is_asked_for() -> None:
-    alarm = CollapseAlarm(CollapseConfig(energy_below=0.01, for_steps=2, end_run=True))
-    alarm.observe(0.0)
-    with pytest.raises(TrainingError, match="collapsed to silence"):
-        alarm.observe(0.0)
+@pytest.mark.parametrize(
+    ("energies", "told"), [((0.0, 1.0), "collapsed to silence"), ((1.0, 0.0), "lets everything through")]
+)
+def test_it_ends_the_run_where_that_is_asked_for(energies: tuple[float, float], told: str) -> None:
+    alarm = CollapseAlarm(CollapseConfig(for_steps=2, removed_for_steps=2, end_run=True))
+    alarm.observe(*energies)
+    with pytest.raises(TrainingError, match=told):
+        alarm.observe(*energies)
 
 
-def test_a_step_without_a_finite_energy_does_not_count() -> None:
+def test_a_step_without_finite_energies_does_not_count() -> None:
     alarm = CollapseAlarm(LOW)
-    alarm.observe(0.5)
-    alarm.observe(float("nan"))
-    assert alarm.energy == pytest.approx(0.5)
+    alarm.observe(0.5, 0.4)
+    alarm.observe(math.nan, math.inf)
+    assert (alarm.energy.value, alarm.removed.value) == (pytest.approx(0.5), pytest.approx(0.4))
 
 
 def test_its_state_goes_on() -> None:
     first, second = CollapseAlarm(LOW), CollapseAlarm(LOW)
     for energy in (0.5, 0.2, 0.0):
-        first.observe(energy)
+        first.observe(energy, energy / 2)
     second.load_state_dict(first.state_dict())
     for alarm in (first, second):
-        alarm.observe(0.1)
+        alarm.observe(0.1, 0.01)
     assert second.state_dict() == first.state_dict()

@@ -201,6 +201,14 @@ def test_output_energy_is_that_of_the_estimate_over_that_of_the_mixture() -> Non
     assert float(model.step(batch)["separator/output_energy"]) == pytest.approx(float(wanted), rel=1e-4)
 
 
+def test_removed_energy_is_that_of_the_mixture_without_each_estimate_over_that_of_the_mixture() -> None:
+    model, batch = build("supervised"), noise_batch()
+    with torch.no_grad():
+        removed = batch.mixture.unsqueeze(1) - model.separator(batch.mixture)
+    wanted = removed.square().mean() / batch.mixture.square().mean()
+    assert float(model.step(batch)["separator/removed_energy"]) == pytest.approx(float(wanted), rel=1e-4)
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_equal_seeds_give_equal_weights_and_other_seeds_others(recipe: str) -> None:
     def trained(seed: int) -> list[Tensor]:

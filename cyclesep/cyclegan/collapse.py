@@ -1,4 +1,7 @@
-"""An alarm for a separator that collapses to silence, which a swap cycle without a warm start rewards."""
+"""An alarm for a separator that falls silent, which a swap cycle rewards, or lets everything through.
+
+To let everything through is a minimum of the remix cycle without truth: nothing is left to be remixed.
+"""
 
 import logging
 import math
@@ -20,52 +23,87 @@ class CollapseConfig:
     """When a separator counts as collapsed, and what follows."""
 
     energy_below: Annotated[float, Ge(0)] = 1e-3
-    """Energy of the estimates over that of the mixtures, averaged over steps, below which the alarm counts."""
+    """Energy of the estimates over that of the mixtures, averaged over steps, below which they count as silent."""
 
     for_steps: Annotated[int, Gt(0)] = 100
     """Steps in a row below it after which the alarm is raised, once."""
 
+    removed_below: Annotated[float, Ge(0)] = 0.05
+    """Energy of what estimates remove from the mixtures over that of the mixtures, averaged likewise, below which all
+    counts as let through; 0 where the targets nearly are the mixtures."""
+
+    removed_for_steps: Annotated[int, Gt(0)] = 500
+    """Steps in a row below it after which that alarm is raised, once."""
+
     end_run: bool = False
-    """End the run when the alarm is raised, instead of a warning."""
+    """End the run when an alarm is raised, instead of a warning."""
 
 
 class CollapseAlarm:
-    """The running mean of the output energy, and for how many steps it has been too low."""
+    """Running means of the energy that estimates have and remove, and for how many steps each has been too low."""
 
     def __init__(self, config: CollapseConfig, *, warns: bool = True) -> None:
         """`warns`: whether this worker is the one that writes the warning."""
         self._config, self._warns = config, warns
+        self.energy = _WatchedMean(config.energy_below)
+        self.removed = _WatchedMean(config.removed_below)
+
+    def observe(self, energy: float, removed: float) -> None:
+        """Take in one step's two energies, if finite; raises TrainingError at an alarm if the run shall end."""
+        config = self._config
+        if self.energy.observe(energy) == config.for_steps:
+            self._raise_alarm(
+                f"the separator's estimates have held less than {config.energy_below:g} of the mixtures' energy for "
+                f"{config.for_steps} steps: it has collapsed to silence; lower cyclegan.loss_weights.swap_cycle or "
+                "cyclegan.loss_weights.adversarial, and start again from an earlier checkpoint"
+            )
+        if self.removed.observe(removed) == config.removed_for_steps:
+            self._raise_alarm(
+                f"the separator has removed less than {config.removed_below:g} of the mixtures' energy for "
+                f"{config.removed_for_steps} steps: it lets everything through; let discriminators in from the first "
+                "step (cyclegan.adversarial_from_step=0) or give them more weight "
+                "(cyclegan.loss_weights.adversarial); if the targets are nearly all there is, set "
+                "cyclegan.collapse.removed_below=0"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"energy": self.energy.state_dict(), "removed": self.removed.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.energy.load_state_dict(state["energy"])
+        self.removed.load_state_dict(state["removed"])
+
+    def _raise_alarm(self, told: str) -> None:
+        if self._config.end_run:
+            raise TrainingError(told)
+        if self._warns:
+            log.warning(told)
+
+
+class _WatchedMean:
+    """A running mean, and for how many steps in a row it has been below a limit."""
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
         self._total = self._count = 0.0
         self.num_low = 0
 
     @property
-    def energy(self) -> float:
-        """The running mean; early on over the few steps there were."""
+    def value(self) -> float:
+        """Early on the mean over the few steps there were."""
         return self._total / self._count if self._count else 0.0
 
-    def observe(self, energy: float) -> None:
-        """Take in one step's output energy, if it is finite; raises TrainingError at the alarm if the run shall end."""
-        if not math.isfinite(energy):
-            return
-        self._total = DECAY * self._total + (1 - DECAY) * energy
+    def observe(self, value: float) -> int:
+        """Take in one step's value; gives for how many steps the mean has been too low. Infinite ones do not count."""
+        if not math.isfinite(value):
+            return 0
+        self._total = DECAY * self._total + (1 - DECAY) * value
         self._count = DECAY * self._count + (1 - DECAY)
-        self.num_low = self.num_low + 1 if self.energy < self._config.energy_below else 0
-        if self.num_low == self._config.for_steps:
-            self._raise_alarm()
+        self.num_low = self.num_low + 1 if self.value < self._limit else 0
+        return self.num_low
 
     def state_dict(self) -> dict[str, Any]:
         return {"total": self._total, "count": self._count, "num_low": self.num_low}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._total, self._count, self.num_low = state["total"], state["count"], state["num_low"]
-
-    def _raise_alarm(self) -> None:
-        told = (
-            f"the separator's estimates have held less than {self._config.energy_below:g} of the mixtures' energy for "
-            f"{self.num_low} steps: it has collapsed to silence; lower cyclegan.loss_weights.swap_cycle or "
-            "cyclegan.loss_weights.adversarial, and start again from an earlier checkpoint"
-        )
-        if self._config.end_run:
-            raise TrainingError(told)
-        if self._warns:
-            log.warning(told)

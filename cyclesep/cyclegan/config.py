@@ -59,7 +59,7 @@ class CycleGANConfig:
     """Earlier fakes, over all workers, that discriminators see again on unpaired batches (CycleGAN: 50); 0: none."""
 
     collapse: CollapseConfig = field(default_factory=CollapseConfig)
-    """The alarm for a separator that falls silent."""
+    """The alarm for a separator that falls silent or lets everything through."""
 
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Learning rates, schedule, clipping, moving average."""

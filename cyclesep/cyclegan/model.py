@@ -36,7 +36,7 @@ class _Part:
 
     terms: dict[str, Tensor]
     energies: Tensor
-    """Of the estimates and of the mixtures."""
+    """Of the estimates, of what they leave of the mixtures (mean over targets), and of the mixtures."""
     norms: dict[str, Tensor]
     judged: dict[str, Judged]
 
@@ -193,7 +193,7 @@ class CycleGAN:
         (total * share).backward()
         return _Part(
             terms={name: term.detach() for name, term in (terms | {"total": total}).items()},
-            energies=torch.stack([passes.estimate.detach().square().sum(), part.mixture.square().sum()]),
+            energies=_energies(passes.estimate.detach().to(part.mixture.dtype), part.mixture),
             norms=norms,
             judged={name: dataclasses.replace(pair, fake=pair.fake.detach()) for name, pair in judged.items()},
         )
@@ -217,16 +217,19 @@ class CycleGAN:
 
     def _observed(self, made: Sequence[_Part]) -> dict[str, float | Tensor]:
         """Tell the alarm and the balancer, over all ranks, what a step was like; gives back what they make of it."""
-        estimated, mixed = self._ranks.mean(torch.stack([each.energies for each in made]).sum(0)).tolist()
+        estimated, removed, mixed = self._ranks.mean(torch.stack([each.energies for each in made]).sum(0)).tolist()
         values: dict[str, float | Tensor] = {}
         if self.config.balancer.active:
             factors = self._balancer.weights(list(made[0].norms))
             values = {f"balancer/{name}": factors[name] for name in made[0].norms}
             self._balancer.observe(_means([each.norms for each in made]))
-        self._alarm.observe(estimated / max(mixed, losses.EPSILON))
+        mixed = max(mixed, losses.EPSILON)
+        self._alarm.observe(estimated / mixed, removed / mixed)
         return values | {
-            "separator/output_energy": self._alarm.energy,
-            "separator/steps_collapsed": float(self._alarm.num_low),
+            "separator/output_energy": self._alarm.energy.value,
+            "separator/removed_energy": self._alarm.removed.value,
+            "separator/steps_collapsed": float(self._alarm.energy.num_low),
+            "separator/steps_let_through": float(self._alarm.removed.num_low),
         }
 
     def _at_unit_level(self, batch: Batch) -> Batch:
@@ -330,6 +333,12 @@ class CycleGAN:
             )
             for name, inputs in stacked.items()
         }
+
+
+def _energies(estimate: Tensor, mixture: Tensor) -> Tensor:
+    """Of estimates `(batch, targets, channels, time)`, of what they leave (mean over targets), of mixtures: `(3,)`."""
+    removed = (mixture.unsqueeze(1) - estimate).square().sum() / estimate.shape[1]
+    return torch.stack([estimate.square().sum(), removed, mixture.square().sum()])
 
 
 def _means(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -22,8 +22,12 @@ _FIGURES = (
     ("Speed over all workers", "crops per second", ("speed/crops_per_second",)),
     ("Time of a step", "seconds", ("speed/step_seconds",)),
     ("Norms of gradients", "norm", ("separator/gradient_norm", "discriminators/gradient_norm")),
-    ("Energy of the estimates over that of the mixtures", "share", ("separator/output_energy",)),
-    ("Steps left out or near silence", "steps", ("steps_skipped", "separator/steps_")),
+    (
+        "Energy of the estimates, and of what they leave out, over that of the mixtures",
+        "share",
+        ("separator/output_energy", "separator/removed_energy"),
+    ),
+    ("Steps left out, near silence, or with everything let through", "steps", ("steps_skipped", "separator/steps_")),
     ("Terms of the separator's losses", "loss", ("separator/",)),
     ("Discriminators", "loss", ("target_discriminator/", "mixture_discriminator/", "discriminators/")),
 )

@@ -4,16 +4,20 @@ import logging
 import re
 import sys
 
+from ray.exceptions import OutOfMemoryError
 from typing_extensions import override
 
+from cyclesep.cluster import lack_of_memory
 from cyclesep.errors import CyclesepError
 
 
 def known_cause(failure: BaseException | None) -> CyclesepError | None:
-    """The error of ours inside what Ray and torch wrap around it, its message in one line."""
+    """The error of ours inside what Ray and torch wrap around it, its message in one line; or that memory ran out."""
     while failure is not None:
         if isinstance(failure, CyclesepError):
             return type(failure)(one_line(failure))
+        if isinstance(failure, OutOfMemoryError):
+            return lack_of_memory(failure)
         inner = (getattr(failure, name, None) for name in ("_base_exc", "cause", "controller_failure"))
         failure = next(filter(None, inner), failure.__cause__)
     return None

@@ -13,7 +13,7 @@ import ray.train.torch
 from cyclesep import checkpoints, provenance, settings, storage
 from cyclesep.checkpoints import Progress
 from cyclesep.crops.layouts import validation_layout
-from cyclesep.errors import ConfigError, StorageError, TrainingError, TrainingStopped
+from cyclesep.errors import ClusterError, ConfigError, StorageError, TrainingError, TrainingStopped
 from cyclesep.folder import Folder
 from cyclesep.shards import ShardReader
 from cyclesep.shards.manifest import MIXTURE
@@ -133,7 +133,7 @@ def _fit(trainer: ray.train.torch.TorchTrainer) -> ray.train.Result:
         raise TrainingError(f"training failed: {_last_line(str(failed))}") from failed
     except ray.train.ControllerError as failed:
         known = known_cause(failed)
-        if isinstance(known, StorageError):
+        if isinstance(known, StorageError | ClusterError):
             raise known from failed
         raise TrainingError(f"the workers could not be started or kept: {_last_line(str(failed))}") from failed
 

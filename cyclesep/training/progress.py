@@ -13,7 +13,14 @@ from cyclesep.cluster import actor_here
 from cyclesep.live_bar import LiveBar
 
 # Measured on the separator, but not terms of its loss; TensorBoard has them.
-_NO_LOSSES = {"output_energy", "steps_collapsed", "gradient_norm", "steps_skipped"}
+_NO_LOSSES = {
+    "output_energy",
+    "removed_energy",
+    "steps_collapsed",
+    "steps_let_through",
+    "gradient_norm",
+    "steps_skipped",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
