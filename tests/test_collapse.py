@@ -15,9 +15,9 @@ SILENCE, EVERYTHING, HALF = (0.001, 1.0), (1.0, 0.001), (0.5, 0.5)
 
 def test_the_means_start_at_their_first_values() -> None:
     alarm = CollapseAlarm(LOW)
-    alarm.observe(0.5, 0.3)
+    alarm.observe(0.5, 0.3, paired=False)
     assert (alarm.energy.value, alarm.removed.value) == (pytest.approx(0.5), pytest.approx(0.3))
-    alarm.observe(0.1, 0.7)
+    alarm.observe(0.1, 0.7, paired=False)
     assert alarm.energy.value == pytest.approx((0.98 * 0.5 + 0.1) / 1.98)
     assert alarm.removed.value == pytest.approx((0.98 * 0.3 + 0.7) / 1.98)
 
@@ -35,10 +35,10 @@ def test_it_warns_once_in_one_line_after_enough_steps_in_a_row(
     alarm = CollapseAlarm(LOW)
     with caplog.at_level(logging.WARNING):
         for _ in range(steps - 1):
-            alarm.observe(*energies)
+            alarm.observe(*energies, paired=False)
         assert caplog.messages == []
         for _ in range(5):
-            alarm.observe(*energies)
+            alarm.observe(*energies, paired=False)
     (message,) = caplog.messages
     assert told in message
     assert remedy in message
@@ -49,24 +49,32 @@ def test_it_warns_once_in_one_line_after_enough_steps_in_a_row(
 def test_energy_that_comes_back_sets_the_counts_to_nothing() -> None:
     alarm = CollapseAlarm(LOW)
     for energies in (SILENCE, SILENCE, HALF):
-        alarm.observe(*energies)
+        alarm.observe(*energies, paired=False)
     assert alarm.energy.num_low == 0
     alarm = CollapseAlarm(LOW)
     for energies in (EVERYTHING, EVERYTHING, HALF):
-        alarm.observe(*energies)
+        alarm.observe(*energies, paired=False)
     assert alarm.removed.num_low == 0
+
+
+def test_with_truth_at_hand_as_little_may_be_removed_as_it_wants(caplog: pytest.LogCaptureFixture) -> None:
+    alarm = CollapseAlarm(LOW)
+    for _ in range(9):
+        alarm.observe(*EVERYTHING, paired=True)
+    assert caplog.messages == []
+    assert (alarm.removed.num_low, alarm.removed.value) == (0, pytest.approx(0.001))
 
 
 def test_a_limit_of_nothing_is_no_alarm(caplog: pytest.LogCaptureFixture) -> None:
     alarm = CollapseAlarm(CollapseConfig(energy_below=0, removed_below=0, for_steps=1, removed_for_steps=1))
-    alarm.observe(0.0, 0.0)
+    alarm.observe(0.0, 0.0, paired=False)
     assert caplog.messages == []
 
 
 def test_other_workers_are_silent(caplog: pytest.LogCaptureFixture) -> None:
     alarm = CollapseAlarm(LOW, warns=False)
     for _ in range(5):
-        alarm.observe(0.0, 0.0)
+        alarm.observe(0.0, 0.0, paired=False)
     assert caplog.messages == []
     assert (alarm.energy.num_low, alarm.removed.num_low) == (5, 5)
 
@@ -76,23 +84,23 @@ def test_other_workers_are_silent(caplog: pytest.LogCaptureFixture) -> None:
 )
 def test_it_ends_the_run_where_that_is_asked_for(energies: tuple[float, float], told: str) -> None:
     alarm = CollapseAlarm(CollapseConfig(for_steps=2, removed_for_steps=2, end_run=True))
-    alarm.observe(*energies)
+    alarm.observe(*energies, paired=False)
     with pytest.raises(TrainingError, match=told):
-        alarm.observe(*energies)
+        alarm.observe(*energies, paired=False)
 
 
 def test_a_step_without_finite_energies_does_not_count() -> None:
     alarm = CollapseAlarm(LOW)
-    alarm.observe(0.5, 0.4)
-    alarm.observe(math.nan, math.inf)
+    alarm.observe(0.5, 0.4, paired=False)
+    alarm.observe(math.nan, math.inf, paired=False)
     assert (alarm.energy.value, alarm.removed.value) == (pytest.approx(0.5), pytest.approx(0.4))
 
 
 def test_its_state_goes_on() -> None:
     first, second = CollapseAlarm(LOW), CollapseAlarm(LOW)
     for energy in (0.5, 0.2, 0.0):
-        first.observe(energy, energy / 2)
+        first.observe(energy, energy / 2, paired=False)
     second.load_state_dict(first.state_dict())
     for alarm in (first, second):
-        alarm.observe(0.1, 0.01)
+        alarm.observe(0.1, 0.01, paired=False)
     assert second.state_dict() == first.state_dict()

@@ -1,6 +1,6 @@
 """An alarm for a separator that falls silent, which a swap cycle rewards, or lets everything through.
 
-To let everything through is a minimum of the remix cycle without truth: nothing is left to be remixed.
+To let everything through is a minimum of the remix cycle where no truth is known: nothing is left to be remixed.
 """
 
 import logging
@@ -28,9 +28,9 @@ class CollapseConfig:
     for_steps: Annotated[int, Gt(0)] = 100
     """Steps in a row below it after which the alarm is raised, once."""
 
-    removed_below: Annotated[float, Ge(0)] = 0.05
-    """Energy of what estimates remove from the mixtures over that of the mixtures, averaged likewise, below which all
-    counts as let through; 0 where the targets nearly are the mixtures."""
+    removed_below: Annotated[float, Ge(0)] = 0.1
+    """Unpaired crops: energy of what estimates remove from the mixtures over that of the mixtures, averaged likewise,
+    below which all counts as let through; 0 where the targets nearly are the mixtures."""
 
     removed_for_steps: Annotated[int, Gt(0)] = 500
     """Steps in a row below it after which that alarm is raised, once."""
@@ -48,8 +48,11 @@ class CollapseAlarm:
         self.energy = _WatchedMean(config.energy_below)
         self.removed = _WatchedMean(config.removed_below)
 
-    def observe(self, energy: float, removed: float) -> None:
-        """Take in one step's two energies, if finite; raises TrainingError at an alarm if the run shall end."""
+    def observe(self, energy: float, removed: float, *, paired: bool) -> None:
+        """Take in one step's two energies, if finite; raises TrainingError at an alarm if the run shall end.
+
+        Where crops are paired, as much is removed as the truth wants.
+        """
         config = self._config
         if self.energy.observe(energy) == config.for_steps:
             self._raise_alarm(
@@ -57,7 +60,7 @@ class CollapseAlarm:
                 f"{config.for_steps} steps: it has collapsed to silence; lower cyclegan.loss_weights.swap_cycle or "
                 "cyclegan.loss_weights.adversarial, and start again from an earlier checkpoint"
             )
-        if self.removed.observe(removed) == config.removed_for_steps:
+        if self.removed.observe(removed, counts=not paired) == config.removed_for_steps:
             self._raise_alarm(
                 f"the separator has removed less than {config.removed_below:g} of the mixtures' energy for "
                 f"{config.removed_for_steps} steps: it lets everything through; let discriminators in from the first "
@@ -93,12 +96,14 @@ class _WatchedMean:
         """Early on the mean over the few steps there were."""
         return self._total / self._count if self._count else 0.0
 
-    def observe(self, value: float) -> int:
-        """Take in one step's value; gives for how many steps the mean has been too low. Infinite ones do not count."""
+    def observe(self, value: float, *, counts: bool = True) -> int:
+        """Take in one step's value, if finite; gives for how many steps that count the mean has been too low."""
         if not math.isfinite(value):
             return 0
         self._total = DECAY * self._total + (1 - DECAY) * value
         self._count = DECAY * self._count + (1 - DECAY)
+        if not counts:
+            return 0
         self.num_low = self.num_low + 1 if self.value < self._limit else 0
         return self.num_low
 

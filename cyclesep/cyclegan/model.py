@@ -170,7 +170,7 @@ class CycleGAN:
         terms: dict[str, float | Tensor] = {
             f"separator/{name}": term for name, term in _means([each.terms for each in made]).items()
         }
-        values = terms | self._observed(made) | {"separator/gradient_norm": norm}
+        values = terms | self._observed(made, paired=parts[0].paired) | {"separator/gradient_norm": norm}
         return values, [each.judged for each in made] if taken else None
 
     def _backward_generators(self, part: Batch, rng: torch.Generator, *, share: float) -> _Part:
@@ -215,7 +215,7 @@ class CycleGAN:
         self.num_skipped += not taken
         return {**_means(told), "discriminators/gradient_norm": norm}
 
-    def _observed(self, made: Sequence[_Part]) -> dict[str, float | Tensor]:
+    def _observed(self, made: Sequence[_Part], *, paired: bool) -> dict[str, float | Tensor]:
         """Tell the alarm and the balancer, over all ranks, what a step was like; gives back what they make of it."""
         estimated, removed, mixed = self._ranks.mean(torch.stack([each.energies for each in made]).sum(0)).tolist()
         values: dict[str, float | Tensor] = {}
@@ -224,7 +224,7 @@ class CycleGAN:
             values = {f"balancer/{name}": factors[name] for name in made[0].norms}
             self._balancer.observe(_means([each.norms for each in made]))
         mixed = max(mixed, losses.EPSILON)
-        self._alarm.observe(estimated / mixed, removed / mixed)
+        self._alarm.observe(estimated / mixed, removed / mixed, paired=paired)
         return values | {
             "separator/output_energy": self._alarm.energy.value,
             "separator/removed_energy": self._alarm.removed.value,
