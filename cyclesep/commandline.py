@@ -7,7 +7,8 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,6 +28,7 @@ __all__ = [
     "fail",
     "guarded",
     "imported",
+    "is_setting",
     "main",
     "run_job",
     "run_words",
@@ -36,7 +38,11 @@ __all__ = [
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the `cyclesep` command and exit with its status."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    with _unread_output_allowed():
+        _main(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _main(words: Sequence[str]) -> None:
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())
         sys.exit(0)
@@ -52,6 +58,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"there is no job {words[0]!r}; {f'did you mean {near[0]}?' if near else 'known: ' + ', '.join(JOBS)}",
         )
     run_job(words[0], words[1:])
+
+
+@contextmanager
+def _unread_output_allowed() -> Iterator[None]:
+    """End quietly if nobody reads what is printed (`| head`)."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        sys.exit(_unread())
+
+
+def _unread() -> int:
+    """Print nothing from now on, as Python would when it ends; gives the exit status."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
 
 
 def run_job(name: str, words: Sequence[str] | None = None) -> None:
@@ -116,10 +140,10 @@ def sorted_words(job: Job, words: Sequence[str]) -> tuple[list[str], list[str]]:
     """YAML files, and `name=value` words; what other words mean the job says, or they are refused."""
     files, values, others = [], [], []
     for word in words:
-        if Path(word).suffix in (".yaml", ".yml"):
-            files.append(word)
-        elif _is_setting(word):
+        if is_setting(word):
             values.append(word)
+        elif Path(word).suffix in (".yaml", ".yml"):
+            files.append(word)
         elif job.checkpoint_fills and (Path(word) / "config.yaml").is_file():
             files.append(str(Path(word) / "config.yaml"))
             values.insert(0, f"{job.checkpoint_fills}={_quoted(word)}")
@@ -139,7 +163,7 @@ def sorted_words(job: Job, words: Sequence[str]) -> tuple[list[str], list[str]]:
     return files, values
 
 
-def _is_setting(word: str) -> bool:
+def is_setting(word: str) -> bool:
     """Whether a word reads as dotted.name=value; an existing file whose name does is a file."""
     name, equals, _ = word.partition("=")
     return bool(equals) and all(part.isidentifier() for part in name.split(".")) and not Path(word).exists()
@@ -164,8 +188,7 @@ def guarded(name: str, action: Callable[[], int], *, debug: bool = False, as_jso
     except KeyboardInterrupt:
         return tell("interrupted; what was finished is kept, run the same command again to go on", status=130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return _unread()
     except Exception as problem:
         if debug:
             traceback.print_exc()

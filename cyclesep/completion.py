@@ -5,6 +5,7 @@ libraries for it read argparse's options, where this command line has `name=valu
 """
 
 import difflib
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +15,9 @@ from typing import NoReturn
 from cyclesep.benchmarks.command import BENCHMARKS
 from cyclesep.commandline import JOBS, TOOLS, Job, fail
 from cyclesep.reference import job_reference
+
+_TYPES = {"str", "int", "float", "bool"}
+_CHOICE = re.compile(r"[a-z0-9_]+|[A-Z0-9-]+|uSDR")
 
 USAGE = """usage: cyclesep completion bash|zsh|fish
 
@@ -70,11 +74,15 @@ def vocabulary() -> dict[str, list[Word]]:
 
 def job_words(name: str, job: Job) -> list[Word]:
     """The settings and options of a job."""
+    settings = job_reference(name, job).settings
+    choices = {f"{setting.name}=": _choices(setting.type) for setting in settings}
     words = [
-        Word(text=f"{setting.name}=", sentence=setting.sentence, choices=_choices(setting.type))
-        for setting in job_reference(name, job).settings
+        Word(text=f"{setting.name}=", sentence=setting.sentence, choices=choices[f"{setting.name}="])
+        for setting in settings
     ]
-    words += [Word(text=flag.name, sentence=flag.sentence) for flag in job.flags]
+    for flag in job.flags:
+        given = choices.get(flag.settings[0].removesuffix("{}"), ()) if flag.value else ()
+        words.append(Word(text=f"{flag.name}=" if given else flag.name, sentence=flag.sentence, choices=given))
     words += [Word(text="--json", sentence="write the rows of all tables")] if job.gives_tables else []
     return [
         *words,
@@ -156,7 +164,8 @@ def fish_script(jobs: dict[str, str], words: dict[str, list[Word]]) -> str:
         seen = f"complete -c cyclesep -n '__fish_seen_subcommand_from {name}'"
         for word in rows:
             if word.text.startswith("--"):
-                lines.append(f"{seen} -l {word.text[2:]} -d {_fish(word.sentence)}")
+                values = f" -x -a {_fish(' '.join(word.choices))}" if word.choices else ""
+                lines.append(f"{seen} -l {word.text[2:].removesuffix('=')}{values} -d {_fish(word.sentence)}")
             else:
                 lines.append(f"{seen} -a {_fish(' '.join(word.whole))} -d {_fish(word.sentence)}")
     return "\n".join(lines) + "\n"
@@ -170,12 +179,15 @@ SHELLS: dict[str, Callable[[dict[str, str], dict[str, list[Word]]], str]] = {
 
 
 def _choices(kind: str) -> tuple[str, ...]:
-    """What a setting of this type may be, where that is a short list."""
-    names = [name for name in kind.split(" | ") if name != "none"]
+    """What a setting of this type may be, where that is a short list; of a list, each alone."""
+    is_list = kind.startswith("list of ")
+    names = [name for name in kind.removeprefix("list of ").split(" | ") if name != "none"]
     if names == ["bool"]:
         return ("true", "false")
-    known = all(name not in ("str", "int", "float", "bool") and "[" not in name and name.islower() for name in names)
-    return tuple(names) if known else ()
+    # A choice may be called like a type: "float | pcm24 | pcm16".
+    if set(names) <= _TYPES or not all(_CHOICE.fullmatch(name) for name in names):
+        return ()
+    return tuple(f"[{name}]" if is_list else name for name in names)
 
 
 def _zsh_rows(rows: Iterable[tuple[str, str]]) -> str:

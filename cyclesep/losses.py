@@ -28,14 +28,16 @@ def l1(estimate: Tensor, reference: Tensor) -> Tensor:
 def negative_si_sdr(estimate: Tensor, reference: Tensor) -> Tensor:
     """Minus the scale-invariant signal-to-distortion ratio in dB, mean over all but time (the last axis).
 
-    Le Roux et al., "SDR - half-baked or well done?", 2019. Silent references give a finite, flat value.
+    Le Roux et al., "SDR - half-baked or well done?", 2019. A silent reference counts as 0 dB, without a gradient.
     """
+    is_audible = reference.square().sum(-1) > EPSILON
     estimate = estimate - estimate.mean(dim=-1, keepdim=True)
     reference = reference - reference.mean(dim=-1, keepdim=True)
     scale = (estimate * reference).sum(-1, keepdim=True) / (reference.square().sum(-1, keepdim=True) + EPSILON)
     projected = scale * reference
     signal, distortion = projected.square().sum(-1), (estimate - projected).square().sum(-1)
-    return -10 * torch.log10((signal + EPSILON) / (distortion + EPSILON)).mean()
+    ratio = torch.log10((signal + EPSILON) / (distortion + EPSILON))
+    return -10 * torch.where(is_audible, ratio, 0.0).mean()
 
 
 def spectral(estimate: Tensor, reference: Tensor, windows: Sequence[int] = SPECTRAL_WINDOWS) -> Tensor:

@@ -16,6 +16,9 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from cyclesep import settings
+from cyclesep.commandline import JOBS, imported, sorted_words
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 CLUSTER = CHECKOUT / "cluster"
 # KubeRay's definitions are not part of this repository: KUBERAY_CRDS names a folder of them (config/crd/bases of
@@ -209,7 +212,8 @@ def test_a_manifest_has_what_the_cluster_needs(name: str) -> None:
         job = shlex.split(spec["entrypoint"])
         assert job[0] == "cyclesep"
         assert (CHECKOUT / "jobs" / f"{job[1]}.py").is_file()
-        assert all((CHECKOUT / word).is_file() for word in job[2:] if word.endswith(".yaml"))
+        files, values = sorted_words(JOBS[job[1]], job[2:])
+        settings.load(imported(JOBS[job[1]].config), [CHECKOUT / file for file in files], values)
         spec = spec["rayClusterSpec"]
     assert spec["rayVersion"] == ray_version()
     assert spec["authOptions"] == {"mode": "token"}
@@ -232,7 +236,16 @@ def test_a_manifest_has_what_the_cluster_needs(name: str) -> None:
             assert cache.startswith(f"{next(path for path, name in mounted.items() if name == 'cache')}/")
 
 
-@pytest.mark.parametrize("name", [*MANIFESTS, "aws.yaml", "Dockerfile", *SCRIPTS])
+def test_prometheus_finds_the_pods_of_all_manifests() -> None:
+    (endpoint,) = read("podmonitor.yaml")["spec"]["podMetricsEndpoints"]
+    for name in MANIFESTS:
+        spec = read(name)["spec"]
+        spec = spec.get("rayClusterSpec", spec)
+        (head,) = spec["headGroupSpec"]["template"]["spec"]["containers"]
+        assert {"name": endpoint["port"], "containerPort": 8080} in head["ports"]
+
+
+@pytest.mark.parametrize("name", [*MANIFESTS, "aws.yaml", "podmonitor.yaml", "Dockerfile", *SCRIPTS])
 def test_no_file_holds_a_secret(name: str) -> None:
     text = (CLUSTER / name).read_text()
     assert not re.search(r"AKIA[0-9A-Z]{16}", text)

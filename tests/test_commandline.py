@@ -97,6 +97,11 @@ def test_a_yaml_file_and_words_over_it(toy: Callable[..., int], tmp_path: Path) 
     assert toy("times=2", str(tmp_path / "run.yaml")) == 1
 
 
+def test_a_setting_may_name_a_yaml_file(toy: Callable[..., int]) -> None:
+    assert toy("start_from=s3://bucket/best.yaml", "times=1") == 0
+    assert last().start_from == "s3://bucket/best.yaml"
+
+
 def test_a_checkpoint_folder_brings_its_config(toy: Callable[..., int], tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("times: 4\n")
     assert toy(str(tmp_path), "times=1", words_fill=None, checkpoint_fills="start_from") == 0

@@ -1,7 +1,9 @@
 """Completion scripts, `cyclesep config`, help and did-you-mean: all made from the jobs' dataclasses."""
 
+import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +36,11 @@ def cyclesep(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str
     return run
 
 
+def test_no_word_or_choice_holds_a_space_or_a_type() -> None:
+    wholes = [whole for words in completion.vocabulary().values() for word in words for whole in word.whole]
+    assert [whole for whole in wholes if any(bad in whole for bad in (" ", "=str", "=int", "=list", "Config"))] == []
+
+
 def completed_by_bash(script: str, line: str) -> list[str]:
     ask = f"{script}\nCOMP_LINE='{line}'; COMP_POINT=${{#COMP_LINE}}; _cyclesep; printf '%s\\n' \"${{COMPREPLY[@]}}\""
     done = subprocess.run(["bash", "--norc", "-c", ask], capture_output=True, text=True, check=True)
@@ -48,6 +55,13 @@ def completed_by_bash(script: str, line: str) -> list[str]:
         ("cyclesep separate file_format=f", ["flac"]),
         ("cyclesep separate song.wav --tw", ["--two-stems"]),
         ("cyclesep train step", ["steps="]),
+        ("cyclesep train targ", ["targets="]),
+        ("cyclesep train o", []),
+        ("cyclesep separate sample_format=p", ["pcm24", "pcm16"]),
+        ("cyclesep separate --dev", ["--device=auto", "--device=cpu", "--device=cuda"]),
+        ("cyclesep separate --device=c", ["cpu", "cuda"]),
+        ("cyclesep evaluate oracles=", ["[IRM1]", "[IRM2]", "[IBM]", "[MWF]"]),
+        ("cyclesep evaluate oracles=[IR", ["[IRM1]", "[IRM2]"]),
         (
             "cyclesep train cyclegan.separator.na",
             [f"cyclegan.separator.name={n}" for n in ("seed", "waveunet", "tfsep")],
@@ -153,3 +167,13 @@ def test_a_mistyped_tool_is_recognised(cyclesep: Callable[..., tuple[int, str, s
     status, _, error = cyclesep("completoin")
     assert status == 2
     assert error == "cyclesep: error: there is no job 'completoin'; did you mean completion?\n"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["completion", "bash"], ["config", "train"]])
+def test_output_that_nobody_reads_is_no_error(words: list[str]) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    command = [sys.executable, "-c", "from cyclesep.commandline import main; main()", *words]
+    done = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (1, "")

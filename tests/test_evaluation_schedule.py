@@ -4,7 +4,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +18,13 @@ from ray import cloudpickle
 from ray._private import internal_api
 from tiny_evaluation import WINDOWS, save_separator
 from torch import Tensor, nn
+from typing_extensions import override
 
 from cyclesep import checkpoints
 from cyclesep.audio import Waveform
-from cyclesep.evaluation import EvaluateConfig, TrackOutcome, schedule
-from cyclesep.evaluation.capacity import Capacity, Cluster
+from cyclesep.errors import ClusterError, ConfigError
+from cyclesep.evaluation import EvaluateConfig, TrackOutcome, schedule, separators
+from cyclesep.evaluation.capacity import Capacity, Cluster, tell_if_on_cpus
 from cyclesep.evaluation.results import Part, Results
 from cyclesep.evaluation.schedule import Schedule
 from cyclesep.evaluation.separators import SeparatorPool
@@ -30,6 +32,7 @@ from cyclesep.evaluation.systems import Separator, System, Untouched
 from cyclesep.evaluation.work import Item, PackedEstimates, Separation, SeparationActor
 from cyclesep.folder import Folder
 from cyclesep.shards.manifest import MIXTURE
+from cyclesep.windowing import SeparationConfig
 
 # Ray's workers cannot import this file, and its tracks go there.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -124,7 +127,7 @@ def test_of_many_items_few_are_handed_to_ray_at_a_time(tmp_path: Path) -> None:
     most = 0
 
     class Watched(Schedule):
-        def _fill(self) -> bool:
+        def _fill(self) -> list[Any]:
             nonlocal most
             under_way = super()._fill()
             most = max(most, len(self._scoring) + len(self._separating))
@@ -191,32 +194,207 @@ def test_a_gpu_that_no_longer_answers_is_no_fault_of_the_track(monkeypatch: pyte
         actor_of(Broken(), monkeypatch).separate(Song(track_id="song", seconds=2.0))
 
 
-@dataclass
 class FakeActor:
     """Takes calls, and keeps the tracks in order."""
 
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+        self.load = FakeMethod(object)
+        self.separate = FakeMethod(lambda: (object(), object()), self.calls)
+
+
+@dataclass
+class FakeMethod:
+    """Gives references that are none, and keeps what it is called with."""
+
+    gives: Callable[[], Any]
     calls: list[Any] = field(default_factory=list)
 
+    def options(self, **_: object) -> "FakeMethod":
+        return self
+
+    def remote(self, *given: Any) -> Any:
+        self.calls += given
+        return self.gives()
+
+
+@dataclass
+class ToldCluster(Cluster):
+    """A cluster that has what a test says."""
+
+    gpus: int = 0
+    cpus: int = 4
+
     @property
-    def separate(self) -> "FakeActor":
-        return self
-
-    def options(self, **_: object) -> "FakeActor":
-        return self
-
-    def remote(self, track: Any) -> tuple[object, object]:
-        self.calls.append(track)
-        return object(), object()
+    @override
+    def capacity(self) -> Capacity:
+        return Capacity(cpus=self.cpus, gpus=self.gpus, node_memory=0, object_store=10**9)
 
 
 @pytest.fixture
-def pool(separator: Separator, monkeypatch: pytest.MonkeyPatch) -> SeparatorPool:
-    """Two actors that are none."""
-    capacity = Capacity(cpus=4, gpus=0, node_memory=0, object_store=10**9)
-    monkeypatch.setattr(Capacity, "now", lambda: capacity)
-    monkeypatch.setattr(SeparatorPool, "_started", lambda _: FakeActor())
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The GPUs that pools ask for, for each of their actors, which are none."""
+    asked: list[float] = []
+
+    def started(pool: SeparatorPool) -> FakeActor:
+        asked.append(pool._gpus_each)
+        return FakeActor()
+
+    monkeypatch.setattr(SeparatorPool, "_started", started)
     monkeypatch.setattr(ray, "kill", lambda _: None)
-    return SeparatorPool(EvaluateConfig(num_separators=2), separator, Cluster())
+    monkeypatch.setattr(ray, "get", lambda _: None)
+    return asked
+
+
+def start_all(pool: SeparatorPool) -> None:
+    for loaded in pool.starting:
+        pool.started(loaded)
+
+
+@pytest.fixture
+def pool(separator: Separator, asked: list[float]) -> SeparatorPool:  # noqa: ARG001
+    """Two actors that are none, and have started."""
+    pool = SeparatorPool(EvaluateConfig(num_separators=2), separator, ToldCluster())
+    pool.grow(6)
+    start_all(pool)
+    return pool
+
+
+def on_gpus(device: str = "auto", **changes: Any) -> EvaluateConfig:
+    return EvaluateConfig(separation=SeparationConfig(device=device), **changes)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "config", "shares"),
+    [
+        (3, on_gpus(), [1.0] * 3),
+        (1, on_gpus(num_separators=4), [0.25] * 4),
+        (2, on_gpus(num_separators=3), [0.5] * 3),
+        (2, on_gpus(gpus_per_separator=0.5), [0.5] * 4),
+        (2, on_gpus(gpus_per_separator=0.3), [0.3] * 6),
+        (1, on_gpus(gpus_per_separator=2), [2.0]),
+        # So that a cluster which grows on demand has a demand to grow on.
+        (1, on_gpus(num_separators=4, wait_minutes=20), [1.0] * 4),
+        (0, on_gpus("cuda", num_separators=4, wait_minutes=20), [1.0] * 4),
+        (0, on_gpus("cuda", wait_minutes=20), [1.0]),
+        (3, on_gpus("cpu", num_separators=2), [0.0] * 2),
+        (0, on_gpus(num_separators=2, wait_minutes=20), [0.0] * 2),
+    ],
+)
+def test_how_many_processes_ask_for_which_share_of_a_gpu(
+    separator: Separator, asked: list[float], gpus: int, config: EvaluateConfig, shares: list[float]
+) -> None:
+    SeparatorPool(config, separator, ToldCluster(gpus=gpus)).grow(10)
+    assert asked == shares
+
+
+def test_processes_follow_a_cluster_that_grows_and_ask_for_as_much_after_its_last_gpu_has_gone(
+    separator: Separator, asked: list[float]
+) -> None:
+    cluster = ToldCluster(gpus=1)
+    pool = SeparatorPool(on_gpus(), separator, cluster)
+    entries = items(separator, [Song(track_id=str(n), seconds=1.0) for n in range(6)], Path("/nowhere"))
+    pool.grow(6)
+    assert pool.separate(entries[0], alone=False) is None
+    start_all(pool)
+    works = [pool.separate(entry, alone=False) for entry in entries]
+    assert sum(work is not None for work in works) == 2
+    cluster.gpus = 2
+    pool.grow(4)
+    assert len(pool.starting) == 1
+    start_all(pool)
+    cluster.gpus = 0
+    assert works[0] is not None
+    pool.lost(works[0])
+    pool.dismiss_idle()
+    pool.grow(4)
+    assert (len(pool.starting), asked) == (1, [1.0] * 3)
+
+
+def test_no_more_processes_are_started_than_tracks_wait(separator: Separator, asked: list[float]) -> None:
+    pool = SeparatorPool(on_gpus(), separator, ToldCluster(gpus=8))
+    for num_waiting in (2, 2, 3, 0):
+        pool.grow(num_waiting)
+    assert len(asked) == 3
+
+
+def test_a_cluster_that_has_lost_its_gpus_is_waited_for_and_told_and_then_given_up(
+    separator: Separator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(separators.time, "monotonic", lambda: now)
+    cluster = ToldCluster(gpus=1)
+    pool = SeparatorPool(on_gpus(wait_minutes=2), separator, cluster)
+    for gpus, seconds in ((1, 500.0), (0, 60.0), (0, 59.0), (1, 10.0), (0, 100.0)):
+        cluster.gpus = gpus
+        now += seconds
+        pool.refuse_endless_waiting()
+    assert caplog.messages == ["the cluster has no GPU; waiting 120 s for one"] * 2
+    now += 21.0
+    with pytest.raises(ClusterError, match=r"no GPU for 120 s; what is done is kept: run the same command again"):
+        pool.refuse_endless_waiting()
+
+
+@pytest.mark.parametrize(
+    ("address", "device", "gpus", "is_told"),
+    [
+        ("head:6379", "auto", 0, True),
+        ("head:6379", "auto", 1, False),
+        ("head:6379", "cpu", 0, False),
+        ("", "auto", 0, False),
+    ],
+)
+def test_a_cluster_without_a_gpu_is_told_unless_cpus_are_meant(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    address: str,
+    device: str,
+    gpus: int,
+    is_told: bool,
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    tell_if_on_cpus(on_gpus(device), ToldCluster(gpus=gpus).capacity)
+    assert [message[:30] for message in caplog.messages] == ["the cluster has no GPU now, so"] * is_told
+
+
+def test_processes_that_do_not_start_are_replaced_twice_and_then_told(
+    separator: Separator, asked: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reason = ConfigError("device: cuda was asked for, but torch finds no GPU here")
+
+    def fail(_: object) -> None:
+        raise ray.exceptions.RayTaskError("load", "", reason)
+
+    monkeypatch.setattr(ray, "get", fail)
+    pool = SeparatorPool(on_gpus(), separator, ToldCluster(gpus=1))
+    for _ in range(2):
+        pool.grow(9)
+        start_all(pool)
+    pool.grow(9)
+    with pytest.raises(ConfigError, match="torch finds no GPU here"):
+        start_all(pool)
+    assert len(asked) == 3
+
+
+def test_a_process_that_starts_makes_up_for_those_that_did_not(
+    separator: Separator, asked: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([True, True, False, True, True, False, True, True, True])
+
+    def get(_: object) -> None:
+        if next(answers):
+            raise ray.exceptions.NodeDiedError("its node went")
+
+    monkeypatch.setattr(ray, "get", get)
+    pool = SeparatorPool(on_gpus(num_separators=4), separator, ToldCluster(gpus=4))
+    for _ in range(2):
+        pool.grow(9)
+        start_all(pool)
+    pool.grow(9)
+    with pytest.raises(ClusterError, match="processes that separate do not start .*its node went"):
+        start_all(pool)
+    assert next(answers, None) is None
+    assert len(asked) == 9
 
 
 def test_an_actor_has_one_track_to_separate_and_one_to_read(pool: SeparatorPool, separator: Separator) -> None:

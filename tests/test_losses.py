@@ -26,11 +26,18 @@ def test_si_sdr_of_a_tenth_of_orthogonal_noise_is_20_db_at_any_gain() -> None:
         assert loss.item() == pytest.approx(-20.0, abs=0.01)
 
 
-def test_si_sdr_of_silence_has_finite_gradients() -> None:
-    estimate = torch.zeros(1, 100, requires_grad=True)
-    losses.negative_si_sdr(estimate, torch.zeros(1, 100)).backward()
+@pytest.mark.parametrize("level", [0.0, 1e-3, 1.0])
+def test_si_sdr_says_nothing_of_silent_references(level: float) -> None:
+    rng = torch.Generator().manual_seed(0)
+    reference = torch.stack([torch.randn(100, generator=rng), torch.zeros(100)])
+    estimate = (reference + level * torch.randn(2, 100, generator=rng)).requires_grad_()
+    loss = losses.negative_si_sdr(estimate, reference)
+    alone = losses.negative_si_sdr(estimate[:1], reference[:1])
+    assert loss.item() == pytest.approx(alone.item() / 2)
+    loss.backward()
     assert estimate.grad is not None
     assert estimate.grad.isfinite().all()
+    assert estimate.grad[1].abs().max() == 0
 
 
 def test_magnitudes_of_a_steady_tone_peak_at_half_its_windowed_amplitude() -> None:

@@ -156,7 +156,16 @@ def test_the_checkout_itself_is_far_below_the_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN", "RAY_AUTH_TOKEN", "WANDB_API_KEY"]
+    "name",
+    [
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SESSION_TOKEN",
+        "RAY_AUTH_TOKEN",
+        "WANDB_API_KEY",
+        "WANDB_KEY",
+        "HF_AUTH",
+    ],
 )
 @pytest.mark.parametrize("form", ["{name}", "{name}={value}"])
 def test_a_secret_does_not_travel_and_its_value_is_not_told(
@@ -166,6 +175,13 @@ def test_a_secret_does_not_travel_and_its_value_is_not_told(
     with pytest.raises(ConfigError, match=r"is a secret.*\$\{OTHER_NAME\}") as told:
         variables([form.format(name=name, value="hunter2")])
     assert "hunter2" not in str(told.value)
+
+
+@pytest.mark.parametrize("value", ["AKIA" + "Z" * 16, "hf_" + "z" * 30, "ghp_" + "z" * 36])
+def test_a_value_that_looks_like_a_key_is_a_secret_under_any_name(value: str) -> None:
+    with pytest.raises(ConfigError, match="^--env MINE: is a secret") as told:
+        variables([f"MINE={value}"])
+    assert value not in str(told.value)
 
 
 def test_a_url_with_a_password_is_a_secret_as_a_variable_and_as_a_setting() -> None:
@@ -287,6 +303,10 @@ def test_a_job_that_nobody_sent_is_one_line(
         (("--name", "../x", "toy"), 1, "--name ../x: is no name"),
         (("--env", "AWS_SECRET_ACCESS_KEY=abc", "toy"), 1, "is a secret"),
         (("--num-cpus", "many", "toy"), 2, "--num-cpus"),
+        (("--num-cpus", "-1", "toy"), 1, "--num-cpus -1: is no number of processors; give 0 or more"),
+        (("--num-gpus", "nan", "toy"), 1, "--num-gpus nan: is no number of processors"),
+        (("--address", "[::1", "toy"), 1, "'[::1' is no address (Invalid IPv6 URL); give http://HOST:8265"),
+        (("--address", "head:99999", "toy"), 1, "'head:99999' is no address (Port out of range"),
         (("stop",), 1, "takes one job's ID"),
     ],
 )

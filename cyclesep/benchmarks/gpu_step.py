@@ -1,14 +1,15 @@
 """A training step on a GPU: the notebook's at its own batch, and the corrected step at the best batch.
 
-Ours is timed as the trainer makes it, through torch.compile, and as one CUDA graph. The graph holds the whole step but
-for what asks the processor something: it does not skip a step that is not finite, does not clip, and shuffles phases by
-the same shifts each time.
+Ours is timed as the trainer makes it with `cyclegan.bfloat16`, through torch.compile, and as one CUDA graph. The graph
+holds the whole step but for what asks the processor something: it does not skip a step that is not finite, does not
+clip, and shuffles phases by the same shifts each time.
 """
 
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -26,6 +27,7 @@ from cyclesep.benchmarks.table import Row, Table
 from cyclesep.crops import Batch
 from cyclesep.cyclegan import CycleGAN
 from cyclesep.cyclegan.adversarial import AdversarialLoss
+from cyclesep.cyclegan.optimization import train_fast
 from cyclesep.ranks import Ranks
 
 UNIT = "crops/s"
@@ -35,78 +37,61 @@ NOTEBOOK_BATCH = 10
 PEAK_TFLOPS = {"H100 PCIe": 756.0, "H100": 989.0, "H200": 989.0, "A100": 312.0, "L40S": 362.0, "4090": 165.0}
 WARMUP_STEPS = 3
 
-
-@dataclass(frozen=True, kw_only=True)
-class Way:
-    """A step, and the same in a form whose operations can be counted."""
-
-    step: Callable[[Batch], object]
-    counted: Callable[[Batch], object]
+Step = Callable[[Batch], object]
 
 
 def gpu_tables(*, width: int, batches: Sequence[int], steps: int, peak_tflops: float | None) -> list[Table]:
     """One table for this process's GPU; a way that fails there, for memory or otherwise, has no rate and says why."""
     peak = peak_tflops or _known_peak(torch.cuda.get_device_name())
-    rows = [_measured(BASELINE, lambda: _notebook(width, tf32=False), NOTEBOOK_BATCH, steps, peak)]
-    rows.append(_measured("notebook, TF32, batch 10", lambda: _notebook(width, tf32=True), NOTEBOOK_BATCH, steps, peak))
+    few = random_batch(2, device="cuda")
+    rows = []
+    flops = gigaflops_per_crop(_notebook(width, tf32=False), few)
+    for name, tf32 in ((BASELINE, False), ("notebook, TF32, batch 10", True)):
+        rows.append(_measured(name, partial(_notebook, width, tf32=tf32), NOTEBOOK_BATCH, steps, peak, flops))
+    # Counted on plain modules: compiled ones show no operations.
+    flops = gigaflops_per_crop(_corrected(width).step, few)
     for batch_size in batches:
         for name, build in _own_ways(width).items():
-            rows.append(_measured(f"{name}, batch {batch_size}", build, batch_size, steps, peak))
+            rows.append(_measured(f"{name}, batch {batch_size}", build, batch_size, steps, peak, flops))
     title = f"One training step on {torch.cuda.get_device_name()}; corrected steps in bfloat16 and TF32"
     return [Table(title=title, unit=UNIT, baseline=BASELINE, rows=tuple(rows))]
 
 
-def _own_ways(width: int) -> dict[str, Callable[[], Way]]:
+def _own_ways(width: int) -> dict[str, Callable[[], Step]]:
     return {
-        "corrected": lambda: _trainer(_corrected(width)),
-        "corrected, compiled": lambda: _trainer(_corrected(width, wrap=compiled)),
-        "corrected, CUDA graph": lambda: _graph(_corrected(width)),
+        "corrected": lambda: _corrected(width).step,
+        "corrected, compiled": lambda: _corrected(width, wrap=compiled).step,
+        "corrected, CUDA graph": lambda: GraphedStep(_corrected(width)),
     }
 
 
 def _corrected(width: int, wrap: Callable[[nn.Module], nn.Module] = lambda module: module) -> CycleGAN:
-    _allow_tf32(True)
+    train_fast(tf32=True)
     return build_model({**CORRECTED, "bfloat16": True}, width=width, device="cuda", wrap=wrap)
 
 
-def _trainer(model: CycleGAN) -> Way:
-    # Operations are counted on the plain modules: a compiled one shows none.
-    return Way(step=model.step, counted=GraphedStep(model).eager)
-
-
-def _graph(model: CycleGAN) -> Way:
-    graphed = GraphedStep(model)
-    return Way(step=graphed, counted=graphed.eager)
-
-
-def _notebook(width: int, *, tf32: bool) -> Way:
-    _allow_tf32(tf32)
+def _notebook(width: int, *, tf32: bool) -> Step:
+    train_fast(tf32=tf32)
     notebook = NotebookStep(width=width, device=torch.device("cuda"))
 
     def step(batch: Batch) -> object:
         return notebook.step(batch.mixture, batch.target[:, 0])
 
-    return Way(step=step, counted=step)
+    return step
 
 
-def _allow_tf32(allowed: bool) -> None:
-    torch.backends.cuda.matmul.allow_tf32 = allowed
-    torch.backends.cudnn.allow_tf32 = allowed
-    torch.backends.cudnn.benchmark = True
-
-
-def _measured(name: str, build: Callable[[], Way], batch_size: int, steps: int, peak: float) -> Row:
+def _measured(name: str, build: Callable[[], Step], batch_size: int, steps: int, peak: float, flops: float) -> Row:
     """Build, warm up, then time `steps` steps together, from idle to idle."""
     try:
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        batch, way = random_batch(batch_size, device="cuda"), build()
-        flops = gigaflops_per_crop(way.counted, batch)
+        batch, step = random_batch(batch_size, device="cuda"), build()
         for _ in range(WARMUP_STEPS):
-            way.step(batch)
+            step(batch)
         torch.cuda.synchronize()
         began = time.perf_counter()
         for _ in range(steps):
-            way.step(batch)
+            step(batch)
         torch.cuda.synchronize()
         rate = steps * batch_size / (time.perf_counter() - began)
     except RuntimeError as problem:
@@ -156,7 +141,7 @@ class GraphedStep:
         self._batch: Batch | None = None
 
     def __call__(self, batch: Batch) -> None:
-        """Make one step on `batch`; the first call also captures, on a stream of its own."""
+        """Make one step on `batch`; the first call makes some to warm up, and captures one, on a stream of its own."""
         if self._graph is None or self._batch is None:
             self._capture(batch)
         else:
@@ -182,7 +167,8 @@ class GraphedStep:
         self._discriminator_optimizer.step()
 
     def _capture(self, batch: Batch) -> None:
-        self._batch = batch.to("cuda")
+        # A copy: what comes later is written over it.
+        self._batch = replace(batch, mixture=batch.mixture.clone(), target=batch.target.clone())
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

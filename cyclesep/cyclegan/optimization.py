@@ -42,6 +42,15 @@ class OptimizerConfig:
     """Decay per step of the moving average of the separator's weights, which is what is validated and shipped."""
 
 
+def train_fast(*, tf32: bool = True) -> None:
+    """Let CUDA multiply float32 in TensorFloat-32 and choose convolutions by timing them, in this process.
+
+    For training only: results then differ in the fourth digit, and from run to run.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = True
+
+
 def schedule(optimizer: OptimizerConfig, step: int, num_steps: int | None) -> float:
     """The share of the peak learning rate at a step (counted from 0): warm-up, then constant or half a cosine."""
     warmup = optimizer.warmup_steps or 0

@@ -1,5 +1,8 @@
 """How much of everything the cluster has, asked again and again: nodes come and go while a job runs."""
 
+import logging
+import math
+import os
 import time
 from dataclasses import dataclass
 
@@ -9,6 +12,8 @@ from cyclesep.errors import ConfigError
 from cyclesep.evaluation.config import EvaluateConfig
 
 _STALE_SECONDS = 5.0
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +54,11 @@ class Cluster:
 
 def refuse_impossible(config: EvaluateConfig, capacity: Capacity) -> None:
     """Raise ConfigError for what the cluster cannot give."""
-    if config.separation.device == "cuda" and capacity.gpus == 0:
-        raise ConfigError("separation.device: cuda was asked for, but the cluster has no GPU; set it to auto or cpu")
+    if config.separation.device == "cuda" and not uses_gpu(config, capacity):
+        raise ConfigError(
+            "separation.device: cuda was asked for, but the cluster has no GPU; set it to auto or cpu, or "
+            "wait_minutes= if the cluster grows"
+        )
     wanted = config.num_separators or 0
     if not uses_gpu(config, capacity) and wanted > capacity.cpus:
         raise ConfigError(f"num_separators: {wanted}, but the cluster has {capacity.cpus} CPUs; ask for fewer")
@@ -58,4 +66,23 @@ def refuse_impossible(config: EvaluateConfig, capacity: Capacity) -> None:
 
 def uses_gpu(config: EvaluateConfig, capacity: Capacity) -> bool:
     """Whether tracks are separated on GPUs."""
-    return config.separation.device != "cpu" and capacity.gpus > 0
+    if capacity.gpus:
+        return config.separation.device != "cpu"
+    return config.separation.device == "cuda" and config.wait_minutes > 0
+
+
+def tell_if_on_cpus(config: EvaluateConfig, capacity: Capacity) -> None:
+    """Say that a cluster has no GPU now, which this machine's user knows and one of a cluster that grows may not."""
+    if os.environ.get("RAY_ADDRESS") and config.separation.device == "auto" and not capacity.gpus:
+        _log.warning(
+            "the cluster has no GPU now, so tracks are separated on CPUs; separation.device=cuda num_separators=... "
+            "wait_minutes=20 asks it for some, separation.device=cpu says that this is meant"
+        )
+
+
+def gpus_per_separator(config: EvaluateConfig, capacity: Capacity) -> float:
+    """What each process asks for; a cluster that grows is asked for whole GPUs, so that it does."""
+    if config.gpus_per_separator is not None or not uses_gpu(config, capacity):
+        return config.gpus_per_separator or 0.0
+    wanted = config.num_separators or 1
+    return 1.0 if config.wait_minutes or wanted <= capacity.gpus else 1 / math.ceil(wanted / capacity.gpus)

@@ -1,9 +1,10 @@
 """What is evaluated, on which music, beside what."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import PositiveFloat, PositiveInt
+from annotated_types import Ge
+from pydantic import AllowInfNan, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from cyclesep.corpus import CorpusConfig
 from cyclesep.windowing import SeparationConfig
@@ -54,12 +55,20 @@ class EvaluateConfig:
     heard: tuple[str, ...] = ("best", "median", "worst")
     """Tracks whose loudest 20 s the report lets one hear: best, median and worst by SDR, or names; [] for none."""
 
-    window_seconds: PositiveFloat = 1.0
-    """Length of the frames that are scored, and their distance."""
+    window_seconds: Annotated[float, Ge(0.01), AllowInfNan(False)] = 1.0
+    """Length of the frames that are scored, and their distance; a track that is shorter is one frame."""
 
     num_separators: PositiveInt | None = None
     """Processes that only separate, beside one per CPU that scores; none: one per GPU, and without GPUs none: there a
     process separates a track and scores it at once, so that no CPU waits for another."""
+
+    gpus_per_separator: PositiveFloat | None = None
+    """GPUs of each such process, a fraction where several share one; none: a whole one, or an equal share where more
+    processes are asked for than the cluster has GPUs."""
+
+    wait_minutes: NonNegativeFloat = 0
+    """How long a cluster that grows on demand has for its first GPU, or for another one if it loses the last; with
+    separation.device=cuda. 0: there must be one at the start."""
 
     scoring_gigabytes: PositiveFloat = 2.0
     """Memory that Ray sets aside for each process that scores; one that runs out is tried again with twice as much."""

@@ -25,6 +25,8 @@ from cyclesep.folder import Folder
 from cyclesep.scoring import ScoreTable
 from cyclesep.track_table import SUMMARY, TrackTable
 
+ASKED = "evaluation.yaml"
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationReport:
@@ -61,9 +63,9 @@ class EvaluationReport:
 def evaluate(config: EvaluateConfig) -> EvaluationReport:
     """Separate and score a split on the Ray cluster that this process is connected to, else on one of its own.
 
-    Writes `scores.parquet` (per frame), `tracks.parquet`, `summary.json` and museval's JSON files below `output`. What
-    an earlier run into the same folder has finished, with the same separator, audio and settings, is kept. A track that
-    fails is an outcome with its reason, and the others go on.
+    Writes `evaluation.yaml` (what was asked), `scores.parquet` (per frame), `tracks.parquet`, `summary.json` and
+    museval's JSON files below `output`. What an earlier run into the same folder has finished, with the same separator,
+    audio and settings, is kept. A track that fails is an outcome with its reason, and the others go on.
 
     Raises ConfigError for settings that do not fit each other or the cluster, CheckpointError, CorpusError or
     ShardError where there is nothing to evaluate, ScoringError if no track could be scored, and StorageError if
@@ -76,6 +78,8 @@ def evaluate(config: EvaluateConfig) -> EvaluationReport:
     heard.refuse_unknown(config, tracks)
     items = items_of(config, results, systems, tracks)
     kept = kept_of(results, items)
+    # Before anything costs time: a place that cannot be written is told here.
+    results.folder.write_text(ASKED, settings.to_yaml(config))
     outcomes = kept | _made(config, [item for item in items if item.part not in kept], num_kept=len(kept))
     evaluated = EvaluationReport(
         results=results,

@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray import exceptions
 
-from cyclesep.evaluation.capacity import Cluster, refuse_impossible, uses_gpu
+from cyclesep.evaluation.capacity import Cluster, refuse_impossible, tell_if_on_cpus, uses_gpu
 from cyclesep.evaluation.config import EvaluateConfig
 from cyclesep.evaluation.outcomes import TrackOutcome
 from cyclesep.evaluation.separators import SCORER_CPUS, Separating, SeparatorPool
@@ -26,6 +26,8 @@ _MAX_PROCESSES, _MAX_NODES = 3, 20
 _TASKS_PER_CPU = 2
 # Of the object store; the rest is for what other jobs put there.
 _STORE_SHARE = 0.5
+# How often to look at the cluster while nothing is done.
+_LOOK_SECONDS = 5.0
 # The node was lost on which a task ran, or on which the estimates lay that it was to score.
 _NODE_LOST = (exceptions.NodeDiedError, exceptions.ObjectLostError, exceptions.OwnerDiedError)
 
@@ -62,6 +64,8 @@ class Schedule:
         refuse_impossible(config, self._cluster.capacity)
         self._scoring_bytes = config.scoring_gigabytes * 1e9
         separator = next((item.system for item in items if isinstance(item.system, Separator)), None)
+        if separator is not None:
+            tell_if_on_cpus(config, self._cluster.capacity)
         self._pool: SeparatorPool | None = None
         if separator is not None and (config.num_separators or uses_gpu(config, self._cluster.capacity)):
             self._pool = SeparatorPool(config, separator, self._cluster)
@@ -77,11 +81,12 @@ class Schedule:
     def run(self, finished: Callable[[Item, TrackOutcome], None]) -> None:
         """Call `finished` for each item as soon as it has its outcome."""
         try:
-            while self._fill():
-                (ready,), _ = ray.wait([*self._scoring, *self._separating], num_returns=1, fetch_local=False)
-                item, outcome = self._separated(ready) if ready in self._separating else self._scored(ready)
-                if outcome is not None:
-                    finished(item, outcome)
+            while waited_for := self._fill():
+                ready, _ = ray.wait(waited_for, num_returns=1, timeout=_LOOK_SECONDS, fetch_local=False)
+                for reference in ready:
+                    self._ready(reference, finished)
+                if self._pool and self._to_separate:
+                    self._pool.refuse_endless_waiting()
         finally:
             for reference in self._scoring:
                 ray.cancel(reference, force=True)
@@ -91,8 +96,22 @@ class Schedule:
     def _by_actor(self, item: Item) -> bool:
         return self._pool is not None and isinstance(item.system, Separator)
 
-    def _fill(self) -> bool:
-        """Start what may be started; whether anything is under way."""
+    def _ready(self, reference: Any, finished: Callable[[Item, TrackOutcome], None]) -> None:
+        if reference in self._separating:
+            item, outcome = self._separated(reference)
+        elif reference in self._scoring:
+            item, outcome = self._scored(reference)
+        else:
+            assert self._pool is not None
+            self._pool.started(reference)
+            return
+        if outcome is not None:
+            finished(item, outcome)
+
+    def _fill(self) -> list[Any]:
+        """Start what may be started; the references of all that is under way."""
+        if self._pool:
+            self._pool.grow(len(self._to_separate))
         while self._pool and self._to_separate and self._may_separate(self._pool):
             item = self._to_separate[0]
             work = self._pool.separate(item, alone=self._lost_processes[item.part.name] > 0)
@@ -107,7 +126,7 @@ class Schedule:
             num_cpus = SCORER_CPUS if self._pool else 1
             task = self._task.options(num_cpus=num_cpus, memory=self._reserved(scoring.item))
             self._scoring[task.remote(scoring.item, scoring.separation, scoring.estimates)] = scoring
-        return bool(self._separating or self._scoring)
+        return [*self._scoring, *self._separating, *(self._pool.starting if self._pool else ())]
 
     def _may_separate(self, pool: SeparatorPool) -> bool:
         """Whether the scorers keep up."""

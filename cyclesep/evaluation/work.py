@@ -102,6 +102,10 @@ class SeparationActor:
         self._config = config
         self._separating = threading.Lock()
 
+    def load(self) -> None:
+        """Load the separator; raises CheckpointError, or ConfigError if the device is not there."""
+        self._load()
+
     def separate(self, track: ReferenceTrack) -> tuple[Separation, PackedEstimates | None]:
         """The estimates of all targets, or the reason why there are none. Two threads may be here at once.
 

@@ -90,7 +90,13 @@ def _url(address: str) -> str:
     """The head's URL; `auto` and ray:// stay what they are for Ray to look up."""
     if address == "auto" or address.startswith("ray://"):
         return address
-    url = urlsplit(address if "://" in address else f"http://{address}")
+    try:
+        url = urlsplit(address if "://" in address else f"http://{address}")
+        _ = url.port
+    except ValueError as problem:
+        raise ConfigError(
+            f"{ADDRESS_VARIABLE}: {address!r} is no address ({problem}); give http://HOST:8265"
+        ) from problem
     if url.scheme not in ("http", "https") or not url.hostname:
         raise ConfigError(f"{ADDRESS_VARIABLE}: {url.scheme}:// leads to no Ray head; give http://HOST:8265")
     if url.username or url.password:

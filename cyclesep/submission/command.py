@@ -3,7 +3,7 @@
 import argparse
 import difflib
 import importlib
-import re
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from typing import NoReturn
 from ray.job_submission import JobDetails, JobStatus
 
 from cyclesep import provenance, settings
-from cyclesep.commandline import JOBS, Parser, fail, guarded
+from cyclesep.commandline import JOBS, Parser, fail, guarded, is_setting
 from cyclesep.errors import ConfigError
 from cyclesep.submission.client import Client, connect, explained
 from cyclesep.submission.environment import variables
@@ -51,7 +51,6 @@ docs/cluster.md has the whole road."""
 # As a shell tells of a process that SIGTERM ended.
 _STOPPED = 143
 _INTERRUPTED = 130
-_SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*=.*", re.DOTALL)
 
 
 def run_submit(words: Sequence[str]) -> NoReturn:
@@ -89,6 +88,9 @@ def _submit(chosen: argparse.Namespace, job: str, words: Sequence[str]) -> int:
     _refuse_settings(job, words)
     if chosen.pip and not chosen.pip.is_file():
         raise ConfigError(f"--pip {chosen.pip}: there is no such file; give a file of requirements")
+    for option, number in (("--num-cpus", chosen.num_cpus), ("--num-gpus", chosen.num_gpus)):
+        if not 0 <= number < math.inf:
+            raise ConfigError(f"{option} {number:g}: is no number of processors; give 0 or more")
     submission = Submission(
         job=job,
         words=tuple(words),
@@ -207,8 +209,8 @@ def _refuse_settings(job: str, words: Sequence[str]) -> None:
     """Raise ConfigError for settings that the job would refuse, before anything travels."""
     if job not in JOBS or any(word.startswith("-") for word in words):
         return
-    files = [word for word in words if Path(word).suffix in (".yaml", ".yml")]
-    values = [word for word in words if _SETTING.fullmatch(word) and word not in files]
+    values = [word for word in words if is_setting(word)]
+    files = [word for word in words if word not in values and Path(word).suffix in (".yaml", ".yml")]
     others = [word for word in words if word not in files and word not in values]
     filled = JOBS[job].words_fill or JOBS[job].checkpoint_fills
     if others and not filled:

@@ -12,8 +12,11 @@ from cyclesep.errors import ConfigError
 
 # A path to a secret is none.
 _SECRET_NAME = re.compile(
-    r"(?!.*_(FILE|PATH)$).*(SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|ACCESS_KEY|PRIVATE_KEY|API_?KEY)", re.IGNORECASE
+    r"(?!.*_(FILE|PATH)$).*(SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|ACCESS_KEY|PRIVATE_KEY|API_?KEY|(_KEY|AUTH)$)",
+    re.IGNORECASE,
 )
+# Keys of AWS, Hugging Face, GitHub and OpenAI begin like this.
+_SECRET_VALUE = re.compile(r"(AKIA|ASIA)[A-Z0-9]{16}|hf_\w{20,}|gh[pousr]_\w{20,}|sk-[\w-]{20,}")
 _PASSWORD_IN_URL = re.compile(r"://[^/@\s]*:[^/@\s]*@")
 _REFERENCE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -54,6 +57,6 @@ def refuse_secrets(words: Sequence[str]) -> None:
 
 
 def _is_secret(name: str, value: str) -> bool:
-    if _PASSWORD_IN_URL.search(value):
+    if _PASSWORD_IN_URL.search(value) or _SECRET_VALUE.search(value):
         return True
     return bool(_SECRET_NAME.match(name)) and not _REFERENCE.fullmatch(value)

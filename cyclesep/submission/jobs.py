@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cyclesep.commandline import is_setting
 from cyclesep.errors import ConfigError
 from cyclesep.submission.client import Client, explained, once_started
 from cyclesep.submission.environment import refuse_secrets
@@ -105,7 +106,7 @@ def _travelling(words: Sequence[str], root: Path) -> tuple[dict[str, Path], list
     configs: dict[str, Path] = {}
     renamed = []
     for word in words:
-        if Path(word).suffix not in (".yaml", ".yml"):
+        if is_setting(word) or Path(word).suffix not in (".yaml", ".yml"):
             renamed.append(word)
             continue
         path = Path(word).resolve()

@@ -17,6 +17,7 @@ from cyclesep import __version__, checkpoints, provenance, settings, validation
 from cyclesep.checkpoints import Progress
 from cyclesep.crops import Batch, CropStream, crop_loader, validation_crops
 from cyclesep.cyclegan import CycleGAN
+from cyclesep.cyclegan.optimization import train_fast
 from cyclesep.errors import TrainingError
 from cyclesep.folder import Folder
 from cyclesep.ranks import of_process_group
@@ -66,6 +67,7 @@ class _Run:
         self.config = settings.build(TrainConfig, loop["config"])
         self.written = written
         self.device = ray.train.torch.get_device()
+        train_fast()
         self.reader = ShardReader(self.config.shards)
         manifest = self.reader.manifest
         self.reader.prefetch(manifest.split("train"))
