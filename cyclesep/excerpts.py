@@ -5,6 +5,7 @@ excerpts/NAME.json: what they are; written last
 """
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from cyclesep.folder import Folder
 
 EXCERPTS = "excerpts"
 SECONDS = 20.0
+_log = logging.getLogger(__name__)
 _MIXTURE, _VOCALS, _ACCOMPANIMENT = "mixture", "vocals", "accompaniment"
 
 
@@ -53,8 +55,15 @@ class Excerpt:
     def write(self, folder: Folder, name: str) -> None:
         """Keep it below `folder`; it counts once its card is there.
 
-        All signals are divided by the same power of two where one is louder than full scale.
+        All signals are divided by the same power of two where one is louder than full scale. What cannot be written is
+        told by a warning and left out: a report without it is better than a track without scores.
         """
+        try:
+            self._write(folder, name)
+        except (StorageError, soundfile.LibsndfileError) as problem:
+            _log.warning("%s: %s: kept no excerpt to be heard (%s)", self.system, self.track_id, problem)
+
+    def _write(self, folder: Folder, name: str) -> None:
         signals = self.signals
         gain = common_pcm16_gain(signals.values())
         for signal, samples in signals.items():
@@ -120,8 +129,8 @@ def excerpt_of(
     rate, length = mixture.sample_rate, round(SECONDS * mixture.sample_rate)
     first = next(iter(references.values()), mixture.samples)
     start = _loudest(first, rate)
-    cut = slice(start * rate, start * rate + length)
-    num_samples = mixture.samples[:, cut].shape[1]
+    num_samples = mixture.samples[:, start * rate : start * rate + length].shape[1]
+    cut = slice(start * rate, start * rate + num_samples)
     return Excerpt(
         system=system,
         track_id=track_id,
@@ -140,7 +149,9 @@ def _reference(target: str, stems: Mapping[str, Waveform], estimates: Mapping[st
         return stems[target].samples
     if target != _ACCOMPANIMENT:
         return None
-    led = _VOCALS if _VOCALS in estimates else next(name for name in estimates if name != _ACCOMPANIMENT)
+    # As it is scored: one other target leads, of several the vocals do, whether they were estimated or not.
+    leads = [name for name in estimates if name in stems and name not in (_MIXTURE, _ACCOMPANIMENT)]
+    led = leads[0] if len(leads) == 1 else _VOCALS
     others = [wave.samples for name, wave in stems.items() if name not in (_MIXTURE, led)]
     total: Samples = np.sum(others, axis=0, dtype=np.float32)
     return total

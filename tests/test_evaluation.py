@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -20,11 +21,13 @@ from cyclesep.audio import Waveform, write_wav
 from cyclesep.corpus import CorpusConfig
 from cyclesep.errors import ConfigError, CorpusError, CyclesepError, ScoringError
 from cyclesep.evaluation import EvaluateConfig, EvaluationReport, TrackOutcome, evaluate, run
+from cyclesep.evaluation.items import items_of
 from cyclesep.evaluation.progress import Display
 from cyclesep.evaluation.references import ReferenceTrack, ShardTrack, digest_of, find_references
 from cyclesep.evaluation.results import Part, Results
 from cyclesep.evaluation.systems import Comparison, System, find_systems
 from cyclesep.evaluation.work import Item, PackedEstimates, SeparationActor, score
+from cyclesep.excerpts import Excerpt, finished_excerpts
 from cyclesep.folder import Folder
 from cyclesep.scoring import ScoreTable, score_track
 from cyclesep.separation import separate_waveform
@@ -420,6 +423,15 @@ def test_settings_that_do_not_fit_are_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(".inf", "input should be a finite number"), ("0.001", "input should be greater than or equal to 0.01")],
+)
+def test_frames_that_no_track_could_be_cut_into_are_refused_with_the_settings(value: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=f"window_seconds: .* is refused; {told}"):
+        settings.build(EvaluateConfig, dict([settings.parse_word(f"window_seconds={value}")]))
+
+
 def test_a_split_without_tracks_is_refused(four_stems: EvaluateConfig) -> None:
     with pytest.raises(CorpusError, match="holds no tracks of split=valid"):
         find_references(settings.replace(four_stems, {"split": "valid"}))
@@ -457,3 +469,76 @@ def test_a_folder_without_a_track_s_estimates_is_told(four_stems: EvaluateConfig
     (track,) = find_references(config)
     with pytest.raises(ScoringError, match=r"theirs/test/A song: holds no accompaniment or vocals"):
         system.estimates(track.read(), track)
+
+
+@pytest.fixture
+def three_songs(tmp_path: Path) -> EvaluateConfig:
+    """Three songs of three stems, and a folder `theirs` of estimates of all of them."""
+    for number in (1, 2, 3):
+        for place in ("music", "theirs"):
+            stems = {name: noise(seed, 1.0, channels=1) for seed, name in enumerate(("vocals", "drums", "bass"))}
+            write_stems(tmp_path / place / "test" / f"Song {number}", **stems)
+    return EvaluateConfig(
+        corpus=CorpusConfig(kind="stems", path=str(tmp_path / "music")),
+        estimates=str(tmp_path / "theirs"), mixture=False, heuristic=False, oracles=(), output=str(tmp_path / "out"),
+    )  # fmt: skip
+
+
+def items_of_folder(config: EvaluateConfig) -> list[Item]:
+    return items_of(config, Results(folder=Folder.of(config.output)), find_systems(config), find_references(config))
+
+
+def test_tracks_that_lack_estimates_which_others_have_are_told_once(
+    three_songs: EvaluateConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs = tmp_path / "theirs/test"
+    (theirs / "Song 1/._vocals.wav").write_bytes(b"")
+    (theirs / "Song 1/mixture.wav").write_bytes(b"")
+    items_of_folder(three_songs)
+    assert caplog.text == ""
+    (theirs / "Song 3/drums.wav").unlink()
+    items_of_folder(three_songs)
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith("theirs: 1 of 3 tracks lacks targets that others have (Song 3: drums); ")
+    # What is not asked for is not missed, and a track without any estimate fails with a reason of its own.
+    caplog.clear()
+    items_of_folder(settings.replace(three_songs, {"targets": ["vocals", "bass"]}))
+    shutil.rmtree(theirs / "Song 1")
+    items_of_folder(settings.replace(three_songs, {"targets": ["vocals", "bass"]}))
+    assert caplog.text == ""
+    write_stems(theirs / "Song 1", bass=noise(0, 1.0))
+    items_of_folder(three_songs)
+    assert "2 of 3 tracks lack targets that others have (Song 1: drums, vocals; Song 3: drums); " in caplog.text
+
+
+def test_two_files_of_one_target_are_refused_before_anything_starts(
+    three_songs: EvaluateConfig, tmp_path: Path
+) -> None:
+    place = tmp_path / "theirs/test/Song 2"
+    for other in ("vocals.flac", "vocals.extra.wav"):
+        (place / other).write_bytes((place / "vocals.wav").read_bytes())
+    with pytest.raises(ConfigError, match=r"test/Song 2 holds vocals.flac and vocals.wav; keep one of them"):
+        evaluate(three_songs)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_accompaniments_alone_is_scored_against_the_vocals_too(
+    three_songs: EvaluateConfig, tmp_path: Path
+) -> None:
+    for folder in (tmp_path / "theirs/test").iterdir():
+        shutil.rmtree(folder)
+        write_stems(folder, accompaniment=noise(5, 1.0, channels=1))
+    entries = items_of_folder(three_songs)
+    assert [score(entry).reason for entry in entries] == [""] * 3
+    table = ScoreTable.concatenate(entry.results.read_scores(entry.part) for entry in entries)
+    (summary,) = [summary for summary in table.summary() if summary.metric == "SIR"]
+    assert (summary.target, summary.scored_with, summary.tracks) == ("accompaniment", "vocals+accompaniment", 3)
+    assert finished_excerpts(entries[0].results.folder) == {entry.part.name for entry in entries}
+
+
+def test_estimates_longer_than_a_short_track_are_scored_and_heard(three_songs: EvaluateConfig, tmp_path: Path) -> None:
+    write_stems(tmp_path / "theirs/test/Song 2", vocals=noise(0, 1.5, channels=1))
+    entries = items_of_folder(three_songs)
+    assert [score(entry).reason for entry in entries] == [""] * 3
+    excerpt = Excerpt.read(entries[1].results.folder, entries[1].part.name)
+    assert len(excerpt.estimates["vocals"]) == len(excerpt.mixture) == 11025

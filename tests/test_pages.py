@@ -28,6 +28,7 @@ from cyclesep.pages import page_environment, report_on, write_evaluation_page, w
 from cyclesep.pages.environment import clock, number
 from cyclesep.pages.figures import Curve, Group, Mark, curve_figure, strip_figure
 from cyclesep.pages.listening import make_player
+from cyclesep.scoring import score_track
 from cyclesep.spectrograms import frequency_marks, spectrogram_pixels
 
 VOID = {"meta", "link", "img", "input", "br"}
@@ -152,6 +153,36 @@ def test_an_excerpt_of_a_short_track_is_all_of_it_and_short_estimates_end_in_sil
     excerpt = excerpt_of(stems, waves(vocals=np.ones(30) * 0.25), system="x", track_id="t", split="test")
     assert (excerpt.start_seconds, len(excerpt.mixture)) == (0.0, 50)
     np.testing.assert_allclose(excerpt.estimates["vocals"], [0.25] * 30 + [0.0] * 20)
+
+
+def test_an_estimate_longer_than_a_short_track_is_cut_to_it() -> None:
+    stems = waves(mixture=np.ones(50) * 0.5, vocals=np.ones(50) * 0.25, other=np.ones(50) * 0.25)
+    excerpt = excerpt_of(stems, waves(vocals=np.ones(80) * 0.25), system="x", track_id="t", split="test")
+    np.testing.assert_allclose(excerpt.estimates["vocals"], [0.25] * 50)
+
+
+@pytest.mark.parametrize(
+    ("estimated", "made_of"), [((), ("drums", "bass")), (("drums",), ("vocals", "bass")), (("drums", "bass"), None)]
+)
+def test_the_truth_of_an_accompaniment_is_that_which_is_scored(
+    estimated: tuple[str, ...], made_of: tuple[str, ...] | None
+) -> None:
+    rng = np.random.default_rng(0)
+    stems = {name: np.rint(rng.normal(0, 3000, 4000)) / 32768 for name in ("vocals", "drums", "bass")}
+    estimates = waves(**{name: stems[name] for name in (*estimated, "accompaniment") if name in stems})
+    estimates |= waves(accompaniment=sum(stems[name] for name in made_of or ("drums", "bass")))
+    excerpt = excerpt_of(waves(mixture=sum(stems.values()), **stems), estimates, system="x", track_id="t", split="test")
+    np.testing.assert_array_equal(excerpt.references["accompaniment"], excerpt.estimates["accompaniment"])
+    assert score_track(waves(**stems), estimates).of("accompaniment").usdr == np.inf
+
+
+def test_an_excerpt_that_cannot_be_written_is_a_warning_and_no_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "excerpts").write_text("no folder")
+    stems = waves(mixture=np.ones(50), vocals=np.ones(50))
+    excerpt_of(stems, waves(vocals=np.ones(50)), system="x", track_id="t", split="test").write(Folder.of(tmp_path), "n")
+    assert "x: t: kept no excerpt to be heard" in caplog.text
 
 
 def test_an_excerpt_comes_back_from_disk_at_one_gain(tmp_path: Path) -> None:

@@ -189,6 +189,28 @@ def test_ordinary_music_is_solved_exactly(excerpt: Signals) -> None:
     assert conditioning_of(excerpt[:2], leaking(excerpt[:2])) == Conditioning.EXACT
 
 
+def test_no_more_equations_than_unknowns_explain_any_estimate_and_are_told() -> None:
+    unknowns = 2 * 512
+    enough = noise(2, unknowns - 511 + 1, 1)
+    assert conditioning_of(enough, leaking(enough)) == Conditioning.EXACT
+    assert np.stack(evaluate(enough, leaking(enough)))[3].max() < 80
+    few = enough[:, :-1]
+    assert conditioning_of(few, leaking(few)) == Conditioning.UNDERDETERMINED
+    assert np.stack(evaluate(few, leaking(few)))[3].min() > 150
+    dual_mono = np.repeat(enough, 2, axis=2)
+    assert conditioning_of(dual_mono, leaking(dual_mono)) == Conditioning.MERGED
+
+
+def test_the_equations_of_v3_are_those_of_a_frame() -> None:
+    references = noise(2, 600, 1)
+    sources = Sources(signals=tuple(x.T for x in (*references, *leaking(references))), num_references=2)
+    told = {
+        win: bss_eval.score_sources(sources, (each_alone(2),), win=win, hop=win, mode="v3", filters_len=64)[0]
+        for win in (65, 66)
+    }
+    assert told[65].conditioning == Conditioning.UNDERDETERMINED != told[66].conditioning
+
+
 @pytest.mark.parametrize("silent", ["reference", "estimate", "opposite channels"])
 def test_a_silent_signal_gives_nan_frames_and_no_error(silent: str) -> None:
     references, estimates = noise(2, 20000, 2), leaking(noise(2, 20000, 2))
@@ -233,6 +255,10 @@ def test_samples_that_are_not_finite_are_refused_by_name_and_place(value: float)
         (np.ones((2, 9, 1)), np.ones((2, 9, 1)), {"hop": 0}, "positive"),
         (np.ones((2, 9, 1)), np.ones((2, 9, 1)), {"win": 4, "hop": np.inf}, "finite hop"),
         (np.ones((2, 9, 1)), np.ones((2, 9, 1)), {"mode": "v2"}, "v4"),
+        (np.ones((2, 9, 1)), np.ones((2, 9, 1)), {"win": None}, "win=None and hop=44100: both must be positive"),
+        (np.ones((2, 9, 1)), np.ones((2, 9, 1)), {"hop": "1"}, "hop='1': both must be positive"),
+        (np.ones((2, 9, 1)), np.ones((2, 9, 1)), {"filters_len": 1.5}, "filters_len=1.5: it must be a whole number"),
+        (np.ones((2, 9, 1)), np.ones((2, 9, 1)), {"filters_len": 0}, "filters_len=0: it must be a whole number"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(

@@ -124,7 +124,7 @@ def test_samples_of_any_type_are_scored_as_float64(samples: type) -> None:
     assert largest_difference(by_numpy, evaluate(references, estimates, 1000, 1000, device="cpu")) < 1e-8
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:99", ""])
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "", "meta"])
 def test_a_device_that_is_not_there_is_refused(device: str) -> None:
     with pytest.raises(ScoringError, match=f"device='{device}' cannot be used"):
         evaluate(noise(1, 100, 1), noise(1, 100, 1), device=device)

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import musdb
 import museval
 import numpy as np
 import pytest
@@ -54,9 +55,12 @@ ACCOMPANIMENT = wave(sum(ESTIMATES[name].samples for name in STEMS[1:]))
 def musdb_track(references: dict[str, Waveform]) -> SimpleNamespace:
     """What museval reads of a musdb track."""
     sources = {name: SimpleNamespace(audio=stem.samples.T.astype(np.float64)) for name, stem in references.items()}
-    rest = SimpleNamespace(audio=sum(sources[name].audio for name in STEMS[1:]))
-    targets = collections.OrderedDict([*sources.items(), ("accompaniment", rest)])
-    return SimpleNamespace(name="A - B", subset="test", rate=RATE, targets=targets, sources=sources)
+    sums = {
+        name: SimpleNamespace(audio=sum(sources[part].audio for part in parts))
+        for name, parts in {"accompaniment": STEMS[1:], "linear_mixture": STEMS}.items()
+    }
+    targets = collections.OrderedDict([*sources.items(), *sums.items()])
+    return SimpleNamespace(name="A - B", subset="test", rate=RATE, targets=targets)
 
 
 def companies(score: TrackScore) -> list[tuple[str, tuple[str, ...]]]:
@@ -65,10 +69,20 @@ def companies(score: TrackScore) -> list[tuple[str, tuple[str, ...]]]:
 
 @pytest.mark.parametrize(
     "names",
-    [STEMS, (*STEMS, "accompaniment"), ("vocals", "accompaniment"), ("drums", "bass", "accompaniment"), STEMS[:2]],
+    [
+        STEMS,
+        STEMS[:2],
+        (*STEMS, "accompaniment"),
+        ("vocals", "accompaniment"),
+        ("drums", "accompaniment"),
+        ("drums", "bass", "accompaniment"),
+        ("vocals", "linear_mixture"),
+        ("vocals", "drums", "accompaniment", "linear_mixture", "no target"),
+    ],
 )
 def test_eval_mus_track_gives_museval_s_json(names: tuple[str, ...], tmp_path: Path) -> None:
-    estimates = {name: (ESTIMATES | {"accompaniment": ACCOMPANIMENT})[name].samples.T for name in names}
+    sums = {"accompaniment": ACCOMPANIMENT, "linear_mixture": ACCOMPANIMENT, "no target": ACCOMPANIMENT}
+    estimates = {name: (ESTIMATES | sums)[name].samples.T for name in names}
     rounded = {name: np.rint(audio * 32768.0) / 32768 for name, audio in estimates.items()}
     track = musdb_track(REFERENCES)
     ours = eval_mus_track(track, estimates, output_dir=tmp_path)
@@ -84,6 +98,45 @@ def test_eval_mus_track_gives_museval_s_json(names: tuple[str, ...], tmp_path: P
     )
     np.testing.assert_allclose(mine["score"].astype(float), wanted["score"].astype(float), rtol=0, atol=2.1e-5)
     assert (tmp_path / "test" / "A - B.json").read_text() == ours.json
+
+
+def test_each_source_of_a_musdb_track_is_decoded_once() -> None:
+    decoded: list[str] = []
+
+    class Stem(musdb.Source):
+        @property
+        def audio(self) -> np.ndarray:
+            decoded.append(self.name)
+            return REFERENCES[self.name].samples.T
+
+    track = musdb_track(REFERENCES)
+    sources = {name: Stem(None, name=name) for name in STEMS}
+    made_of = {**{name: (name,) for name in STEMS}, "accompaniment": STEMS[1:], "linear_mixture": STEMS}
+    targets = {name: musdb.Target(track, [sources[part] for part in parts]) for name, parts in made_of.items()}
+    estimates = {
+        name: wave.samples.T for name, wave in (ESTIMATES | dict.fromkeys(list(made_of)[4:], ACCOMPANIMENT)).items()
+    }
+    expected = eval_mus_track(track, estimates).json
+    track.targets = targets
+    assert eval_mus_track(track, estimates).json == expected
+    assert sorted(decoded) == sorted(STEMS)
+
+
+def test_a_lone_accompaniment_of_a_musdb_track_has_the_scores_of_the_pair() -> None:
+    estimates = {"accompaniment": ACCOMPANIMENT.samples.T, "vocals": ESTIMATES["vocals"].samples.T}
+    pair = eval_mus_track(musdb_track(REFERENCES), estimates).df
+    del estimates["vocals"]
+    alone = eval_mus_track(musdb_track(REFERENCES), estimates).df
+    assert alone.values.tolist() == pair[pair["target"] == "accompaniment"].values.tolist()
+
+
+@pytest.mark.parametrize("estimates", [{}, {"foo": np.ones((9, 1))}])
+def test_a_musdb_track_without_an_estimate_of_a_target_is_refused_and_nothing_is_written(
+    estimates: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    with pytest.raises(ScoringError, match=r"A - B: no estimate \[.*\] is one of the targets \['accompaniment'"):
+        eval_mus_track(musdb_track(REFERENCES), estimates, output_dir=tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_four_stems_are_scored_together_and_vocals_with_the_sum_of_the_rest() -> None:
@@ -107,6 +160,20 @@ def test_one_target_is_scored_with_the_accompaniment_that_is_given_else_alone() 
     alone = score_track(REFERENCES, {"bass": ESTIMATES["bass"]})
     assert companies(alone) == [("bass", ("bass",))]
     np.testing.assert_array_equal(alone.of("bass").sdr, paired.of("bass").sdr)
+
+
+def test_the_accompaniment_alone_is_scored_as_in_the_pair_with_vocals() -> None:
+    pair = score_track(REFERENCES, {"vocals": ESTIMATES["vocals"], "accompaniment": ACCOMPANIMENT}).of("accompaniment")
+    score = score_track(REFERENCES, {"accompaniment": ACCOMPANIMENT})
+    assert companies(score) == [("accompaniment", ("vocals", "accompaniment"))]
+    (alone,) = score.targets
+    for metric, frames in alone.frame_metrics().items():
+        np.testing.assert_allclose(frames, pair.frame_metrics()[metric], rtol=0, atol=1e-9)
+    assert alone.track_metrics() == pair.track_metrics()
+    assert np.isfinite(alone.sir).all()
+    two_stems = {"vocals": REFERENCES["vocals"], "accompaniment": wave(sum(REFERENCES[n].samples for n in STEMS[1:]))}
+    of_two = score_track(two_stems, {"accompaniment": ACCOMPANIMENT}).of("accompaniment")
+    np.testing.assert_allclose(of_two.sir, alone.sir, rtol=0, atol=1e-9)
 
 
 def test_accompaniment_is_not_derived_when_refused_or_incomplete() -> None:
@@ -168,6 +235,21 @@ def test_estimates_are_fitted_to_the_longest_reference() -> None:
 def test_the_mixture_among_the_references_is_passed_over() -> None:
     mixture = wave(sum(stem.samples for stem in REFERENCES.values()))
     assert score_track({"mixture": mixture, **REFERENCES}, ESTIMATES | {"mixture": mixture}).names[:4] == STEMS
+
+
+@pytest.mark.parametrize("seconds", [np.inf, np.nan, 1e-4, 0.0, -1.0])
+def test_a_window_or_hop_of_no_sample_or_without_an_end_is_refused(seconds: float) -> None:
+    with pytest.raises(ScoringError, match=f"^window_seconds={seconds}: at 4000 Hz it must be one sample or more"):
+        score_track(REFERENCES, ESTIMATES, window_seconds=seconds)
+    with pytest.raises(ScoringError, match=f"^hop_seconds={seconds}: "):
+        score_track(REFERENCES, ESTIMATES, hop_seconds=seconds)
+
+
+def test_a_window_longer_than_any_track_takes_it_as_one_frame() -> None:
+    score = score_track(REFERENCES, ESTIMATES, window_seconds=1e6, derive_accompaniment=False)
+    signals = [np.stack([stems[name].samples.T for name in STEMS]) for stems in ROUNDED]
+    sdr, _, _, _ = evaluate(*signals, win=np.inf, hop=np.inf)
+    np.testing.assert_allclose([target.sdr for target in score.targets], sdr, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,17 @@ from cyclesep.evaluation.config import EvaluateConfig
 from cyclesep.evaluation.outcomes import TrackOutcome
 from cyclesep.evaluation.references import ReferenceTrack
 from cyclesep.evaluation.results import NUM_READERS, PARTS, Part, Results
-from cyclesep.evaluation.systems import System
+from cyclesep.evaluation.systems import EstimateFolder, System
 from cyclesep.evaluation.work import Item
 
 
 def items_of(
     config: EvaluateConfig, results: Results, systems: Sequence[System], tracks: Sequence[ReferenceTrack]
 ) -> list[Item]:
-    """Each track under each system, in the order of systems."""
+    """Each track under each system, in the order of systems; warns of estimates that are missing."""
+    for system in systems:
+        if isinstance(system, EstimateFolder):
+            system.tell_gaps(tracks)
     decisive = [__version__, config.window_seconds]
     return [
         Item(

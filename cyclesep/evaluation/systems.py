@@ -1,7 +1,9 @@
 """What is scored: a separator, a folder of estimates, and what they are measured against."""
 
 import abc
-from collections.abc import Mapping
+import itertools
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,9 @@ from cyclesep.windowing import SeparationConfig
 HEURISTIC = "heuristic"
 HEURISTIC_TARGETS = frozenset({"vocals", "drums", "bass", "other"})
 ESTIMATE_SUFFIXES = (".wav", ".flac")
+_GAPS_TOLD = 3
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,12 +151,43 @@ class EstimateFolder(Comparison):
             )
         return found
 
+    def tell_gaps(self, tracks: Sequence[ReferenceTrack]) -> None:
+        """Warn of tracks that lack targets which others have."""
+        found = {track.track_id: self._names(track) for track in tracks}
+        known = set().union(*found.values())
+        # One without any estimate fails, and is told then.
+        lacking = {track: sorted(known - names) for track, names in found.items() if names and known - names}
+        if not lacking:
+            return
+        told = [f"{track}: {', '.join(missing)}" for track, missing in lacking.items()]
+        _log.warning(
+            "%s: %d of %d tracks %s targets that others have (%s); such a track is scored with what it has, which "
+            "changes SIR and SAR, and stands in a table of its own",
+            self.name,
+            len(lacking),
+            len(tracks),
+            "lacks" if len(lacking) == 1 else "lack",
+            "; ".join(told if len(told) <= _GAPS_TOLD else [*told[:_GAPS_TOLD], "..."]),
+        )
+
     def _place(self, track: ReferenceTrack) -> Path:
         return self.folder / track.split / as_name(track.track_id)
 
+    def _names(self, track: ReferenceTrack) -> set[str]:
+        """What is estimated of a track, as far as can be told without its references."""
+        names = {path.stem for path in self._files(track)} - {MIXTURE}
+        return names & {*self.targets, ACCOMPANIMENT} if self.targets else names
+
     def _files(self, track: ReferenceTrack) -> list[Path]:
+        """Raises ConfigError where a target has two files."""
         place = self._place(track)
-        return sorted(path for path in place.glob("*") if path.suffix.lower() in ESTIMATE_SUFFIXES)
+        # What macOS leaves beside files of other systems ("._vocals.wav") is hidden and no audio.
+        found = [path for path in place.glob("[!.]*") if path.suffix.lower() in ESTIMATE_SUFFIXES]
+        files = sorted(found, key=lambda path: (path.stem, path.name))
+        for one, other in itertools.pairwise(files):
+            if one.stem == other.stem:
+                raise ConfigError(f"estimates: {place} holds {one.name} and {other.name}; keep one of them")
+        return files
 
 
 def find_systems(config: EvaluateConfig) -> list[System]:

@@ -9,6 +9,7 @@ serves the track (v4) or a frame (v3). Everything follows from short correlation
 `distortion_filters` and `energies`.
 """
 
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -110,8 +111,10 @@ def score_sources(
     """
     if mode not in ("v4", "v3"):
         raise ScoringError(f"mode={mode!r}: BSS Eval is v4 (one filter per track) or v3 (one per frame)")
-    if filters_len < 1:
-        raise ScoringError(f"filters_len={filters_len}: it must be at least 1, in samples; museval's is {FILTERS_LEN}")
+    if not isinstance(filters_len, numbers.Integral) or filters_len < 1:
+        raise ScoringError(
+            f"filters_len={filters_len}: it must be a whole number of samples, 1 or more; museval's is {FILTERS_LEN}"
+        )
     frames = frame_spans(sources.num_samples, win, hop)
     backend = _backend(sources, filters_len, device)
     if mode == "v3":
@@ -235,6 +238,9 @@ class _Scorer:
             solution = on_all if pairing.num_targets == 1 else solved(range(target, target + 1), near)
             on_own[:, own, own] = solution.filters
             worst = max(worst, solution.conditioning)
+        # One equation for each sample of a projection, which is longer than the audio by the filter.
+        if span[1] - span[0] + len(gram) - 1 <= len(gram) * len(set(twins)):
+            worst = Conditioning.UNDERDETERMINED
         projections = Projections(pairing=pairing, on_all=mixing.T @ on_all.filters, on_own=mixing.T @ on_own)
         return cls(
             backend=backend,

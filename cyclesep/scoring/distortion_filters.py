@@ -47,6 +47,9 @@ class Conditioning(IntEnum):
     """Dense LU of museval's system."""
     LEAST_SQUARES = 5
     """Minimum-norm least squares."""
+    UNDERDETERMINED = 6
+    """Solved in one of these ways, but with no more equations than unknowns, which explain any estimate wholly: what is
+    left for SAR is rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Where the frames of BSS Eval lie, by museval's rule."""
 
 import math
+import numbers
 
 from cyclesep.errors import ScoringError
 
@@ -13,8 +14,8 @@ def frame_spans(num_samples: int, win: float, hop: float) -> list[Span]:
     A window no shorter than the track gives one frame, the whole track; a last frame that would be cut short is
     left out. Raises ScoringError for a window or hop that is not positive, or an infinite hop of a finite window.
     """
-    if not (win > 0 and hop > 0):
-        raise ScoringError(f"win={win} and hop={hop}: both must be positive numbers of samples")
+    if not (isinstance(win, numbers.Real) and isinstance(hop, numbers.Real) and win > 0 and hop > 0):
+        raise ScoringError(f"win={win!r} and hop={hop!r}: both must be positive numbers of samples")
     if win >= num_samples:
         return [(0, num_samples)]
     if math.isinf(hop):

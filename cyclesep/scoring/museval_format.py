@@ -11,16 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclesep.audio import Waveform
+from cyclesep.errors import ScoringError
 from cyclesep.files import as_name, write_text
 from cyclesep.scoring.bss_eval import Mode
-from cyclesep.scoring.track import TrackScore, score_track
+from cyclesep.scoring.track import ACCOMPANIMENT, VOCALS, TrackScore, score_track
 
 if TYPE_CHECKING:
     from museval import TrackStore
 
 
 class MusdbTarget(Protocol):
-    """What is read of a target of a musdb track: `audio` (time, channels)."""
+    """What is read of a target of a musdb track: `audio` (time, channels), or, where it has them, the `sources` that it
+    is the sum of, each with `name`, `gain` and `audio`."""
 
     @property
     def audio(self) -> NDArray[np.floating]: ...
@@ -37,8 +39,6 @@ class MusdbTrack(Protocol):
     def rate(self) -> float: ...
     @property
     def targets(self) -> Mapping[str, MusdbTarget]: ...
-    @property
-    def sources(self) -> Mapping[str, MusdbTarget]: ...
 
 
 def to_track_store(score: TrackScore) -> "TrackStore":
@@ -75,14 +75,25 @@ def eval_mus_track(
 ) -> "TrackStore":
     """Score estimates `(time, channels)` of a musdb track: a drop-in for `museval.eval_mus_track`.
 
-    Beyond museval: references and estimates are rounded to 16 bits, each stem is decoded once, silence gives NaN
-    frames, one target alone is scored, the JSON appears whole or not at all. Raises ScoringError as `score_track` does.
+    As in museval every target of the track can be estimated, sums of stems such as musdb's `linear_mixture` too, and
+    what is no target of it is passed over. Beyond museval: references and estimates are rounded to 16 bits, each stem
+    is decoded once, silence gives NaN frames, one target alone is scored, the JSON appears whole or not at all.
+
+    Raises ScoringError as `score_track` does, also where no target was estimated: museval warns then and gives an
+    empty store, which would count as a finished track.
     """
     rate = int(track.rate)
     estimates = {name: _waveform(audio, rate) for name, audio in user_estimates.items() if name in track.targets}
-    references = {name: _waveform(track.sources[name].audio, rate) for name in track.targets if name in track.sources}
+    if not estimates:
+        raise ScoringError(
+            f"{track.name}: no estimate {sorted(user_estimates)} is one of the targets {sorted(track.targets)}; "
+            "rename them"
+        )
+    # The accompaniment alone is scored against vocals that nobody estimated.
+    wanted = estimates.keys() | ({VOCALS} if estimates.keys() == {ACCOMPANIMENT} else set())
+    targets = {name: target for name, target in track.targets.items() if name in wanted}
     score = score_track(
-        references,
+        {name: _waveform(audio, rate) for name, audio in _audio_of(targets).items()},
         estimates,
         window_seconds=win,
         hop_seconds=hop,
@@ -94,6 +105,20 @@ def eval_mus_track(
     if output_dir is not None:
         write_museval_json(score, Path(output_dir))
     return to_track_store(score)
+
+
+def _audio_of(targets: Mapping[str, MusdbTarget]) -> dict[str, NDArray[Any]]:
+    """The audio of targets. Those of musdb know the sources that they are sums of, and each source is decoded once."""
+    decoded: dict[str, NDArray[Any]] = {}
+
+    def audio(target: MusdbTarget) -> NDArray[Any]:
+        parts = getattr(target, "sources", None)
+        if parts is None:
+            return target.audio
+        decoded.update({part.name: part.audio for part in parts if part.name not in decoded})
+        return np.asarray(sum(part.gain * decoded[part.name] for part in parts))
+
+    return {name: audio(target) for name, target in targets.items()}
 
 
 def _waveform(audio: NDArray[Any], rate: int) -> Waveform:

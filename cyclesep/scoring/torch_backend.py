@@ -221,7 +221,8 @@ def _reciprocal_condition(matrix: Tensor, triangle: Tensor) -> float:
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
-        torch.zeros(1, dtype=torch.float64, device=device)
+        # .tolist(), for there are devices without memory ("meta").
+        torch.zeros(1, dtype=torch.float64, device=device).tolist()
     except (RuntimeError, TypeError, AssertionError) as problem:
         told = " ".join(str(problem).split())[:120]
         raise ScoringError(f"device={name!r} cannot be used ({told}); name one that PyTorch has, or none") from problem

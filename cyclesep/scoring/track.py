@@ -1,7 +1,8 @@
 """The scores of one separated track: who is scored with whom, BSS Eval per frame, SI-SDR and uSDR of the track."""
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,7 +24,7 @@ class TargetScore:
 
     target: str
     scored_with: tuple[str, ...]
-    """All targets, this one too, whose references and estimates took part."""
+    """All targets, this one too, whose references took part, and their estimates as far as there are any."""
     sdr: Array
     """(frames,), dB, as are the next three."""
     isr: Array
@@ -34,7 +35,7 @@ class TargetScore:
     usdr: float
     """Whole track, dB."""
     conditioning: str
-    """How the least squares were solved: exact, merged, sensitive, ridge, lu or least_squares."""
+    """How the least squares were solved: exact, merged, sensitive, ridge, lu, least_squares or underdetermined."""
 
     @property
     def nan_frames(self) -> int:
@@ -95,6 +96,7 @@ def score_track(
       references; its estimate is the one given, or, if `derive_accompaniment`, the sum of the other estimates when
       there is one for every reference.
     - One target alone is scored with the accompaniment given (reference: the sum of all others), else by itself.
+    - The accompaniment alone is scored as in that second pair, whose values do not depend on the estimate of vocals.
 
     References and estimates are rounded to the grid of 16 bits first: below it lies nothing of the music, but
     correlations grow ill-conditioned and SIR and SAR meaningless. Louder than full scale is not clipped. "mixture"
@@ -103,7 +105,7 @@ def score_track(
     PyTorch's, such as "cuda"; without it NumPy computes on one core.
 
     Raises ScoringError, naming track and stem, when nothing can be scored: no estimate of any reference, rates or
-    channels that differ, no samples, NaN or infinite samples.
+    channels that differ, no samples, NaN or infinite samples; and for a window or hop of no sample, or without an end.
     """
     references = {name: stem for name, stem in references.items() if name != MIXTURE}
     scenarios = _scenarios(tuple(references), tuple(estimates), derive_accompaniment, track_id)
@@ -115,12 +117,11 @@ def score_track(
     sources = Sources(signals=tuple(named.values()), num_references=len(references), steps=PCM16_SCALE)
     pairings = tuple(scenario.pairing(list(references), wanted) for scenario in scenarios)
     hop_seconds = window_seconds if hop_seconds is None else hop_seconds
-    # museval truncates to whole samples.
     scores = score_sources(
         sources,
         pairings,
-        win=int(window_seconds * sample_rate),
-        hop=int(hop_seconds * sample_rate),
+        win=_whole_samples("window_seconds", window_seconds, sample_rate),
+        hop=_whole_samples("hop_seconds", hop_seconds, sample_rate),
         mode=mode,
         device=device,
     )
@@ -143,6 +144,8 @@ class _Scenario:
 
     references: dict[str, tuple[str, ...]]
     estimates: dict[str, tuple[str, ...]]
+    scored: frozenset[str]
+    """The targets that get a score; what the estimates of the others are makes no difference to theirs."""
 
     @property
     def uses(self) -> set[str]:
@@ -159,9 +162,15 @@ class _Scenario:
 def _scenarios(
     references: tuple[str, ...], estimates: tuple[str, ...], derive_accompaniment: bool, track_id: str
 ) -> list[_Scenario]:
-    """What museval.eval_mus_track would score together, and one target alone, which it would not."""
+    """What museval.eval_mus_track would score together, and one target alone, which it would not.
+
+    Vocals that were not estimated have the accompaniment's estimate in their place, and no score.
+    """
     given = ACCOMPANIMENT in estimates
     stems = [name for name in references if name in estimates and name != ACCOMPANIMENT]
+    if given and not stems and VOCALS in references:
+        pair = _scenario([VOCALS, ACCOMPANIMENT], references, VOCALS, {VOCALS: (ACCOMPANIMENT,)})
+        return [replace(pair, scored=frozenset({ACCOMPANIMENT}))]
     if not stems and not (given and ACCOMPANIMENT in references):
         raise ScoringError(
             f"{track_id}: no estimate {sorted(estimates)} is one of the references {sorted(references)}; rename them"
@@ -182,7 +191,7 @@ def _scenarios(
 def _scenario(
     targets: list[str], references: tuple[str, ...], lead: str, sums: Mapping[str, tuple[str, ...]]
 ) -> _Scenario:
-    """`lead` is what the accompaniment accompanies; `sums` the estimates that are sums of others."""
+    """`lead` is what the accompaniment accompanies; `sums` the estimates that are sums of others, or another."""
     others = tuple(name for name in references if name not in (lead, ACCOMPANIMENT))
     made_of: dict[str, tuple[str, ...]] = {name: (name,) for name in references}
     if ACCOMPANIMENT in targets and ACCOMPANIMENT not in references:
@@ -192,11 +201,14 @@ def _scenario(
     return _Scenario(
         references={name: made_of[name] for name in targets},
         estimates={name: sums.get(name, (name,)) for name in targets},
+        scored=frozenset(targets),
     )
 
 
 def _target_scores(scenario: _Scenario, scores: Scores) -> Iterator[TargetScore]:
     for j, target in enumerate(scenario.references):
+        if target not in scenario.scored:
+            continue
         yield TargetScore(
             target=target,
             scored_with=tuple(scenario.references),
@@ -208,6 +220,17 @@ def _target_scores(scenario: _Scenario, scores: Scores) -> Iterator[TargetScore]
             usdr=scores.whole_track[j].usdr(),
             conditioning=scores.conditioning.name.lower(),
         )
+
+
+def _whole_samples(name: str, seconds: float, sample_rate: int) -> int:
+    """Truncated, as museval does."""
+    samples = seconds * sample_rate
+    if not 1 <= samples < math.inf:
+        raise ScoringError(
+            f"{name}={seconds}: at {sample_rate} Hz it must be one sample or more, and finite; a window that is longer "
+            f"than the track takes it as one frame"
+        )
+    return int(samples)
 
 
 def _common_rate(references: Mapping[str, Waveform], estimates: Mapping[str, Waveform], track_id: str) -> int:
