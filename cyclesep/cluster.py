@@ -10,7 +10,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} | (
 # Its one node does not go before this process does: nobody has to look out for that.
 _UNWATCHED = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 _SHORT = "/tmp"
+_PREFIX, _OWNER = "cyclesep-ray-", "owner.lock"
 
 for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
@@ -44,6 +45,7 @@ from ray._private import ray_constants  # noqa: E402
 from ray._private import worker as ray_worker  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
+from cyclesep import files  # noqa: E402
 from cyclesep.errors import ClusterError  # noqa: E402
 
 # Says at every start that the cluster's ports are protected by a token, which needs no action.
@@ -130,8 +132,15 @@ def _joined(num_cpus: int | None, log_to_driver: bool) -> Iterator[None]:
         yield
     elif os.environ.get("RAY_ADDRESS"):
         address = os.environ["RAY_ADDRESS"]
-        with _on_loopback() if _is_on_loopback_only(address) else nullcontext():
-            ray.init(logging_level=logging.WARNING, log_to_driver=log_to_driver, runtime_env=_with_address(address))
+        try:
+            _try_port(address)
+            with _on_loopback() if _is_on_loopback_only(address) else nullcontext():
+                ray.init(logging_level=logging.WARNING, log_to_driver=log_to_driver, runtime_env=_with_address(address))
+        except OSError as problem:
+            raise ClusterError(
+                f"RAY_ADDRESS={address}: no Ray cluster answers there, or it asks for another token; correct it, set "
+                "RAY_AUTH_TOKEN to the cluster's, or unset RAY_ADDRESS to run on this machine alone"
+            ) from problem
         try:
             yield
         finally:
@@ -144,7 +153,12 @@ def _joined(num_cpus: int | None, log_to_driver: bool) -> Iterator[None]:
 @contextmanager
 def _private_cluster(num_cpus: int | None, log_to_driver: bool) -> Iterator[None]:
     # Not below TMPDIR, which may be long: Ray puts Unix sockets here and their paths may have 107 characters.
-    folder = tempfile.mkdtemp(prefix="cyclesep-", dir=_SHORT if os.access(_SHORT, os.W_OK) else None)
+    parent = Path(_SHORT if os.access(_SHORT, os.W_OK) else tempfile.gettempdir())
+    _remove_abandoned(parent)
+    folder = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
+    # Held until this process ends, however it does.
+    owner = files.locked(Path(folder) / _OWNER, wait=True)
+    assert owner is not None
     try:
         with _environment({"RAY_TMPDIR": folder} | _UNWATCHED):
             with _environment(_LOOPBACK), _on_loopback(), _startup_told():
@@ -157,6 +171,17 @@ def _private_cluster(num_cpus: int | None, log_to_driver: bool) -> Iterator[None
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+        owner.close()
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove the folders of private clusters whose processes were killed."""
+    for path in parent.glob(f"{_PREFIX}*/{_OWNER}"):
+        with suppress(OSError):
+            owner = files.locked(path, wait=False)
+            if owner is not None:
+                shutil.rmtree(path.parent, ignore_errors=True)
+                owner.close()
 
 
 @contextmanager
@@ -198,6 +223,13 @@ def _on_loopback() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _try_port(address: str) -> None:
+    """Raise OSError at once if nothing listens at HOST:PORT, which Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _is_on_loopback_only(address: str) -> bool:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from cyclesep import cluster
+from cyclesep import cluster, files
 from cyclesep.errors import ClusterError
 
 pytestmark = pytest.mark.xdist_group("ray")
@@ -58,3 +59,46 @@ def test_a_machine_without_memory_is_told_in_one_line() -> None:
         r"127.0.0.1 \(\S+GB of \S+GB used\): ran out of memory, so Ray ended processes of this job; end other .* more"
     )
     assert re.fullmatch(told, line)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{port}", "no-such-host.invalid:6379"])
+def test_an_address_at_which_no_cluster_answers_is_told_at_once(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    with socket.socket() as closed:
+        # Bound, so that nobody else takes it, and listening to nobody.
+        closed.bind(("127.0.0.1", 0))
+        address = address.format(port=closed.getsockname()[1])
+        monkeypatch.setattr(ray, "is_initialized", lambda: False)
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(ClusterError, match=f"^RAY_ADDRESS={address}: no Ray cluster answers there"):
+            cluster.connect().__enter__()
+
+
+def test_the_next_cluster_removes_what_a_killed_one_has_left_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(**_: object) -> None:
+        raise Exception("no")
+
+    script = (
+        "import os, signal, sys; from cyclesep import cluster; import ray\n"
+        "cluster._SHORT = sys.argv[1]\n"
+        "ray.init = lambda **_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "cluster.connect().__enter__()\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=environment, check=False)
+    # The second has removed what the first left.
+    (left,) = tmp_path.iterdir()
+    (tmp_path / "cyclesep-ray-other").mkdir()
+    monkeypatch.setattr(cluster, "_SHORT", str(tmp_path))
+    (held := tmp_path / "cyclesep-ray-held").mkdir()
+    with files.locked(held / "owner.lock", wait=True):  # type: ignore[union-attr]
+        monkeypatch.setattr(ray, "is_initialized", lambda: False)
+        monkeypatch.setattr(ray, "init", init)
+        monkeypatch.setattr(ray, "shutdown", lambda: None)
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        with pytest.raises(ClusterError):
+            cluster.connect().__enter__()
+    assert not left.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cyclesep-ray-held", "cyclesep-ray-other"]

@@ -55,7 +55,7 @@ class Display:
     def _line(self) -> str:
         done = self._kept + self._done
         left = f", {clock(self._left())} left" if done < self._total else ""
-        return f"evaluate: {done}/{self._total} scored, {self._speed()}{left}"
+        return f"evaluate: {done - self._failed}/{self._total} scored, {self._speed()}{left}"
 
     def _left(self) -> float:
         """Seconds, as this run goes: what it found finished took no time."""
