@@ -111,12 +111,14 @@ class CycleGAN:
         parts = self._divided(self._at_unit_level(batch))
         # Each part draws the same numbers, as the whole batch would.
         rngs = [torch.Generator().manual_seed(_mixed(self.seed, self.step_number)) for _ in parts]
-        values, judged = self._generator_half(parts, rngs)
+        values, made, judged = self._generator_half(parts, rngs)
         if judged is not None and self._adversarial_now():
             replayed = judged if batch.paired else self._adversary.replayed(judged, self.step_number)
             for _ in range(self.config.discriminator.updates):
                 told = self._discriminator_half(replayed, rngs)
             values |= told
+        # Last, because it waits for the device.
+        values |= self._observed(made, paired=batch.paired)
         self.step_number += 1
         return values | {"steps_skipped": float(self.num_skipped)}
 
@@ -156,8 +158,8 @@ class CycleGAN:
 
     def _generator_half(
         self, parts: Sequence[Batch], rngs: Sequence[torch.Generator]
-    ) -> tuple[dict[str, float | Tensor], list[dict[str, Judged]] | None]:
-        """Update the generators; the second value is what to judge, None if the update was skipped."""
+    ) -> tuple[dict[str, float | Tensor], list[_Part], list[dict[str, Judged]] | None]:
+        """Update the generators; the last value is what to judge, None if the update was skipped."""
         self._generator_optimizer.zero_grad(set_to_none=True)
         made = []
         for index, (part, rng) in enumerate(zip(parts, rngs, strict=True)):
@@ -170,8 +172,8 @@ class CycleGAN:
         terms: dict[str, float | Tensor] = {
             f"separator/{name}": term for name, term in _means([each.terms for each in made]).items()
         }
-        values = terms | self._observed(made, paired=parts[0].paired) | {"separator/gradient_norm": norm}
-        return values, [each.judged for each in made] if taken else None
+        judged = [each.judged for each in made] if taken else None
+        return terms | {"separator/gradient_norm": norm}, made, judged
 
     def _backward_generators(self, part: Batch, rng: torch.Generator, *, share: float) -> _Part:
         """All terms of one part of the batch and their gradients, weighted and scaled by `share`."""
