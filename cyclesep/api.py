@@ -15,6 +15,9 @@ from cyclesep.windowing import choose_device
 
 Device = Literal["auto", "cpu", "cuda"]
 
+# More channels than any layout of loudspeakers: of an array with more of them than samples the axes are exchanged.
+_MOST_CHANNELS = 32
+
 
 class Model:
     """A trained separator, ready to separate arrays of any length, rate and level; `cyclesep.load` gives one."""
@@ -55,7 +58,8 @@ class Model:
         """Separate `(channels, time)`, floating point with full scale at 1, into `stems`: float32 of the same shape.
 
         The stems add up to the input. The same input gives the same bits. Raises AudioError for an array of another
-        kind or shape, that is empty, not finite, or of a channel count that the network cannot take.
+        kind or shape, that is empty, not finite, or of a channel count that the network cannot take, and for a rate
+        that is no whole number of Hz from 1,000 to 768,000.
         """
         waveform = _waveform(audio, sample_rate)
         stems = separate_waveform(self._separator, waveform, self._config)
@@ -74,8 +78,13 @@ def _waveform(samples: ArrayLike, sample_rate: int) -> Waveform:
         raise AudioError(f"audio: holds {array.dtype}, not floating point; divide integers by their full scale first")
     if array.ndim != 2:
         raise AudioError(f"audio: has shape {array.shape}, not (channels, time); give mono as audio[None]")
-    if array.shape[0] > array.shape[1] > 0:
+    if array.shape[0] == 0:
+        raise AudioError(f"audio: has shape {array.shape}, no channels; give (channels, time)")
+    if array.shape[0] > max(_MOST_CHANNELS, array.shape[1]) and array.shape[1] > 0:
         raise AudioError(f"audio: has shape {array.shape}, more channels than samples; give audio.T")
-    if sample_rate < 1:
-        raise AudioError(f"sample_rate: {sample_rate} is none; give the samples per second of the audio")
-    return audio.checked(Waveform(samples=array.astype(np.float32, copy=False), sample_rate=sample_rate), name="audio")
+    rate = audio.checked_rate(
+        sample_rate, name="sample_rate", remedy="give the samples per second of the audio, such as 44100"
+    )
+    with np.errstate(over="ignore"):
+        narrowed = array.astype(np.float32, copy=False)
+    return audio.checked(Waveform(samples=narrowed, sample_rate=rate), name="audio")

@@ -1,5 +1,7 @@
 """Waveforms in and out of files: any format, rate and channel count, always float32 `(channels, time)` inside."""
 
+import numbers
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +11,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from cyclesep import decoding
+from cyclesep import decoding, truncation
 from cyclesep.errors import AudioError
 from cyclesep.files import replacing
 
@@ -17,6 +19,9 @@ Samples = NDArray[np.float32]
 
 # int16 = round(float * 32768): soundfile's convention, so a 16-bit wav survives the round trip bit for bit.
 PCM16_SCALE = 32768.0
+
+# Beyond these a rate is a slip (44.1 for 44100) or a damaged header, and resampling could fill the memory.
+MIN_RATE, MAX_RATE = 1_000, 768_000
 
 AUDIO_SUFFIXES = frozenset(
     {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp4", ".m4a", ".aac"}
@@ -45,19 +50,43 @@ class Waveform:
 
 
 def read(path: Path | str) -> Waveform:
-    """Read a whole audio file: by libsndfile, or by FFmpeg for what libsndfile does not know (m4a, mp4, wma).
+    """Read a whole audio file: by libsndfile, or by FFmpeg mp3 and what libsndfile does not know (m4a, mp4, wma).
 
-    Raises AudioError for a file that is missing, is not audio, is empty or holds NaN or infinite samples.
+    Raises AudioError for a file that is missing, is not audio, is cut off, is empty or holds NaN or infinite samples.
     """
     path = Path(path)
-    if not path.is_file():
-        raise AudioError(f"{path}: there is no such file; check the path")
+    refuse_no_file(path)
     try:
-        samples, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
-        waveform = Waveform(samples=np.ascontiguousarray(samples.T), sample_rate=sample_rate)
+        waveform = _decoded(path) if truncation.is_mp3(path) else _read(path)
     except soundfile.LibsndfileError as problem:
         waveform = _decoded(path, reason=problem)
+    checked_rate(waveform.sample_rate, name=str(path))
+    truncation.refuse_cut_off(path, num_samples=waveform.num_samples, sample_rate=waveform.sample_rate)
     return checked(waveform, name=str(path))
+
+
+def refuse_no_file(path: Path) -> None:
+    """Raise AudioError unless `path` is a file, with what it is instead."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise AudioError(f"{path}: there is no such file; check the path") from None
+    except OSError as problem:
+        raise AudioError(f"{path}: cannot be opened ({problem.strerror}); check the path") from problem
+    if stat.S_ISDIR(mode):
+        raise AudioError(f"{path}: is a folder; give an audio file")
+    if not stat.S_ISREG(mode):
+        raise AudioError(f"{path}: is a pipe or a device, which cannot be read twice; save it to a file and give that")
+
+
+def checked_rate(sample_rate: object, *, name: str, remedy: str = "export the file again") -> int:
+    """Give back `sample_rate`, or raise AudioError unless it is a whole number from MIN_RATE to MAX_RATE."""
+    real = float(sample_rate) if isinstance(sample_rate, numbers.Real) else 0.0
+    if not (MIN_RATE <= real <= MAX_RATE and real.is_integer()):
+        raise AudioError(
+            f"{name}: a sample rate of {sample_rate!r} is no whole number of Hz from {MIN_RATE} to {MAX_RATE}; {remedy}"
+        )
+    return int(real)
 
 
 def checked(waveform: Waveform, *, name: str) -> Waveform:
@@ -143,7 +172,12 @@ def decibels(power: float | NDArray[np.floating]) -> NDArray[np.float64]:
         return 10.0 * np.log10(np.asarray(power, dtype=np.float64))
 
 
-def _decoded(path: Path, *, reason: Exception) -> Waveform:
+def _read(path: Path) -> Waveform:
+    samples, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
+    return Waveform(samples=np.ascontiguousarray(samples.T), sample_rate=sample_rate)
+
+
+def _decoded(path: Path, *, reason: Exception | None = None) -> Waveform:
     try:
         (stream,) = decoding.decode(path, only_first=True)
     except decoding.NotAudioError:

@@ -17,6 +17,7 @@ from typing_extensions import override
 from cyclesep import __version__, settings
 from cyclesep.command_help import job_help
 from cyclesep.errors import ConfigError, CyclesepError
+from cyclesep.files import exists
 from cyclesep.jobs import JOBS, TOOLS, Job, imported
 from cyclesep.reference import job_reference
 
@@ -86,7 +87,9 @@ def run_job(name: str, words: Sequence[str] | None = None) -> None:
 def run_words(name: str, job: Job, words: Sequence[str]) -> NoReturn:
     """Run a job, which errors and help call `name`, on its words and exit with its status."""
     parser = Parser(prog=f"cyclesep {name}", add_help=False, allow_abbrev=False)
-    parser.as_json = job.prints_json and any(word in ("--json", "json=true") for word in words)
+    # Apart, because argparse takes `--` only behind a word of another kind.
+    end = words.index("--") if "--" in words else len(words)
+    parser.as_json = job.prints_json and any(word in ("--json", "json=true") for word in words[:end])
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("--debug", action="store_true")
     parser.add_argument("--print-config", action="store_true")
@@ -95,7 +98,8 @@ def run_words(name: str, job: Job, words: Sequence[str]) -> NoReturn:
     for flag in job.flags:
         parser.add_argument(flag.name, dest=flag.name, action="store" if flag.value else "store_true")
     parser.add_argument("words", nargs="*")
-    chosen = parser.parse_intermixed_args(list(words))
+    chosen = parser.parse_intermixed_args(words[:end])
+    chosen.words += words[end + 1 :]
     sys.exit(guarded(name, lambda: _run(name, job, chosen), debug=chosen.debug, as_json=parser.as_json))
 
 
@@ -144,12 +148,12 @@ def sorted_words(job: Job, words: Sequence[str]) -> tuple[list[str], list[str]]:
             values.append(word)
         elif Path(word).suffix in (".yaml", ".yml"):
             files.append(word)
-        elif job.checkpoint_fills and (Path(word) / "config.yaml").is_file():
+        elif job.checkpoint_fills and exists(Path(word) / "config.yaml"):
             files.append(str(Path(word) / "config.yaml"))
             values.insert(0, f"{job.checkpoint_fills}={_quoted(word)}")
         elif job.words_fill:
             others.append(word)
-        elif job.checkpoint_fills and Path(word).is_dir():
+        elif job.checkpoint_fills and exists(Path(word)) and Path(word).is_dir():
             raise ConfigError(f"{word}: holds no config.yaml; give a checkpoint folder, or settings as name=value")
         else:
             known = "a YAML file, a checkpoint folder" if job.checkpoint_fills else "a YAML file"
@@ -166,7 +170,7 @@ def sorted_words(job: Job, words: Sequence[str]) -> tuple[list[str], list[str]]:
 def is_setting(word: str) -> bool:
     """Whether a word reads as dotted.name=value; an existing file whose name does is a file."""
     name, equals, _ = word.partition("=")
-    return bool(equals) and all(part.isidentifier() for part in name.split(".")) and not Path(word).exists()
+    return bool(equals) and all(part.isidentifier() for part in name.split(".")) and not exists(Path(word))
 
 
 def _quoted(word: str) -> str:

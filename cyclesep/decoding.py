@@ -41,11 +41,13 @@ def decode(path: Path, *, only_first: bool = False) -> list[DecodedStream]:
     import av
 
     with _opened(path) as container:
+        lenient = _is_lenient(container)
         streams = list(container.streams.audio)[: 1 if only_first else None]
         sinks = {stream.index: _Sink(stream) for stream in streams}
         try:
             for packet in container.demux(streams):
-                sinks[packet.stream.index].take(packet)
+                for frame in _frames(packet, lenient=lenient):
+                    sinks[packet.stream.index].take(frame)
             return [sink.finish() for sink in sinks.values()]
         except (av.FFmpegError, ValueError) as problem:
             raise _undecodable(path, problem) from problem
@@ -61,6 +63,7 @@ class BlockDecoder:
         self._path = path
         self._block_samples = block_samples
         self._container = _opened(path)
+        self._lenient = _is_lenient(self._container)
         stream = self._container.streams.audio[0]
         self._frames = self._decoded(stream)
         try:
@@ -97,10 +100,7 @@ class BlockDecoder:
         resampler = av.AudioResampler(format="fltp")
         try:
             for packet in self._container.demux(stream):
-                frames = packet.decode()
-                if packet.is_corrupt or any(frame.is_corrupt for frame in frames):
-                    raise ValueError("a packet is damaged")
-                for frame in frames:
+                for frame in _frames(packet, lenient=self._lenient):
                     yield from resampler.resample(frame)
             yield from resampler.resample(None)
         except (av.FFmpegError, ValueError) as problem:
@@ -119,14 +119,6 @@ class _Sink:
         self._full_scale = np.float32(1.0)
         self._resampler: Any = None
 
-    def take(self, packet: Any) -> None:
-        """Decode a packet; ValueError for one that the container or the decoder calls damaged."""
-        frames = packet.decode()
-        if packet.is_corrupt or any(frame.is_corrupt for frame in frames):
-            raise ValueError("a packet is damaged")
-        for frame in frames:
-            self._append(frame)
-
     def finish(self) -> DecodedStream:
         """What was taken; ValueError if it was nothing."""
         if self._resampler is not None:
@@ -138,7 +130,8 @@ class _Sink:
             np.multiply(samples, self._full_scale, out=samples)
         return DecodedStream(samples=samples, sample_rate=self._sample_rate, declared_seconds=self._declared_seconds)
 
-    def _append(self, frame: Any) -> None:
+    def take(self, frame: Any) -> None:
+        """Append a frame; ValueError for one of another rate or other channels than the first."""
         if not self._sample_rate:
             self._sample_rate = frame.sample_rate
             declared = round(self._declared_seconds * frame.sample_rate)
@@ -182,6 +175,26 @@ def _opened(path: Path) -> Any:
         container.close()
         raise NotAudioError(f"{path}: ffmpeg finds no audio in it; fetch or export it again")
     return container
+
+
+def _is_lenient(container: Any) -> bool:
+    """Whether damage is passed over: of an mp3, in which tags and the rests of others are usual, as players do."""
+    return bool(container.format.name == "mp3")
+
+
+def _frames(packet: Any, *, lenient: bool) -> list[Any]:
+    """The frames of a packet; av.FFmpegError or ValueError for one that the container or the decoder calls damaged."""
+    import av
+
+    try:
+        frames: list[Any] = packet.decode()
+    except av.InvalidDataError:
+        if not lenient:
+            raise
+        return []
+    if not lenient and (packet.is_corrupt or any(frame.is_corrupt for frame in frames)):
+        raise ValueError("a packet is damaged")
+    return frames
 
 
 def _undecodable(path: Path, problem: Exception) -> AudioError:

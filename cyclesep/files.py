@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import errno
 import fcntl
 import os
 import uuid
@@ -10,6 +11,17 @@ from typing import IO
 
 from cyclesep.errors import StorageError
 
+_REMEDIES = (
+    ({errno.ENOSPC, errno.EDQUOT}, "free space or choose another place"),
+    ({errno.EEXIST, errno.ENOTDIR}, "a file is where a folder should be; choose another place"),
+    ({errno.EISDIR}, "a folder has this name; choose another name"),
+    ({errno.ENAMETOOLONG}, "a name may have 255 bytes; choose a shorter one"),
+    ({errno.EACCES, errno.EPERM}, "you may not write there; choose another place or change its permissions"),
+    ({errno.EROFS, errno.ENOENT}, "no files can be made there; choose another place"),
+)
+# Of the name of a partial file, so that one of 255 bytes, as long as there may be, has room for the rest of it.
+_SHOWN_CHARACTERS = 40
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -18,16 +30,19 @@ def replacing(path: Path) -> Iterator[Path]:
     Folders above are made, and go again with a block that fails. Raises StorageError when the place is full, read-only
     or otherwise refuses.
     """
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    made = [folder for folder in path.parents if not folder.exists()]
+    partial = path.with_name(f".{path.name[:_SHOWN_CHARACTERS]}.{uuid.uuid4().hex[:8]}.partial")
+    made: list[Path] = []
     try:
+        # Also raises for a name that is too long, before the work is done.
+        path.exists()
+        made = [folder for folder in path.parents if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         partial.replace(path)
         made = []
     except OSError as problem:
         raise StorageError(
-            f"{path}: cannot be written ({problem.strerror or problem}); free space or choose another place"
+            f"{path}: cannot be written ({problem.strerror or problem}); {_remedy(problem)}"
         ) from problem
     finally:
         with suppress(OSError):
@@ -36,6 +51,10 @@ def replacing(path: Path) -> Iterator[Path]:
             for folder in made:
                 # Only an empty one goes.
                 folder.rmdir()
+
+
+def _remedy(problem: OSError) -> str:
+    return next((told for numbers, told in _REMEDIES if problem.errno in numbers), "choose another place")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -61,6 +80,14 @@ def locked(path: Path, *, wait: bool) -> IO[str] | None:
             file.truncate(0)
             return file
         file.close()
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a file or folder; False, where Path.exists raises, for a name longer than any may be."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def as_name(text: str) -> str:

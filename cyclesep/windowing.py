@@ -19,9 +19,12 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from cyclesep.audio import Samples, fit_length
-from cyclesep.errors import AudioError, CheckpointError, ConfigError
+from cyclesep.errors import AudioError, CheckpointError, ConfigError, CyclesepError
 
 _log = logging.getLogger(__name__)
+
+# Full scale is 1: of audio 40 dB above it, not the network, is to blame for values that are not finite.
+_ABSURD_PEAK = 100.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +78,8 @@ def separate_blocks(
     channels and gain. Pieces have other lengths than the blocks; together they are the stream. A mono network separates
     each channel by itself; a mono stream is doubled for a stereo network, and the mean of its output is taken.
 
-    Raises AudioError for a channel count that the network cannot take, ConfigError for windows shorter than their ends.
+    Raises AudioError for a channel count that the network cannot take or a level at which it overflows, ConfigError for
+    windows shorter than their ends.
     """
     network = _Network(separator, channels, config.batch_size)
     geometry = Geometry.of(config, separator.sample_rate)
@@ -189,7 +193,7 @@ class _Network:
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
             estimates: Tensor = self._separator.module(torch.from_numpy(np.ascontiguousarray(windows)).to(self._device))
         if not torch.isfinite(estimates).all():
-            raise CheckpointError("the separator gives values that are not finite; train it again with a lower lr")
+            raise _not_finite(float(np.abs(windows).max()))
         return estimates.float().cpu().numpy()
 
     def _halve(self, problem: Exception) -> None:
@@ -200,6 +204,16 @@ class _Network:
         self.batch_size //= 2
         torch.cuda.empty_cache()
         _log.warning("GPU memory does not suffice: going on with batch_size=%d", self.batch_size)
+
+
+def _not_finite(peak: float) -> CyclesepError:
+    """The error for estimates that are not finite, of windows with this peak."""
+    if not peak < _ABSURD_PEAK:
+        return AudioError(
+            f"the audio peaks at {peak:.3g}, where full scale is 1, and the separator gives values that are not finite "
+            f"for it; divide it by its full scale"
+        )
+    return CheckpointError("the separator gives values that are not finite; train it again with a lower lr")
 
 
 def _resampled(blocks: Iterable[Samples], channels: int, old: int, new: int) -> Iterator[Samples]:

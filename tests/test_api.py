@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,6 +65,8 @@ def test_a_run_folder_a_checkpoint_and_a_name_are_the_same_model(here: Path, mod
         (np.zeros((2, 100), np.int16), "divide integers by their full scale"),
         (np.zeros(100, np.float32), "give mono as audio[None]"),
         (np.zeros((100, 2), np.float32), "give audio.T"),
+        (np.zeros((0, 100), np.float32), "no channels; give (channels, time)"),
+        (np.full((1, 8000), 1e30), "the audio peaks at 1e+30, where full scale is 1"),
         (np.zeros((2, 0), np.float32), "holds no samples"),
         (np.full((1, 10), np.nan, np.float32), "NaN"),
     ],
@@ -71,6 +74,24 @@ def test_a_run_folder_a_checkpoint_and_a_name_are_the_same_model(here: Path, mod
 def test_what_is_no_audio_is_refused_with_the_remedy(model: Model, audio: np.ndarray, told: str) -> None:
     with pytest.raises(AudioError, match=re.escape(told)):
         model.separate(audio, 8000)
+
+
+@pytest.mark.parametrize("rate", [0, 1, 44.1, 44100.5, 999, 768_001, 1e9, np.nan, np.inf, "44100", None, True])
+def test_a_rate_that_is_no_rate_is_refused_with_its_value(model: Model, rate: Any) -> None:
+    told = f"sample_rate: a sample rate of {rate!r} is no whole number of Hz from 1000 to 768000; give"
+    with pytest.raises(AudioError, match=re.escape(told)):
+        model.separate(np.zeros((1, 100), np.float32), rate)
+
+
+@pytest.mark.parametrize("rate", [8000.0, np.int64(8000), np.float32(8000)])
+def test_a_rate_may_be_any_kind_of_whole_number(model: Model, rate: Any) -> None:
+    noise = np.random.default_rng(3).normal(0, 0.1, (1, 4000)).astype(np.float32)
+    assert np.array_equal(model.separate(noise, rate)["vocals"], model.separate(noise, 8000)["vocals"])
+
+
+def test_one_sample_of_many_channels_is_audio(model: Model) -> None:
+    stems = model.separate(np.full((32, 1), 0.5, np.float32), 8000)
+    assert {stem.shape for stem in stems.values()} == {(32, 1)}
 
 
 def test_a_missing_run_or_gpu_is_an_error(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001

@@ -1,5 +1,6 @@
 """Audio files in and out, and PCM16."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -96,7 +97,18 @@ def test_bad_files_are_named_with_a_remedy(tmp_path: Path) -> None:
     broken = np.zeros((8000, 1), dtype=np.float32)
     broken[4000:4003] = np.nan
     soundfile.write(tmp_path / "nan.wav", broken, 8000, subtype="FLOAT")
-    for name, told in [("absent.wav", "no such file"), ("text.wav", "as audio"), ("empty.wav", "no samples")]:
+    soundfile.write(tmp_path / "slow.wav", np.zeros((10, 1)), 999)
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "folder.wav").mkdir()
+    for name, told in [
+        ("absent.wav", "no such file"),
+        ("text.wav", "as audio"),
+        ("empty.wav", "no samples"),
+        ("slow.wav", "a sample rate of 999 is no whole number of Hz from 1000 to 768000; export the file again"),
+        ("pipe.wav", "is a pipe or a device, which cannot be read twice; save it to a file and give that"),
+        ("folder.wav", "is a folder; give an audio file"),
+        ("x" * 256, "File name too long"),
+    ]:
         with pytest.raises(AudioError, match=told) as raised:
             audio.read(tmp_path / name)
         assert name in str(raised.value)

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "cyclesep"
 
 LAYERS = [
-    {"errors", "files", "decoding", "audio", "settings", "live_bar"},
+    {"errors", "files", "decoding", "truncation", "audio", "settings", "live_bar"},
     {"segment_pb2", "storage", "folder", "shards", "corpus", "preparation", "excerpts", "spectrograms"},
     {"crops", "generators", "discriminators", "losses", "ranks", "scoring", "provenance"},
     {"cyclegan", "validation"},

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cyclesep.audio import AUDIO_SUFFIXES
 from cyclesep.errors import ConfigError
+from cyclesep.files import exists
 
 
 def find_inputs(inputs: Sequence[str], *, output: Path | None = None) -> dict[str, Path]:
@@ -36,12 +37,13 @@ def track_name(path: Path) -> str:
 def _matches(text: str, output: Path | None) -> Iterator[tuple[Path, Path]]:
     """(folder that names are relative to, file) for a file, for each file in a folder, or for a glob pattern's."""
     path = Path(text)
-    if path.is_dir():
+    there = exists(path)
+    if there and path.is_dir():
         below = output is not None and path.resolve() in output.resolve().parents
         for file in sorted(path.rglob("*")):
             if _is_audio(file) and not (below and output is not None and output.resolve() in file.resolve().parents):
                 yield path, file
-    elif any(sign in text for sign in "*?[") and not path.exists():
+    elif any(sign in text for sign in "*?[") and not there:
         matched = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
         yield from ((file.parent, file) for file in matched if _is_audio(file))
     else:

@@ -50,5 +50,6 @@ def _refuse_escape(name: str, template: str) -> None:
     path = PurePath(name)
     if path.is_absolute() or ".." in path.parts or "\0" in name:
         raise ConfigError(
-            f"name: {template!r} gives {name!r}, which leads out of the output folder; leave out '..' and a first '/'"
+            f"name: {template!r} gives {name!r}, which leads out of the output folder; without '..' and a first '/' it "
+            f"would not: change name, or rename the file"
         )

@@ -1,5 +1,6 @@
 """Files in, stems out: one after the other, each whole or not at all, going on after one that fails."""
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -32,11 +33,18 @@ def separate_paths(config: SeparateConfig, separator: Separator | None = None) -
     device = choose_device(config.separation.device)
     tracks = find_inputs(config.inputs, output=Path(config.output))
     separator = separator or checkpoints.load_separator(config.checkpoint, device)
-    planned = {source: _planned(separator, config, track) for track, source in tracks.items()}
-    naming.refuse_collisions(planned, config.name)
-    kept = frozenset(source.resolve() for source in planned)
+    # What is wrong with this name is wrong for all files.
+    _planned(separator, config, "track")
+    planned: dict[Path, dict[str, Path]] = {}
     separated: list[SeparatedFile] = []
     failed: list[FailedFile] = []
+    for track, source in tracks.items():
+        try:
+            planned[source] = _planned(separator, config, track)
+        except ConfigError as problem:
+            failed.append(_failed(source, problem))
+    naming.refuse_collisions(planned, config.name)
+    kept = frozenset(Path(os.path.realpath(source)) for source in tracks.values())
     with SeparationProgress(len(planned)) as progress:
         for source, paths in planned.items():
             progress.begin(source)
@@ -46,7 +54,7 @@ def separate_paths(config: SeparateConfig, separator: Separator | None = None) -
                 separated.append(done)
                 progress.done(done)
             except CyclesepError as problem:
-                failed.append(FailedFile(source=source, reason=str(problem)))
+                failed.append(_failed(source, problem))
     return make_report(separator, str(device), separated, failed)
 
 
@@ -59,7 +67,7 @@ def separate_file(separator: Separator, source: Path, config: SeparateConfig, *,
     """
     refuse_impossible(config)
     paths = _planned(separator, config, name or track_name(Path(source.name)))
-    _refuse_replacing(source, paths, frozenset([source.resolve()]))
+    _refuse_replacing(source, paths, frozenset([Path(os.path.realpath(source))]))
     return _separate(separator, source, config, paths, lambda *_: None)
 
 
@@ -88,6 +96,11 @@ def _separate(
     )
 
 
+def _failed(source: Path, problem: CyclesepError) -> FailedFile:
+    told = str(problem)
+    return FailedFile(source=source, reason=told if str(source) in told else f"{source}: {told}")
+
+
 def _planned(separator: Separator, config: SeparateConfig, track: str) -> dict[str, Path]:
     chosen = chosen_targets(separator, config.stems)
     with_residual = len(chosen) == 1 if config.residual is None else config.residual
@@ -97,8 +110,9 @@ def _planned(separator: Separator, config: SeparateConfig, track: str) -> dict[s
 
 def _refuse_replacing(source: Path, paths: Mapping[str, Path], kept: frozenset[Path]) -> None:
     for path in paths.values():
-        if path.resolve() in kept:
-            whose = "its own input" if path.resolve() == source.resolve() else f"the input {path}"
+        replaced = Path(os.path.realpath(path))
+        if replaced in kept:
+            whose = "its own input" if replaced == Path(os.path.realpath(source)) else f"the input {path}"
             raise ConfigError(f"{source}: a stem would replace {whose}; choose another output or name")
 
 

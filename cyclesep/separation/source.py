@@ -6,7 +6,7 @@ from typing import Self
 
 import soundfile
 
-from cyclesep import audio, decoding
+from cyclesep import audio, decoding, truncation
 from cyclesep.audio import Samples, Waveform
 from cyclesep.errors import AudioError
 
@@ -16,8 +16,8 @@ BLOCK_SAMPLES = 1 << 18
 class AudioSource:
     """Blocks `(channels, time)` of an audio file, read as they are asked for, all of their values finite.
 
-    libsndfile reads it, or FFmpeg what libsndfile does not know. Raises AudioError for a file that is missing, is no
-    audio, is empty, breaks off or holds NaN or infinite samples.
+    libsndfile reads it, or FFmpeg mp3 and what libsndfile does not know. Raises AudioError for a file that is missing,
+    is no audio, is empty, breaks off or holds NaN or infinite samples. That an mp3 was cut off is known at its end.
     """
 
     def __init__(self, path: Path) -> None:
@@ -25,16 +25,13 @@ class AudioSource:
         self._file: soundfile.SoundFile | None = None
         self._decoder: decoding.BlockDecoder | None = None
         self.num_samples = 0
-        if not path.is_file():
-            raise AudioError(f"{path}: there is no such file; check the path")
-        try:
-            self._file = soundfile.SoundFile(path)
-            self.channels, self.sample_rate = self._file.channels, self._file.samplerate
-            self.expected = self._file.frames
-        except (soundfile.LibsndfileError, OSError) as problem:
-            self._decoder = self._opened_decoder(problem)
-            self.channels, self.sample_rate = self._decoder.channels, self._decoder.sample_rate
-            self.expected = self._decoder.expected
+        audio.refuse_no_file(path)
+        # libsndfile stops where it guesses the end of an mp3 without a Xing header, and prints notes on stderr.
+        if truncation.is_mp3(path):
+            self._open_decoder()
+        else:
+            self._open()
+        audio.checked_rate(self.sample_rate, name=str(path))
 
     def __enter__(self) -> Self:
         return self
@@ -51,6 +48,8 @@ class AudioSource:
             checked = audio.checked(Waveform(samples=block, sample_rate=self.sample_rate), name=name)
             self.num_samples += block.shape[1]
             yield checked.samples
+        if self._decoder is not None:
+            self._refuse_cut_off(self.num_samples)
         if self.num_samples == 0:
             raise AudioError(f"{self._path}: holds no samples; leave the file out or export it again")
 
@@ -64,10 +63,25 @@ class AudioSource:
                 f"{self._path}: damaged after {self.num_samples} samples ({problem}); export it again"
             ) from problem
 
-    def _opened_decoder(self, reason: Exception) -> decoding.BlockDecoder:
+    def _open(self) -> None:
         try:
-            return decoding.BlockDecoder(self._path, block_samples=BLOCK_SAMPLES)
+            self._file = soundfile.SoundFile(self._path)
+        except (soundfile.LibsndfileError, OSError) as problem:
+            self._open_decoder(problem)
+            return
+        self.channels, self.sample_rate = self._file.channels, self._file.samplerate
+        self.expected = self._file.frames
+        self._refuse_cut_off(self.expected)
+
+    def _refuse_cut_off(self, num_samples: int) -> None:
+        truncation.refuse_cut_off(self._path, num_samples=num_samples, sample_rate=self.sample_rate)
+
+    def _open_decoder(self, reason: Exception | None = None) -> None:
+        try:
+            decoder = decoding.BlockDecoder(self._path, block_samples=BLOCK_SAMPLES)
         except decoding.NotAudioError:
             raise AudioError(
                 f"{self._path}: neither libsndfile nor ffmpeg can read it as audio; export it again"
             ) from reason
+        self._decoder = decoder
+        self.channels, self.sample_rate, self.expected = decoder.channels, decoder.sample_rate, decoder.expected

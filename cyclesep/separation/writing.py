@@ -11,7 +11,6 @@ import soundfile
 
 from cyclesep.audio import Samples
 from cyclesep.errors import AudioError, StorageError
-from cyclesep.files import replacing
 from cyclesep.separation.config import SeparateConfig
 from cyclesep.separation.source import BLOCK_SAMPLES, AudioSource
 
@@ -89,6 +88,9 @@ def _write(partials: Mapping[str, Path], pieces: Iterable[Mapping[str, Samples]]
     """Write pieces into one file per stem; gives back by how much the loudest sample exceeds full scale (1: fits)."""
     excess = 0.0
     lossy = options["format"] == "MP3"
+    for partial in partials.values():
+        # OSError says why a place takes no file; libsndfile does not.
+        partial.touch()
     try:
         with ExitStack() as stack:
             files = {
@@ -102,15 +104,24 @@ def _write(partials: Mapping[str, Path], pieces: Iterable[Mapping[str, Samples]]
                     file.write((np.clip(piece[stem], -1.0, 1.0) if lossy else piece[stem]).T)
     except soundfile.LibsndfileError as problem:
         where = next(iter(partials.values())).parent
-        raise StorageError(f"{where}: cannot be written ({problem}); free space or choose another place") from problem
+        # Without its prefix, which names the partial file.
+        raise StorageError(
+            f"{where}: cannot be written ({problem.error_string}); free space or choose another place"
+        ) from problem
     return excess
 
 
 def _rescale(partial: Path, gain: float, **options: Any) -> None:
     """Write a float file anew, in its final format."""
-    with replacing(partial) as softer, soundfile.SoundFile(partial) as loud:
-        blocks = loud.blocks(BLOCK_SAMPLES, dtype="float32", always_2d=True)
-        _write({"": softer}, ({"": block.T * np.float32(gain)} for block in blocks), **options)
+    # Of errors tells who gave `partial`, by the name that it is to have.
+    softer = partial.with_stem(f"{partial.stem}-softer")
+    try:
+        with soundfile.SoundFile(partial) as loud:
+            blocks = loud.blocks(BLOCK_SAMPLES, dtype="float32", always_2d=True)
+            _write({"": softer}, ({"": block.T * np.float32(gain)} for block in blocks), **options)
+        softer.replace(partial)
+    finally:
+        softer.unlink(missing_ok=True)
 
 
 def _plain(options: dict[str, Any]) -> dict[str, Any]:
