@@ -22,6 +22,7 @@ from torch.export import Dim, ExportedProgram
 
 from cyclesep import __version__, checkpoints, files
 from cyclesep.errors import ConfigError
+from cyclesep.generators.spectrogram import without_complex_numbers
 from cyclesep.separation import residual_name
 from cyclesep.windowing import Geometry, SeparationConfig
 
@@ -99,7 +100,8 @@ def export(config: ExportConfig) -> ModelCard:
         crossfade_seconds=config.crossfade_seconds,
     )
     geometry = Geometry.of(windows, separator.sample_rate)
-    program = _traced(separator.module, separator.channels, geometry.window)
+    module = without_complex_numbers(separator.module) if output.suffix == ONNX else separator.module
+    program = _traced(module, separator.channels, geometry.window)
     content = _onnx(program, output) if output.suffix == ONNX else _saved(program)
     card = ModelCard(
         file=output.name,
@@ -140,9 +142,7 @@ def _saved(program: ExportedProgram) -> bytes:
 def _onnx(program: ExportedProgram, output: Path) -> bytes:
     instead = f"write {output.with_suffix(TORCH)} for torch.export"
     if _has_complex_numbers(program):
-        raise ConfigError(
-            f"output: ONNX has no complex numbers, which this network's spectrogram is made of; {instead}"
-        )
+        raise ConfigError(f"output: ONNX has no complex numbers, and this network computes with them; {instead}")
     try:
         with _quiet():
             converted: Any = torch.onnx.export(

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from cyclesep.generators.band_unet import BandUNet
 from cyclesep.generators.norm import RMSNorm
+from cyclesep.generators.spectrogram import Spectrogram
 
 WINDOW_SECONDS = 0.0464
 # (share of the spectrum, bins per band): narrow bands where voices and basses are, wide ones above.
@@ -29,14 +30,12 @@ class TFSep(nn.Module):
     `levels` above 0 makes the large form; width 64, depth 5, levels 2 has 6.4 M parameters.
     """
 
-    window: Tensor
-
     def __init__(
         self, channels: int, targets: int, *, width: int, depth: int, sample_rate: int, levels: int = 0
     ) -> None:
         super().__init__()
         self.n_fft = max(256, 2 ** round(math.log2(WINDOW_SECONDS * sample_rate)))
-        self.register_buffer("window", torch.hann_window(self.n_fft), persistent=False)
+        self.spectrogram = Spectrogram(self.n_fft)
         bands = band_widths(self.n_fft)
         self.targets = targets
         self.adds_residual = levels > 0
@@ -50,28 +49,13 @@ class TFSep(nn.Module):
 
     def forward(self, waveform: Tensor) -> Tensor:
         num_samples = waveform.shape[-1]
-        spectrum = self._spectrum(functional.pad(waveform, (0, max(0, self.n_fft - num_samples))))
-        parts: Tensor = self.merge(self.blocks(self.split(features(spectrum))))
-        spectra = torch.view_as_complex(parts.float().unflatten(1, (-1, 2)).movedim(2, -1).contiguous())
+        spectrogram = self.spectrogram
+        spectrum = spectrogram.spectrum(functional.pad(waveform, (0, max(0, self.n_fft - num_samples))))
+        parts: Tensor = self.merge(self.blocks(self.split(features(spectrogram, spectrum))))
+        spectra = spectrogram.joined(parts.float().unflatten(1, (-1, 2)).movedim(2, -1).contiguous())
         mask, *residual = spectra.chunk(2 if self.adds_residual else 1, dim=1)
-        estimates = (mask.unflatten(1, (self.targets, -1)) * spectrum.unsqueeze(1)).flatten(1, 2)
-        return self._waveform(sum(residual, estimates))[..., :num_samples]
-
-    def _spectrum(self, waveform: Tensor) -> Tensor:
-        """Complex `(batch, channels, frames, bins)`."""
-        flat = waveform.float().flatten(0, 1)
-        padded = functional.pad(flat, (0, -flat.shape[-1] % (self.n_fft // 4)))
-        spectrum = torch.stft(
-            padded, self.n_fft, self.n_fft // 4, window=self.window, normalized=True, return_complex=True
-        )
-        by_channel: Tensor = spectrum.mT.unflatten(0, waveform.shape[:2])
-        return by_channel
-
-    def _waveform(self, spectrum: Tensor) -> Tensor:
-        flat = spectrum.flatten(0, 1).mT
-        waveform = torch.istft(flat, self.n_fft, self.n_fft // 4, window=self.window, normalized=True)
-        by_channel: Tensor = waveform.unflatten(0, spectrum.shape[:2])
-        return by_channel
+        estimates = spectrogram.product(mask.unflatten(1, (self.targets, -1)), spectrum.unsqueeze(1)).flatten(1, 2)
+        return spectrogram.waveform(sum(residual, estimates))[..., :num_samples]
 
 
 class BandSplit(nn.Module):
@@ -148,14 +132,15 @@ class DualPathBlock(nn.Module):
         return hidden + across
 
 
-def features(spectrum: Tensor) -> Tensor:
-    """Complex `(batch, channels, frames, bins)` to real, imaginary part and magnitude, each with the root of its range.
+def features(spectrogram: Spectrogram, spectrum: Tensor) -> Tensor:
+    """Real part, imaginary part and magnitude, `(batch, 3 * channels, frames, bins)`, each with the root of its range.
 
     The magnitude is compressed to its square root, so that partials 40 dB down still count.
     """
-    magnitude = (spectrum.real.square() + spectrum.imag.square() + EPSILON).sqrt()
+    real, imaginary = spectrogram.real, spectrogram.imaginary
+    magnitude = (real(spectrum).square() + imaginary(spectrum).square() + EPSILON).sqrt()
     root = magnitude.sqrt()
-    return torch.cat([spectrum.real / root, spectrum.imag / root, root], dim=1)
+    return torch.cat([real(spectrum) / root, imaginary(spectrum) / root, root], dim=1)
 
 
 def band_widths(n_fft: int) -> list[int]:
