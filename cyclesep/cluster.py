@@ -43,6 +43,7 @@ warnings.filterwarnings("ignore", message="IProgress not found")
 import ray  # noqa: E402
 from ray._private import ray_constants  # noqa: E402
 from ray._private import worker as ray_worker  # noqa: E402
+from ray._private.authentication import authentication_token_setup  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 from cyclesep import files  # noqa: E402
@@ -134,6 +135,8 @@ def _joined(num_cpus: int | None, log_to_driver: bool) -> Iterator[None]:
         address = os.environ["RAY_ADDRESS"]
         try:
             _try_port(address)
+            # As `ray start` does; a driver by itself would come without the token that lies there.
+            authentication_token_setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
             with _on_loopback() if _is_on_loopback_only(address) else nullcontext():
                 ray.init(logging_level=logging.WARNING, log_to_driver=log_to_driver, runtime_env=_with_address(address))
         except OSError as problem:

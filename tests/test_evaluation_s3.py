@@ -27,7 +27,7 @@ def test_results_in_s3_are_those_of_a_local_folder_and_are_kept(prefix: str, tin
     assert first.output == f"{prefix}/out"
     assert first.table.table.equals(local.table.table)
     folder = Folder.of(first.output)
-    assert sorted(folder.sizes("")) == ["scores.parquet", "summary.json", "tracks.parquet"]
+    assert sorted(folder.sizes("")) == ["evaluation.yaml", "scores.parquet", "summary.json", "tracks.parquet"]
     here, there = (json.loads(Folder.of(place).read_text("summary.json")) for place in (local.output, first.output))
     assert here["scores"] == there["scores"]
     for name in ("museval/separator/test", "estimates/IRM2/test/Song 8"):

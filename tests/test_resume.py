@@ -79,5 +79,5 @@ def test_a_state_holds_data_only_whatever_was_asked_for(tmp_path: Path) -> None:
     # Eight fakes for four places are two for each, and this was the first step.
     assert state["replay"]["target_discriminator"]["rows"].shape == (4, 2, 1, 2048)
     assert state["replay"]["target_discriminator"]["filled"] == 1
-    assert state["collapse"]["num_low"] == 1
+    assert state["collapse"]["energy"]["num_low"] == 1
     assert set(state["balancer"]) >= {"bootstrap", "identity", "adversarial"}
