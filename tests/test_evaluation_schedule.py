@@ -325,14 +325,16 @@ def test_a_cluster_that_has_lost_its_gpus_is_waited_for_and_told_and_then_given_
     monkeypatch.setattr(separators.time, "monotonic", lambda: now)
     cluster = ToldCluster(gpus=1)
     pool = SeparatorPool(on_gpus(wait_minutes=2), separator, cluster)
-    for gpus, seconds in ((1, 500.0), (0, 60.0), (0, 59.0), (1, 10.0), (0, 100.0)):
+    for gpus, seconds, needed in (
+        (1, 500.0, True), (0, 60.0, True), (0, 59.0, True), (1, 10.0, True), (0, 500.0, False), (0, 100.0, True)
+    ):  # fmt: skip
         cluster.gpus = gpus
         now += seconds
-        pool.refuse_endless_waiting()
+        pool.refuse_endless_waiting(needed=needed)
     assert caplog.messages == ["the cluster has no GPU; waiting 120 s for one"] * 2
     now += 21.0
     with pytest.raises(ClusterError, match=r"no GPU for 120 s; what is done is kept: run the same command again"):
-        pool.refuse_endless_waiting()
+        pool.refuse_endless_waiting(needed=True)
 
 
 @pytest.mark.parametrize(

@@ -85,8 +85,8 @@ class Schedule:
                 ready, _ = ray.wait(waited_for, num_returns=1, timeout=_LOOK_SECONDS, fetch_local=False)
                 for reference in ready:
                     self._ready(reference, finished)
-                if self._pool and self._to_separate:
-                    self._pool.refuse_endless_waiting()
+                if self._pool:
+                    self._pool.refuse_endless_waiting(needed=bool(self._to_separate))
         finally:
             for reference in self._scoring:
                 ray.cancel(reference, force=True)

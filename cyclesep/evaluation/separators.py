@@ -91,7 +91,7 @@ class SeparatorPool:
 
         Raises what was in the way when that has happened too often since the last one that started.
         """
-        actor = next(actor for actor in self._actors if actor.loaded is loaded)
+        actor = next(actor for actor in self._actors if actor.loaded == loaded)
         try:
             ray.get(loaded)
         except exceptions.RayError as problem:
@@ -130,11 +130,9 @@ class SeparatorPool:
         """The process of an actor is gone, and all that it owed."""
         self._dismiss(work.actor)
 
-    def refuse_endless_waiting(self) -> None:
-        """Say once that there is no GPU; raises ClusterError when there was none for too long."""
-        if not self._use_gpu:
-            return
-        if self._cluster.capacity.gpus:
+    def refuse_endless_waiting(self, *, needed: bool) -> None:
+        """Say once that there is no GPU where one is needed; raises ClusterError when there was none for too long."""
+        if self._cluster.capacity.gpus or not (needed and self._use_gpu):
             self._gpu_seen, self._is_waiting = time.monotonic(), False
             return
         patience = max(_LEAST_PATIENCE, 60 * self._config.wait_minutes)
