@@ -145,7 +145,8 @@ class _Run:
     def step(self, batch: Batch) -> None:
         losses = self.model.step(batch)
         self.progress = replace(self.progress, step=self.progress.step + 1)
-        if self.rank == 0 and self.clock.shall_tell():
+        # A run of moments has losses to show too, at its validations.
+        if self.rank == 0 and (self.clock.shall_tell() or self.due()):
             self._tell(losses)
 
     def due(self) -> bool:
