@@ -89,8 +89,8 @@ def connect(*, num_cpus: int | None = None, log_to_driver: bool = True) -> Itera
 
     The private one keeps its files in a folder of its own, so that two of them, or another Ray on the same host, do not
     meet, and listens on loopback only. Where Ray is already running in this process nothing is done. Without
-    `log_to_driver` what its processes print stays in Ray's own files. Raises ClusterError where Ray does not start, or
-    ends processes that the block needs because their machine is out of memory.
+    `log_to_driver` what its processes print stays in Ray's own files. Raises ClusterError where no cluster
+    answers, Ray does not start, or it ends processes that the block needs because their machine is out of memory.
     """
     with _joined(num_cpus, log_to_driver):
         try:
@@ -232,7 +232,7 @@ def _try_port(address: str) -> None:
     """Raise OSError at once if nothing listens at HOST:PORT, which Ray would try for minutes."""
     host, _, port = address.rpartition(":")
     if port.isdigit() and "/" not in host:
-        socket.create_connection((host, int(port)), timeout=10).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _is_on_loopback_only(address: str) -> bool:

@@ -251,6 +251,14 @@ def start_all(pool: SeparatorPool) -> None:
         pool.started(loaded)
 
 
+def start_again(pool: SeparatorPool, times: int) -> None:
+    """Let actors start so often, and ask for new ones once more."""
+    for _ in range(times):
+        pool.grow(9)
+        start_all(pool)
+    pool.grow(9)
+
+
 @pytest.fixture
 def pool(separator: Separator, asked: list[float]) -> SeparatorPool:  # noqa: ARG001
     """Two actors that are none, and have started."""
@@ -327,10 +335,7 @@ def test_processes_on_a_node_that_was_just_lost_are_started_anew_for_a_minute(
     monkeypatch.setattr(separators.time, "sleep", sleep)
     monkeypatch.setattr(ray, "get", lost)
     pool = SeparatorPool(EvaluateConfig(num_separators=1), separator, ToldCluster())
-    for _ in range(61):
-        pool.grow(3)
-        start_all(pool)
-    pool.grow(3)
+    start_again(pool, 61)
     with pytest.raises(ClusterError, match="processes that separate do not start .*its node went"):
         start_all(pool)
     assert (now, len(asked)) == (1061.0, 62)
@@ -395,10 +400,7 @@ def test_processes_that_do_not_start_are_replaced_twice_and_then_told(
 
     monkeypatch.setattr(ray, "get", fail)
     pool = SeparatorPool(on_gpus(), separator, ToldCluster(gpus=1))
-    for _ in range(2):
-        pool.grow(9)
-        start_all(pool)
-    pool.grow(9)
+    start_again(pool, 2)
     with pytest.raises(ConfigError, match="torch finds no GPU here"):
         start_all(pool)
     assert len(asked) == 3
@@ -416,10 +418,7 @@ def test_a_process_that_starts_makes_up_for_those_that_did_not(
 
     monkeypatch.setattr(ray, "get", get)
     pool = SeparatorPool(on_gpus(num_separators=4), separator, ToldCluster(gpus=4))
-    for _ in range(2):
-        pool.grow(9)
-        start_all(pool)
-    pool.grow(9)
+    start_again(pool, 2)
     with pytest.raises(ClusterError, match="processes that separate do not start .*no kernel image"):
         start_all(pool)
     assert next(answers, None) is None

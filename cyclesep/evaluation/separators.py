@@ -67,7 +67,7 @@ class SeparatorPool:
         self._gpus_each = gpus_per_separator(config, cluster.capacity)
         self._actors: list[Actor] = []
         self._num_failed_starts = 0
-        self._first_failure = time.monotonic()
+        self._first_failure = 0.0
         self._gpu_seen = time.monotonic()
         self._is_waiting = False
 
@@ -100,6 +100,7 @@ class SeparatorPool:
         except exceptions.RayError as problem:
             self._dismiss(actor)
             self._refuse_endless_starts(problem)
+            time.sleep(_BETWEEN_STARTS)
         else:
             actor.loaded = None
             self._num_failed_starts = 0
@@ -158,7 +159,6 @@ class SeparatorPool:
             if isinstance(cause, CyclesepError):
                 raise cause from problem
             raise ClusterError(f"processes that separate do not start ({told(cause)[:300]})") from problem
-        time.sleep(_BETWEEN_STARTS)
 
     def dismiss_idle(self) -> None:
         """Nothing is left to separate: actors without work give back what they occupy."""
