@@ -2,15 +2,18 @@
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import ray
 
 from cyclesep import cluster, files
+from cyclesep.cluster import private
 from cyclesep.errors import ClusterError
 
 pytestmark = pytest.mark.xdist_group("ray")
@@ -25,7 +28,7 @@ def test_a_ray_that_does_not_start_is_told_in_one_line_and_leaves_nothing(
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
-    monkeypatch.setattr(cluster, "_SHORT", str(tmp_path))
+    monkeypatch.setattr(private, "_SHORT", str(tmp_path))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     before = dict(os.environ)
     with (
@@ -73,6 +76,67 @@ def test_an_address_at_which_no_cluster_answers_is_told_at_once(monkeypatch: pyt
             cluster.connect().__enter__()
 
 
+TOKEN, OTHER = "a" * 64, "b" * 64
+JOIN = """
+import ray
+from cyclesep.cluster import connect
+from cyclesep.errors import ClusterError
+
+class Actor:
+    def answer(self):
+        return "joined"
+
+try:
+    with connect():
+        print(ray.get(ray.remote(Actor).remote().answer.remote(), timeout=60))
+except ClusterError as told:
+    print(told)
+"""
+
+
+@pytest.mark.parametrize("protected", [False, True])
+def test_a_token_is_brought_exactly_to_a_cluster_that_asks_for_one(tmp_path: Path, protected: bool) -> None:
+    names = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    # Unix sockets lie there: a short one.
+    folder = tempfile.mkdtemp(prefix="cyclesep-token-", dir="/tmp")
+    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN} if protected else {"RAY_AUTH_MODE": "disabled"}
+
+    def told(token: str, **more: str) -> tuple[str, str]:
+        """What a process of a person with this token prints to stdout and stderr when it joins."""
+        home = tmp_path / (token[:1] or "nobody")
+        (home / ".ray").mkdir(parents=True, exist_ok=True)
+        if token:
+            (home / ".ray/auth_token").write_text(token)
+        done = subprocess.run(
+            [sys.executable, "-c", JOIN],
+            env={**environment, "HOME": str(home), "RAY_ADDRESS": address, **more},
+            capture_output=True, text=True, timeout=120, check=True,
+        )  # fmt: skip
+        return done.stdout.strip(), done.stderr
+
+    try:
+        with subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("cluster_host.py"))],
+            env={**environment, **own, "RAY_TMPDIR": folder},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        ) as host:  # fmt: skip
+            assert host.stdout is not None
+            address = next(line.strip() for line in host.stdout if line.count(":") == 1 and line[0].isdigit())
+            assert told(TOKEN) == told(TOKEN, RAY_AUTH_MODE="token") == ("joined", "")
+            assert told(TOKEN, RAY_AUTH_MODE="disabled") == ("joined", "")
+            refused = f"RAY_ADDRESS={address}: the cluster asks for a token (this machine has none, or another one); "
+            for token in (OTHER, ""):
+                answer, said = told(token)
+                assert answer.startswith(refused) if protected else answer == "joined"
+                assert said == ""
+            if protected:
+                lost = str(tmp_path / "lost")
+                assert "(RAY_AUTH_TOKEN_PATH is set but file cannot be opened" in told("", RAY_AUTH_TOKEN_PATH=lost)[0]
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def test_the_next_cluster_removes_what_a_killed_one_has_left_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,8 +144,8 @@ def test_the_next_cluster_removes_what_a_killed_one_has_left_and_nothing_else(
         raise Exception("no")
 
     script = (
-        "import os, signal, sys; from cyclesep import cluster; import ray\n"
-        "cluster._SHORT = sys.argv[1]\n"
+        "import os, signal, sys; from cyclesep import cluster; from cyclesep.cluster import private; import ray\n"
+        "private._SHORT = sys.argv[1]\n"
         "ray.init = lambda **_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "cluster.connect().__enter__()\n"
     )
@@ -91,7 +155,7 @@ def test_the_next_cluster_removes_what_a_killed_one_has_left_and_nothing_else(
     # The second has removed what the first left.
     (left,) = tmp_path.iterdir()
     (tmp_path / "cyclesep-ray-other").mkdir()
-    monkeypatch.setattr(cluster, "_SHORT", str(tmp_path))
+    monkeypatch.setattr(private, "_SHORT", str(tmp_path))
     (held := tmp_path / "cyclesep-ray-held").mkdir()
     with files.locked(held / "owner.lock", wait=True):  # type: ignore[union-attr]
         monkeypatch.setattr(ray, "is_initialized", lambda: False)

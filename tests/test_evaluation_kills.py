@@ -145,7 +145,7 @@ def test_a_node_that_is_killed_costs_time_and_nothing_else(
     driver = host.driver(*words, *pool, output=output)
     wait_for_parts(output, 3, driver)
     host.tell(f"kill {name}")
-    assert ended(driver, output) == 0
+    assert ended(driver, output) == 0, output.with_suffix(".log").read_text()[-3000:]
     assert pyarrow.parquet.read_table(output / "scores.parquet").equals(expected)
 
 

@@ -91,7 +91,8 @@ def _measured(train: TrainConfig, workers: int, batch_size: int) -> _Speed:
     report = fit(train, show=False)
     scalars = read_scalars(report.folder)
     rates = scalars.get("speed/crops_per_second", Told())
-    counted = [i for i, step in enumerate(rates.steps) if step > _WARM_UP * train.steps]
+    # The last is of what is left of a second.
+    counted = [i for i, step in enumerate(rates.steps) if _WARM_UP * train.steps < step < train.steps]
     if not counted:
         raise ConfigError(f"train.steps={train.steps}: too few to have a speed, which is told once a second; give more")
     return _Speed(

@@ -20,10 +20,8 @@ _log = logging.getLogger(__name__)
 _TRACKS_PER_ACTOR = 2
 # Without one that succeeds among them.
 _MAX_STARTS = 3
-# Seconds in which a node that was lost may come back, or Ray notices that it is.
+# Seconds in which a node that was lost may come back.
 _LEAST_PATIENCE = 60.0
-# Seconds to wait after a start that failed.
-_BETWEEN_STARTS = 1.0
 # Shares such as a third are not exact.
 _ROUNDING = 1e-6
 
@@ -67,7 +65,6 @@ class SeparatorPool:
         self._gpus_each = gpus_per_separator(config, cluster.capacity)
         self._actors: list[Actor] = []
         self._num_failed_starts = 0
-        self._first_failure = 0.0
         self._gpu_seen = time.monotonic()
         self._is_waiting = False
 
@@ -99,8 +96,12 @@ class SeparatorPool:
             ray.get(loaded)
         except exceptions.RayError as problem:
             self._dismiss(actor)
-            self._refuse_endless_starts(problem)
-            time.sleep(_BETWEEN_STARTS)
+            self._num_failed_starts += 1
+            if self._num_failed_starts == _MAX_STARTS:
+                cause = problem.cause if isinstance(problem, exceptions.RayTaskError) else problem
+                if isinstance(cause, CyclesepError):
+                    raise cause from problem
+                raise ClusterError(f"processes that separate do not start ({told(cause)[:300]})") from problem
         else:
             actor.loaded = None
             self._num_failed_starts = 0
@@ -143,22 +144,6 @@ class SeparatorPool:
                 f"the cluster has had no GPU for {patience:g} s; what is done is kept: run the same command again when "
                 "there is one, or with separation.device=cpu; wait_minutes= waits longer"
             )
-
-    def _refuse_endless_starts(self, problem: exceptions.RayError) -> None:
-        """Count a start that failed; raises its cause at the third in a row.
-
-        Those of processes that die count for a minute first: Ray goes on to start some on a node that was just lost.
-        """
-        now = time.monotonic()
-        if self._num_failed_starts == 0:
-            self._first_failure = now
-        self._num_failed_starts += 1
-        is_told = isinstance(problem, exceptions.RayTaskError)
-        if self._num_failed_starts >= _MAX_STARTS and (is_told or now - self._first_failure > _LEAST_PATIENCE):
-            cause = problem.cause if is_told else problem
-            if isinstance(cause, CyclesepError):
-                raise cause from problem
-            raise ClusterError(f"processes that separate do not start ({told(cause)[:300]})") from problem
 
     def dismiss_idle(self) -> None:
         """Nothing is left to separate: actors without work give back what they occupy."""
