@@ -29,20 +29,26 @@ def on_cluster(address: str, log_to_driver: bool) -> Iterator[None]:
     """Be a driver of the cluster at `address` for the length of the block; raises ClusterError if it does not let."""
     authentication = os.environ.get(_AUTHENTICATION)
     try:
+        _join(address, log_to_driver)
         try:
-            _try_port(address)
-            with on_loopback() if is_on_loopback_only(address) else nullcontext():
-                _bring_token_if_asked(address)
-                ray.init(logging_level=logging.WARNING, log_to_driver=log_to_driver, runtime_env=_with_address(address))
-        except (OSError, ray.exceptions.RpcError) as problem:
-            raise ClusterError(
-                f"RAY_ADDRESS={address}: no Ray cluster answers there; correct it, or unset RAY_ADDRESS to run on this "
-                "machine alone"
-            ) from problem
-        yield
+            yield
+        finally:
+            ray.shutdown()
     finally:
-        ray.shutdown()
         _authenticate_by(authentication)
+
+
+def _join(address: str, log_to_driver: bool) -> None:
+    try:
+        _try_port(address)
+        with on_loopback() if is_on_loopback_only(address) else nullcontext():
+            _bring_token_if_asked(address)
+            ray.init(logging_level=logging.WARNING, log_to_driver=log_to_driver, runtime_env=_with_address(address))
+    except (OSError, ray.exceptions.RpcError) as problem:
+        raise ClusterError(
+            f"RAY_ADDRESS={address}: no Ray cluster answers there; correct it, or unset RAY_ADDRESS to run on this "
+            "machine alone"
+        ) from problem
 
 
 def _with_address(address: str) -> dict[str, dict[str, str]]:
