@@ -1,6 +1,7 @@
 """A folder on this machine or in S3 behind one set of verbs; files appear whole or not at all."""
 
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,8 +14,8 @@ from cyclesep.errors import StorageError
 
 # What a killed process leaves is hidden and harmless; it goes when nobody can still be writing it.
 _ABANDONED_SECONDS = 3600.0
-# What processes of a job that was killed may take to follow it.
-_DYING_SECONDS = 5.0
+# What processes of a job that was killed may take to follow it; and a server of NFS to forget a machine that was lost.
+_DYING_SECONDS, _LEASE_SECONDS = 5.0, 120.0
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,8 @@ class Folder:
         """Keep other processes that ask for the same out of the block, of any machine if the folder lies in S3.
 
         The lock is the file `name`. One that its owner left when it was killed is waited for until it counts as
-        abandoned: in S3 90 s at most. Raises LockHeldError if somebody holds it, StorageError if it cannot be written.
+        abandoned: in S3 90 s at most, on a shared disk 120 s if it was of another machine. Raises LockHeldError if
+        somebody holds it, StorageError if it cannot be written.
         """
         if not self.is_remote:
             with _held_here(self.path / name):
@@ -196,12 +198,17 @@ class Folder:
 
 @contextmanager
 def _held_here(path: Path) -> Iterator[None]:
-    until = time.monotonic() + _DYING_SECONDS
+    began = time.monotonic()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         while (lock := files.locked(path, wait=False)) is None:
-            if time.monotonic() > until:
-                raise storage.LockHeldError(f"{path}: held by {path.read_text() or 'another process'}; wait for it")
+            holder = path.read_text()
+            is_here = not holder or holder.endswith(f" on {socket.gethostname()}")
+            if time.monotonic() - began > (_DYING_SECONDS if is_here else _LEASE_SECONDS):
+                raise storage.LockHeldError(
+                    f"{path}: held by {holder or 'another process'}; wait for it, or delete the file if that one's "
+                    "machine is gone"
+                )
             time.sleep(0.2)
     except OSError as problem:
         raise StorageError(

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 import ray
@@ -167,16 +168,15 @@ def _ingest_all(
 
 def _outcomes(tracks: Iterable[Track], config: IngestConfig, output: Output) -> Iterator[TrackRecord | FailedTrack]:
     task = ray.remote(num_cpus=1, max_retries=1)(ingest_track)
-    # Twice the cores: the next task is at hand when one ends, and memory is only used by those that run.
-    limit = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
     waiting = iter(tracks)
     running: dict[Any, Track] = {}
     try:
         while True:
-            for track in waiting:
+            # Twice the cores, of which there may be more by now: the next task is at hand when one ends, and memory is
+            # only used by those that run.
+            limit = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+            for track in islice(waiting, max(0, limit - len(running))):
                 running[task.remote(track, config, output)] = track
-                if len(running) >= limit:
-                    break
             if not running:
                 return
             (done,), _ = ray.wait(list(running), num_returns=1)

@@ -4,7 +4,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -383,22 +383,59 @@ def test_processes_that_do_not_start_are_replaced_twice_and_then_told(
     assert len(asked) == 3
 
 
-def test_a_process_that_starts_makes_up_for_those_that_did_not(
-    separator: Separator, asked: list[float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answers = iter([True, True, False, True, True, False, True, True, True])
+def fail_where(answers: Sequence[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the next starts fail, or not."""
+    left = iter(answers)
 
     def get(_: object) -> None:
-        if next(answers):
+        if next(left):
             raise ray.exceptions.NodeDiedError("its node went")
 
     monkeypatch.setattr(ray, "get", get)
-    pool = SeparatorPool(on_gpus(num_separators=4), separator, ToldCluster(gpus=4))
+
+
+def test_a_process_that_starts_makes_up_for_those_that_did_not(
+    separator: Separator, asked: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_where([True, True, False, True, True, True], monkeypatch)
+    pool = SeparatorPool(on_gpus(), separator, ToldCluster(gpus=1))
+    start_again(pool, 3)
+    pool.dismiss_idle()
     start_again(pool, 2)
     with pytest.raises(ClusterError, match="processes that separate do not start .*its node went"):
         start_all(pool)
-    assert next(answers, None) is None
-    assert len(asked) == 9
+    assert len(asked) == 6
+
+
+def test_a_place_in_which_none_starts_is_given_up_while_others_work(
+    separator: Separator, asked: list[float], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fail_where([False, True, True, True], monkeypatch)
+    pool = SeparatorPool(on_gpus(), separator, ToldCluster(gpus=2))
+    start_again(pool, 5)
+    assert (len(asked), pool.size) == (4, 1)
+    (told,) = caplog.messages
+    assert told.startswith("one process less separates: it does not start (NodeDiedError:")
+
+
+def test_processes_for_which_there_is_no_room_are_told_once(
+    separator: Separator,
+    asked: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(separators.time, "monotonic", lambda: now)
+    pool = SeparatorPool(on_gpus(), separator, ToldCluster(gpus=1))
+    pool.grow(3)
+    for _ in range(5):
+        now += 30.0
+        pool.refuse_endless_waiting(needed=True)
+    assert caplog.messages == ["no separator has started for 60 s; other jobs may hold the GPUs"]
+    start_all(pool)
+    now += 300.0
+    pool.refuse_endless_waiting(needed=True)
+    assert (len(caplog.messages), len(asked)) == (1, 1)
 
 
 def test_an_actor_has_one_track_to_separate_and_one_to_read(pool: SeparatorPool, separator: Separator) -> None:

@@ -6,7 +6,7 @@ import stempeg
 
 from cyclesep.audio import Waveform
 from cyclesep.errors import ScoringError
-from cyclesep.scoring import usdr
+from cyclesep.scoring import oracles, usdr
 from cyclesep.scoring.oracles import OracleMask, mixture_as_estimate, separate_blindly, separate_by_oracle
 
 STEMS = ("drums", "bass", "other", "vocals")
@@ -43,6 +43,20 @@ def test_the_blind_heuristic_beats_the_mixture_and_every_share_of_it(track: dict
     blind = mean_usdr(track, separate_blindly(track["mixture"]))
     for divisor in (1.0, 2.0, 4.0):
         assert blind > mean_usdr(track, mixture_as_estimate(track["mixture"], STEMS, divisor=divisor))
+
+
+def test_blocks_make_what_the_whole_makes(track: dict[str, Waveform], monkeypatch: pytest.MonkeyPatch) -> None:
+    def all_of_them() -> list[dict[str, Waveform]]:
+        masks = [separate_by_oracle(mask, track) for mask in MASKS]
+        return [*masks, separate_blindly(track["mixture"])]
+
+    whole = all_of_them()
+    # 2 s are 173 frames.
+    monkeypatch.setattr(oracles, "BLOCK_FRAMES", 50)
+    for one, other in zip(whole, all_of_them(), strict=True):
+        assert list(one) == list(other)
+        for name in one:
+            np.testing.assert_allclose(other[name].samples, one[name].samples, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("mask", ["IRM1", "IRM2", "MWF"])

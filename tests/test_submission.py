@@ -332,6 +332,21 @@ def test_a_jobs_settings_are_checked_here(
     assert "no cluster is named" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("train", "shards=s3://music/mine"), "storage=runs: lies in the job's own folder on the cluster"),
+        (("evaluate", "checkpoint=s3://music/runs/vocals", "output=here"), "output=here: lies in the job's own folder"),
+    ],
+)
+def test_results_that_ray_would_delete_are_refused(
+    submit: Callable[..., int], capsys: pytest.CaptureFixture[str], toy: Path, words: tuple[str, ...], told: str
+) -> None:
+    write(toy, f"jobs/{words[0]}.py")
+    assert submit(*words) == 1
+    assert told in capsys.readouterr().err
+
+
 def test_help_names_every_option(submit: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert submit("--help") == 0
     told = capsys.readouterr().out

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cyclesep import checkpoints, settings
+from cyclesep.cyclegan.adversarial import AdversarialLoss
 from cyclesep.errors import ConfigError, TrainingError
 from cyclesep.shards import ShardReader
 from cyclesep.training import TrainConfig, fit
@@ -92,6 +93,22 @@ def test_what_cannot_be_is_refused_before_anything_starts(
     with pytest.raises(ConfigError, match=told):
         fit(config)
     assert not Path(config.storage).exists()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_terms_that_come_late_are_tried_before_anything_starts(
+    configured: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = []
+
+    def prepared(adversary: AdversarialLoss, *_: object, **__: object) -> None:
+        steps.append(adversary)
+        raise RuntimeError("no kernel image")
+
+    monkeypatch.setattr(AdversarialLoss, "prepared", prepared)
+    with pytest.raises(ConfigError, match=r"a step on crops .* fails \(no kernel image\)"):
+        fit(configured(name="late", cyclegan__adversarial_from_step=6))
+    assert len(steps) == 1
 
 
 def test_a_name_is_no_path() -> None:

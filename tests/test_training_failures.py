@@ -1,9 +1,11 @@
 """An error that a user can put right stays one line, whatever process it comes from; a bug keeps its traceback."""
 
 import logging
+import re
 from collections.abc import Iterator
 
 import pytest
+import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from cyclesep.errors import ShardError, TrainingError
@@ -39,6 +41,14 @@ def test_the_cause_is_found_below_what_is_wrapped_around_it() -> None:
     assert str(cause) == MESSAGE
     assert known_cause(TypeError("a bug")) is None
     assert isinstance(known_cause(TrainingError("z")), TrainingError)
+
+
+def test_a_gpu_without_memory_is_told_with_what_helps() -> None:
+    wrapped = RuntimeError("a worker failed")
+    wrapped.__cause__ = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has")
+    cause = known_cause(wrapped)
+    assert type(cause) is TrainingError
+    assert re.fullmatch(r"a GPU has too little memory .*2\.00 GiB\. GPU 0.*accumulate=2 or more.*", str(cause))
 
 
 def logged(problem: Exception, caplog: pytest.LogCaptureFixture) -> str:

@@ -1,16 +1,21 @@
 """The parts of a search that need no cluster: how many trials fit, who is best, what is noise, what is left to wait."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from ray.util.state.exception import ServerUnavailable
 
 from cyclesep import settings
 from cyclesep.errors import ConfigError
+from cyclesep.folder import Folder
+from cyclesep.tuning import groups, outputs
 from cyclesep.tuning.capacity import DRIVER_MEMORY, num_concurrent
 from cyclesep.tuning.config import TuneConfig
 from cyclesep.tuning.finalists import Contender, standings, verdicts
@@ -217,3 +222,24 @@ def test_si_sir_is_the_ratio_of_what_is_left_of_the_others() -> None:
 
 def test_a_trial_is_called_by_its_number_or_by_the_id_that_optuna_gave_it() -> None:
     assert [label(trial_id) for trial_id in ("db58d_00007", "db58d_00123", "b5d29a7e")] == ["t07", "t123", "b5d29a7e"]
+
+
+def test_a_copy_that_was_made_whole_before_its_search_was_killed_still_stands_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, search = Folder.of(tmp_path / "run/step-8"), Folder.of(tmp_path / "search")
+    for folder in (source, search.below("best")):
+        folder.write_text("progress.json", "{}")
+    monkeypatch.setattr(outputs.checkpoints, "located", lambda _: source)
+    monkeypatch.setattr(outputs.checkpoints, "read_progress", lambda _: "the same")
+    outputs._keep_checkpoint(SimpleNamespace(winner_run=None, folder=search))  # type: ignore[arg-type]
+    assert json.loads(search.read_text("run.json")) == {"best": "best", "last": "best"}
+
+
+def test_a_cluster_without_a_dashboard_holds_a_search_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unavailable() -> set[str]:
+        raise ServerUnavailable("no dashboard")
+
+    monkeypatch.setattr(groups, "groups_of_this_job", unavailable)
+    with groups.no_groups_left():
+        pass

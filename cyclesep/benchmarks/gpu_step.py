@@ -83,6 +83,8 @@ def _notebook(width: int, *, tf32: bool) -> Step:
 def _measured(name: str, build: Callable[[], Step], batch_size: int, steps: int, peak: float, flops: float) -> Row:
     """Build, warm up, then time `steps` steps together, from idle to idle."""
     try:
+        # Compiled again for this batch: what was seen of others would make its size a variable.
+        torch.compiler.reset()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         batch, step = random_batch(batch_size, device="cuda"), build()

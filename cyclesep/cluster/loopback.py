@@ -8,9 +8,9 @@ from contextlib import contextmanager
 import ray
 from ray._private import ray_constants
 
-# For the processes of a private cluster: Ray's (see on_loopback), and gloo's for the workers' gradients.
+# For the processes of a private cluster: Ray's (see on_loopback), and gloo's and NCCL's for the workers' gradients.
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} | (
-    {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+    {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
 )
 
 

@@ -34,8 +34,8 @@ def private_cluster(num_cpus: int | None, log_to_driver: bool) -> Iterator[None]
         with _environment({"RAY_TMPDIR": folder} | _UNWATCHED):
             with _environment(LOOPBACK), on_loopback(), _startup_told():
                 ray.init(
-                    address="local", num_cpus=num_cpus, logging_level=logging.WARNING, log_to_driver=log_to_driver,
-                    _temp_dir=folder, _node_ip_address="127.0.0.1",
+                    address="local", num_cpus=num_cpus, num_gpus=_usable_gpus(), logging_level=logging.WARNING,
+                    log_to_driver=log_to_driver, _temp_dir=folder, _node_ip_address="127.0.0.1",
                 )  # fmt: skip
             _note_address(Path(folder))
             yield
@@ -43,6 +43,14 @@ def private_cluster(num_cpus: int | None, log_to_driver: bool) -> Iterator[None]
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
         owner.close()
+
+
+def _usable_gpus() -> int | None:
+    """0 where torch can use none of those that Ray would count; None leaves the counting to Ray."""
+    # Here, because not every job needs it.
+    import torch
+
+    return None if torch.cuda.is_available() else 0
 
 
 def _remove_abandoned(parent: Path) -> None:

@@ -99,6 +99,12 @@ class CycleGAN:
         """The separator itself, without what `wrap` put around it."""
         return self.generators["separator"]
 
+    @property
+    def last_change(self) -> int:
+        """The step from which on all terms count that ever do."""
+        begins = [self.config.adversarial_from_step] if self.discriminators else [0]
+        return max(begins + [self.config.swap_from_step] * ("swap_cycle" in self.weights))
+
     def step(self, batch: Batch) -> dict[str, float | Tensor]:
         """Advance all networks by one batch: the generators first, then the discriminators on the same fakes.
 

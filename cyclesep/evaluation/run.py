@@ -80,6 +80,9 @@ def evaluate(config: EvaluateConfig) -> EvaluationReport:
     kept = kept_of(results, items)
     # Before anything costs time: a place that cannot be written is told here.
     results.folder.write_text(ASKED, settings.to_yaml(config))
+    if not results.folder.is_remote:
+        # By this machine: on NFS one that has just looked for it in vain may not see for a while that another made it.
+        Path(results.folder.path_of(PARTS)).mkdir(exist_ok=True)
     outcomes = kept | _made(config, [item for item in items if item.part not in kept], num_kept=len(kept))
     evaluated = EvaluationReport(
         results=results,

@@ -65,6 +65,10 @@ class SeparatorPool:
         self._gpus_each = gpus_per_separator(config, cluster.capacity)
         self._actors: list[Actor] = []
         self._num_failed_starts = 0
+        # Places in which none starts.
+        self._num_broken = 0
+        self._some_loaded = time.monotonic()
+        self._is_starving = False
         self._gpu_seen = time.monotonic()
         self._is_waiting = False
 
@@ -72,7 +76,7 @@ class SeparatorPool:
     def size(self) -> int:
         """How many actors there may be."""
         fitting = int(self._cluster.capacity.gpus / self._gpus_each + _ROUNDING) if self._use_gpu else 1
-        return self._config.num_separators or max(1, fitting)
+        return max(1, (self._config.num_separators or fitting) - self._num_broken)
 
     @property
     def starting(self) -> list[Any]:
@@ -89,7 +93,8 @@ class SeparatorPool:
     def started(self, loaded: Any) -> None:
         """An actor has its separator, or could not get it, for which another one is started.
 
-        Raises what was in the way when that has happened too often since the last one that started.
+        When that has happened too often since the last one that started, its place is given up: a GPU of which the
+        driver is broken, say. Raises what was in the way if no other place is left.
         """
         actor = next(actor for actor in self._actors if actor.loaded == loaded)
         try:
@@ -98,10 +103,7 @@ class SeparatorPool:
             self._dismiss(actor)
             self._num_failed_starts += 1
             if self._num_failed_starts == _MAX_STARTS:
-                cause = problem.cause if isinstance(problem, exceptions.RayTaskError) else problem
-                if isinstance(cause, CyclesepError):
-                    raise cause from problem
-                raise ClusterError(f"processes that separate do not start ({told(cause)[:300]})") from problem
+                self._give_up_place(problem)
         else:
             actor.loaded = None
             self._num_failed_starts = 0
@@ -132,6 +134,7 @@ class SeparatorPool:
 
     def refuse_endless_waiting(self, *, needed: bool) -> None:
         """Say once that there is no GPU where one is needed; raises ClusterError when there was none for too long."""
+        self._tell_of_starving(needed)
         if self._cluster.capacity.gpus or not (needed and self._use_gpu):
             self._gpu_seen, self._is_waiting = time.monotonic(), False
             return
@@ -144,6 +147,26 @@ class SeparatorPool:
                 f"the cluster has had no GPU for {patience:g} s; what is done is kept: run the same command again when "
                 "there is one, or with separation.device=cpu; wait_minutes= waits longer"
             )
+
+    def _tell_of_starving(self, needed: bool) -> None:
+        """Say once when no process has started for a minute, as where other jobs hold what it takes."""
+        now = time.monotonic()
+        if not needed or not self._actors or any(actor.loaded is None for actor in self._actors):
+            self._some_loaded, self._is_starving = now, False
+        elif not self._is_starving and self._cluster.capacity.gpus and now - self._some_loaded > _LEAST_PATIENCE:
+            self._is_starving = True
+            _log.warning("no separator has started for %g s; other jobs may hold the GPUs", _LEAST_PATIENCE)
+
+    def _give_up_place(self, problem: exceptions.RayError) -> None:
+        cause = problem.cause if isinstance(problem, exceptions.RayTaskError) else problem
+        if any(actor.loaded is None for actor in self._actors):
+            _log.warning("one process less separates: it does not start (%s)", told(cause)[:300])
+            self._num_broken += 1
+            self._num_failed_starts = 0
+        elif isinstance(cause, CyclesepError):
+            raise cause from problem
+        else:
+            raise ClusterError(f"processes that separate do not start ({told(cause)[:300]})") from problem
 
     def dismiss_idle(self) -> None:
         """Nothing is left to separate: actors without work give back what they occupy."""

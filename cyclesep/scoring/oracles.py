@@ -4,7 +4,7 @@ The masks are those of SiSEC 2018's oracle systems (https://github.com/sigsep/si
 they mark about what a mask of their kind can reach. The mixture and the blind heuristic know the mixture alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -25,6 +25,9 @@ STFT_SAMPLES = 2048
 MEDIAN_BINS = 17
 # Of what may be vocals, where there is one channel and so no centre.
 MONO_SHARE = 0.6
+# Frames that are worked on at a time (24 s), and those beyond them that matter: windows overlap by three, and the
+# median looks at eight.
+BLOCK_FRAMES, MARGIN_FRAMES = 2048, 4 + MEDIAN_BINS // 2
 TINY = float(np.finfo(np.float32).tiny)
 
 
@@ -40,11 +43,17 @@ def separate_by_oracle(mask: OracleMask, references: Mapping[str, Waveform]) -> 
     if not stems:
         raise ScoringError("an oracle needs the references; give the stems of the track")
     mixture = references.get(MIXTURE) or _sum(stems)
-    transform = _Transform(mixture)
-    mixed = transform.forward(mixture)
-    targets = np.stack([transform.forward(stem) for stem in stems.values()])
-    separated = _multichannel_wiener(targets, mixed) if mask == "MWF" else _mask(mask, np.abs(targets)) * mixed
-    return {name: transform.backward(spectra) for name, spectra in zip(stems, separated, strict=True)}
+    for stem in stems.values():
+        if stem.samples.shape != mixture.samples.shape or stem.sample_rate != mixture.sample_rate:
+            raise ScoringError(
+                f"a reference is {stem.samples.shape} at {stem.sample_rate} Hz, the mixture {mixture.samples.shape} at "
+                f"{mixture.sample_rate} Hz (channels, time); make them equal"
+            )
+    everything = {**stems, MIXTURE: mixture}
+    if mask == "MWF":
+        # Its covariances are of the whole track.
+        return _masked(mask, everything)
+    return _by_blocks(everything, lambda block: _masked(mask, block))
 
 
 def mixture_as_estimate(mixture: Waveform, targets: tuple[str, ...], *, divisor: float = 1.0) -> dict[str, Waveform]:
@@ -68,6 +77,40 @@ def separate_blindly(mixture: Waveform) -> dict[str, Waveform]:
     (D. FitzGerald, "Harmonic/percussive separation using median filtering", DAFx 2010), vocals what of the rest up to
     8 kHz is alike in both channels, or a share of it in mono; other is what is left. The four add up to the mixture.
     """
+    return _by_blocks({MIXTURE: mixture}, lambda block: _by_rules(block[MIXTURE]))
+
+
+def _by_blocks(
+    waveforms: Mapping[str, Waveform], separate: Callable[[Mapping[str, Waveform]], dict[str, Waveform]]
+) -> dict[str, Waveform]:
+    """What `separate` makes of the whole, made block by block: its spectra take hundreds of times a block's memory."""
+    like = next(iter(waveforms.values()))
+    hop = _Transform(like).stft.hop
+    length, margin = BLOCK_FRAMES * hop, MARGIN_FRAMES * hop
+    made: dict[str, Samples] = {}
+    for start in range(0, max(1, like.num_samples), length):
+        begin = max(0, start - margin)
+        block = {
+            name: Waveform(samples=wave.samples[:, begin : start + length + margin], sample_rate=wave.sample_rate)
+            for name, wave in waveforms.items()
+        }
+        for name, estimate in separate(block).items():
+            whole = made.setdefault(name, np.zeros_like(like.samples, dtype=np.float32))
+            whole[:, start : start + length] = estimate.samples[:, start - begin :][:, :length]
+    return {name: Waveform(samples=samples, sample_rate=like.sample_rate) for name, samples in made.items()}
+
+
+def _masked(mask: OracleMask, references: Mapping[str, Waveform]) -> dict[str, Waveform]:
+    mixture = references[MIXTURE]
+    stems = {name: stem for name, stem in references.items() if name != MIXTURE}
+    transform = _Transform(mixture)
+    mixed = transform.forward(mixture)
+    targets = np.stack([transform.forward(stem) for stem in stems.values()])
+    separated = _multichannel_wiener(targets, mixed) if mask == "MWF" else _mask(mask, np.abs(targets)) * mixed
+    return {name: transform.backward(spectra) for name, spectra in zip(stems, separated, strict=True)}
+
+
+def _by_rules(mixture: Waveform) -> dict[str, Waveform]:
     transform = _Transform(mixture)
     mixed = transform.forward(mixture)
     power = (np.abs(mixed) ** 2).sum(axis=0)
@@ -103,11 +146,6 @@ class _Transform:
 
     def forward(self, waveform: Waveform) -> Spectrogram:
         """(channels, frequencies, frames)."""
-        if waveform.samples.shape != self.mixture.samples.shape or waveform.sample_rate != self.mixture.sample_rate:
-            raise ScoringError(
-                f"a reference is {waveform.samples.shape} at {waveform.sample_rate} Hz, the mixture "
-                f"{self.mixture.samples.shape} at {self.mixture.sample_rate} Hz (channels, time); make them equal"
-            )
         padded = np.pad(waveform.samples, [(0, 0), (0, self.padded - waveform.num_samples)])
         spectra: Spectrogram = self.stft.stft(padded).astype(np.complex64)
         return spectra

@@ -218,7 +218,18 @@ def _refuse_settings(job: str, words: Sequence[str]) -> None:
     if others and JOBS[job].words_fill:
         values.insert(0, f"{filled}={others}")
     module, _, name = JOBS[job].config.partition(":")
-    settings.load(getattr(importlib.import_module(module), name), files, values)
+    _refuse_lost_output(settings.load(getattr(importlib.import_module(module), name), files, values))
+
+
+def _refuse_lost_output(config: object) -> None:
+    """Raise ConfigError for a place below the folder that a job runs in: Ray deletes that, code and results."""
+    for field in ("storage", "output"):
+        place = getattr(config, field, None)
+        if isinstance(place, str) and place and not place.startswith(("/", "~", "s3://")):
+            raise ConfigError(
+                f"{field}={place}: lies in the job's own folder on the cluster, which Ray deletes; set it to a folder "
+                "there (/shared/...) or to s3://bucket/prefix"
+            )
 
 
 def _refuse_words(verb: str, words: Sequence[str], *, expected: int) -> None:

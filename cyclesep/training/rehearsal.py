@@ -1,4 +1,4 @@
-"""One step of a run in this process, before any worker is started: what cannot work is told at once, and once."""
+"""Steps of a run in this process, before any worker is started: what cannot work is told at once, and once."""
 
 from cyclesep import checkpoints
 from cyclesep.crops import Batch, CropStream
@@ -13,7 +13,8 @@ _MAX_SAMPLES = 16384
 
 
 def rehearse(config: TrainConfig, reader: ShardReader) -> None:
-    """Build the networks of a run on the CPU, load what they start from and take one step on the start of two crops.
+    """Build the networks of a run on the CPU, load what they start from and take a step on the start of two crops,
+    and one more with the terms that come later in the run.
 
     Raises ConfigError for settings that do not fit each other or the shards, CheckpointError for a state that cannot be
     loaded, ShardError for crops that cannot be read.
@@ -35,13 +36,15 @@ def rehearse(config: TrainConfig, reader: ShardReader) -> None:
             checkpoints.load_state(config.start_from, model)
         batch = stream.batch(0)
         num_crops = _NUM_CROPS * config.cyclegan.accumulate
-        model.step(
-            Batch(
-                mixture=batch.mixture[:num_crops, ..., :_MAX_SAMPLES],
-                target=batch.target[:num_crops, ..., :_MAX_SAMPLES],
-                paired=batch.paired,
-            )
+        crops = Batch(
+            mixture=batch.mixture[:num_crops, ..., :_MAX_SAMPLES],
+            target=batch.target[:num_crops, ..., :_MAX_SAMPLES],
+            paired=batch.paired,
         )
+        model.step(crops)
+        if model.step_number < model.last_change:
+            model.step_number = model.last_change
+            model.step(crops)
     except (RuntimeError, ValueError) as problem:
         told = " ".join(str(problem).split())[:200]
         raise ConfigError(

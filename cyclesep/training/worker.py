@@ -136,7 +136,9 @@ class _Run:
             start_step=self.progress.step,
             num_steps=self.config.steps - self.progress.step,
         )
-        loader = iter(crop_loader(stream, num_processes=self.config.num_loader_processes))
+        loader = iter(
+            crop_loader(stream, num_processes=self.config.num_loader_processes, pin_memory=self.device.type == "cuda")
+        )
         for _ in range(self.config.steps - self.progress.step):
             with self.clock.waiting():
                 batch: Batch = next(loader).to(self.device, non_blocking=True)
@@ -195,7 +197,9 @@ class _Run:
         if self.validation is None:
             return {}
         own = (tensor[self.rank :: self.world].to(self.device) for tensor in self.validation)
-        total = validation.validate(self.model.ema_separator, *own, batch_size=self.config.crops.batch_size)
+        # No more at a time than a step takes.
+        at_a_time = max(1, self.config.crops.batch_size // (self.world * self.config.cyclegan.accumulate))
+        total = validation.validate(self.model.ema_separator, *own, batch_size=at_a_time)
         if self.world > 1:
             torch.distributed.all_reduce(total)
         return validation.summarise(total.cpu(), self.config.targets)

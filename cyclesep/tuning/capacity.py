@@ -51,7 +51,10 @@ def num_concurrent(config: TuneConfig, nodes: Sequence[Mapping[str, float]]) -> 
     drivers = sum(int(node.get("memory", 0.0) // DRIVER_MEMORY) for node in nodes)
     fitting = min(workers // needs.num_workers, drivers)
     if fitting == 0:
-        raise ConfigError(f"train: {_asked(needs)}, and the cluster has {_has(nodes)}; lower what a trial takes")
+        raise ConfigError(
+            f"train: {_asked(needs)}, and the cluster has {_has(nodes)}; lower what a trial takes, or "
+            "start nodes first: a search does not wait for a cluster to grow"
+        )
     allowed = min(fitting, config.max_concurrent or fitting)
     if config.scheduler == "pbt" and allowed < config.trials:
         raise ConfigError(

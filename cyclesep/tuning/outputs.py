@@ -32,10 +32,9 @@ def _keep_checkpoint(report: SearchReport) -> None:
     """Copy the winner's checkpoint to where the folder of the search stands for it."""
     source, kept = checkpoints.located(report.winner_run), report.folder.below(CHECKPOINT)
     whole = kept.holds(checkpoints.PROGRESS)
-    if whole and checkpoints.read_progress(kept) == checkpoints.read_progress(source):
-        return
-    kept.delete_all()
-    kept.copy_files(source, last=checkpoints.PROGRESS)
+    if not (whole and checkpoints.read_progress(kept) == checkpoints.read_progress(source)):
+        kept.delete_all()
+        kept.copy_files(source, last=checkpoints.PROGRESS)
     checkpoints.write_run(report.folder, best=CHECKPOINT, last=CHECKPOINT)
 
 

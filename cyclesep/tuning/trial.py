@@ -26,8 +26,9 @@ from cyclesep.tuning.space import Space
 from cyclesep.tuning.tell import Report
 
 # Read by Ray Train in this process. Trials are short and many, so their workers are looked after more often than every
-# other second; and many start at once, so that on a busy machine a minute is too short for it.
-_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300"}
+# other second; and they wait for their workers as long as others hold what these take (a day), which Ray Train would
+# count as a failure.
+_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "86400"}
 
 # What a trial of a final draws, beside the parameters of a space.
 CONTENDER, SEED = "contender", "seed"
