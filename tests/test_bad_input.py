@@ -418,7 +418,8 @@ def test_when_no_track_can_be_scored_there_is_a_reason_and_no_table(
     (error,) = [line for line in ended.errors if line.startswith("cyclesep evaluate: error: ")]
     assert "none of 1 tracks could be scored; mixture: song: " in error
     assert "samples are NaN or infinite" in error
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["evaluation.yaml"]
+    left = [path.relative_to(tmp_path).as_posix() for path in tmp_path.glob("out/**/*")]
+    assert sorted(left) == ["out/evaluation.yaml", "out/parts"]
 
 
 # as users start it

@@ -203,9 +203,14 @@ def test_landmarks_headings_and_names_are_there(opened: Callable[..., Page]) -> 
 def wait_past(page: Page, player: int, seconds: float) -> None:
     """Until a player is past a moment; the page forbids what `wait_for_function` does."""
     page.evaluate(
-        """([number, seconds]) => new Promise((resolve) => {
+        """([number, seconds]) => new Promise((resolve, reject) => {
           const { player } = document.querySelectorAll(".player")[number];
-          const look = () => (player.position() > seconds ? resolve() : setTimeout(look, 20));
+          const began = performance.now();
+          const look = () => {
+            if (player.position() > seconds) resolve();
+            else if (performance.now() > began + 60000) reject(new Error(`at ${player.position()} s for a minute`));
+            else setTimeout(look, 20);
+          };
           look();
         })""",
         [player, seconds],
@@ -214,6 +219,9 @@ def wait_past(page: Page, player: int, seconds: float) -> None:
 
 def test_a_player_plays_pauses_and_goes_on(opened: Callable[..., Page]) -> None:
     page = opened()
+    # Looping, so that a busy machine does not miss a moment for good.
+    page.evaluate("""document.querySelectorAll(".player").forEach(
+        ({ player }) => player.setLoop({ on: true, from: 0, to: player.seconds }))""")
     player = page.locator(".player").first
     button = player.get_by_role("button", name="Play")
     button.click()
