@@ -196,13 +196,21 @@ class Folder:
                     path.unlink()
 
 
+def _text_of(path: Path) -> str:
+    """What a file holds; nothing if it has just been removed."""
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
+
+
 @contextmanager
 def _held_here(path: Path) -> Iterator[None]:
     began = time.monotonic()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         while (lock := files.locked(path, wait=False)) is None:
-            holder = path.read_text()
+            holder = _text_of(path)
             is_here = not holder or holder.endswith(f" on {socket.gethostname()}")
             if time.monotonic() - began > (_DYING_SECONDS if is_here else _LEASE_SECONDS):
                 raise storage.LockHeldError(

@@ -1,13 +1,16 @@
 """The same verbs on a folder of this machine and on a prefix in S3."""
 
+import fcntl
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from cyclesep import files
 from cyclesep import folder as folder_module
 from cyclesep.errors import StorageError
 from cyclesep.folder import Folder
@@ -102,6 +105,29 @@ def test_who_holds_a_local_folder_keeps_other_processes_out_until_it_is_killed(
     with folder.held(".lock"):
         assert folder.holds(".lock")
     assert folder.sizes("") == {}
+
+
+def test_a_lock_of_another_machine_is_waited_for_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_module, "_DYING_SECONDS", 0.0)
+    path = tmp_path / ".lock"
+    held = files.locked(path, wait=True)
+    assert held is not None
+    with held:
+        held.write("process 7 on a-machine-that-was-lost")
+        held.flush()
+        # The server of a shared disk forgets that machine.
+        threading.Timer(0.7, lambda: fcntl.flock(held, fcntl.LOCK_UN)).start()
+        with Folder.of(tmp_path).held(".lock"):
+            assert path.read_text() != "process 7 on a-machine-that-was-lost"
+
+
+def test_processes_that_take_turns_meet_no_error(tmp_path: Path) -> None:
+    turns = (
+        "import sys; from cyclesep.folder import Folder\n"
+        "for _ in range(8):\n with Folder.of(sys.argv[1]).held('.lock'):\n  pass"
+    )
+    started = [subprocess.Popen([sys.executable, "-c", turns, str(tmp_path)]) for _ in range(3)]
+    assert [each.wait(60) for each in started] == [0, 0, 0]
 
 
 def test_a_folder_that_cannot_be_locked_is_told(tmp_path: Path) -> None:

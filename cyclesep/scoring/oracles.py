@@ -83,7 +83,7 @@ def separate_blindly(mixture: Waveform) -> dict[str, Waveform]:
 def _by_blocks(
     waveforms: Mapping[str, Waveform], separate: Callable[[Mapping[str, Waveform]], dict[str, Waveform]]
 ) -> dict[str, Waveform]:
-    """What `separate` makes of the whole, made block by block: its spectra take hundreds of times a block's memory."""
+    """What `separate` makes of the whole, made block by block, since the spectra of a whole track take gigabytes."""
     like = next(iter(waveforms.values()))
     hop = _Transform(like).stft.hop
     length, margin = BLOCK_FRAMES * hop, MARGIN_FRAMES * hop
