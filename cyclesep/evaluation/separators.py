@@ -151,9 +151,10 @@ class SeparatorPool:
     def _tell_of_starving(self, needed: bool) -> None:
         """Say once when no process has started for a minute, as where other jobs hold what it takes."""
         now = time.monotonic()
-        if not needed or not self._actors or any(actor.loaded is None for actor in self._actors):
+        is_waiting = needed and self._use_gpu and self._cluster.capacity.gpus > 0 and bool(self._actors)
+        if not is_waiting or any(actor.loaded is None for actor in self._actors):
             self._some_loaded, self._is_starving = now, False
-        elif not self._is_starving and self._cluster.capacity.gpus and now - self._some_loaded > _LEAST_PATIENCE:
+        elif not self._is_starving and now - self._some_loaded > _LEAST_PATIENCE:
             self._is_starving = True
             _log.warning("no separator has started for %g s; other jobs may hold the GPUs", _LEAST_PATIENCE)
 
