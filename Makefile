@@ -15,7 +15,7 @@ help:
 	@echo "make test-slow    the tests that take longer than a minute"
 	@echo "make format       put the sources into their format"
 	@echo "make docs         turn docs/ into a site that opens from disk: build/docs/index.html"
-	@echo "make protos       generate cyclesep/segment_pb2.py from protos/segment.proto"
+	@echo "make protos       generate cyclesep/data/shards/segment_pb2.py from protos/segment.proto"
 	@echo "make reference    generate cyclesep/reference.json, which help and completion read, from the jobs' settings"
 	@echo "make clean        remove what quickstart, tune-demo and the tests have made, but for .venv"
 
@@ -28,7 +28,7 @@ tune-demo: .venv/.installed | ffmpeg
 	@$(RUN)/cyclesep train searches/tune-demo/best.yaml start_from=searches/tune-demo steps=250
 
 cluster-demo: .venv/.installed-dev | ffmpeg
-	@PYTHONPATH=tests $(RUN)/python cluster/demo.py
+	@PYTHONPATH=. $(RUN)/python cluster/demo.py
 
 notebook: .venv/.installed-dev | ffmpeg
 	@$(RUN)/python docs/run_notebook.py
@@ -45,7 +45,7 @@ check: .venv/.installed-dev | ffmpeg
 	@$(RUN)/mypy
 	@fresh=$$(mktemp -d) && $(PROTOC) --python_out=$$fresh --pyi_out=$$fresh protos/segment.proto \
 	  && for file in segment_pb2.py segment_pb2.pyi; do \
-	       cmp -s $$fresh/$$file cyclesep/$$file || { echo "cyclesep/$$file is not what protos/segment.proto gives; run make protos"; exit 1; }; \
+	       cmp -s $$fresh/$$file cyclesep/data/shards/$$file || { echo "cyclesep/data/shards/$$file is not what protos/segment.proto gives; run make protos"; exit 1; }; \
 	     done && rm -r $$fresh
 
 format: .venv/.installed-dev
@@ -57,10 +57,10 @@ docs: .venv/.installed-dev
 	@echo "build/docs/index.html: open it in a browser"
 
 protos: .venv/.installed-dev
-	@$(PROTOC) --python_out=cyclesep --pyi_out=cyclesep protos/segment.proto
+	@$(PROTOC) --python_out=cyclesep/data/shards --pyi_out=cyclesep/data/shards protos/segment.proto
 
 reference: .venv/.installed
-	@$(RUN)/python -m cyclesep.reference
+	@$(RUN)/python -m cyclesep.cli.reference
 
 clean:
 	rm -rf data/quickstart data/excerpt runs/quickstart data/tune-demo searches/tune-demo runs/tune-demo-best .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -11,12 +11,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from fault_proxy import FaultProxy
-from ray_site import Site
 from rich.console import Console
-from s3_server import S3, SwiftServer
 
 from cyclesep import checkpoints
+from tests.support.fault_proxy import FaultProxy
+from tests.support.ray_site import Site
+from tests.support.s3_server import S3, SwiftServer
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = Path("jobs/configs/cluster-demo")

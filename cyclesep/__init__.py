@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from cyclesep.api import Model
+    from cyclesep.inference.model import Model
 
 __all__ = ["__version__", "load"]
 
@@ -21,6 +21,6 @@ def load(path: str | Path, *, device: Literal["auto", "cpu", "cuda"] = "auto") -
     for "cuda" without a GPU.
     """
     # Here, because torch takes seconds to import and most programs that import this package need none of it.
-    from cyclesep.api import load_model
+    from cyclesep.inference.model import load_model
 
     return load_model(path, device=device)

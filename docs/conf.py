@@ -2,9 +2,9 @@
 
 from sphinx.application import Sphinx
 
-from cyclesep.benchmarks.command import BENCHMARKS
-from cyclesep.commandline import JOBS, TOOLS, Job, imported
-from cyclesep.config_command import markdown_table
+from benchmarks.command import BENCHMARKS
+from cyclesep.cli.main import JOBS, TOOLS, Job, imported
+from cyclesep.cli.print_config import markdown_table
 
 project = "cyclesep"
 extensions = ["myst_parser"]

@@ -11,14 +11,15 @@ from typing import Any
 import stempeg
 from rich.console import Console
 
-from cyclesep import commands, settings
-from cyclesep.cluster import connect
-from cyclesep.commandline import guarded
-from cyclesep.evaluation import EvaluateConfig
-from cyclesep.files import shown
-from cyclesep.ingestion import IngestConfig
-from cyclesep.separation import SeparateConfig
-from cyclesep.training import TrainConfig
+from cyclesep.cli import commands
+from cyclesep.cli.main import guarded
+from cyclesep.cluster.connect import connect
+from cyclesep.config import settings
+from cyclesep.data.ingest import IngestConfig
+from cyclesep.evaluation.config import EvaluateConfig
+from cyclesep.inference.config import SeparateConfig
+from cyclesep.storage.atomic_io import shown
+from cyclesep.training.config import TrainConfig
 
 CONFIGS = Path(__file__).parent / "configs" / "quickstart"
 SONGS, EXCERPT, RUN = "data/quickstart", "data/excerpt", "runs/quickstart"

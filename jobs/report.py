@@ -1,6 +1,6 @@
 """The same as `cyclesep report`; `python jobs/report.py --help` tells what it does and lists its settings."""
 
-from cyclesep.commandline import run_job
+from cyclesep.cli.main import run_job
 
 if __name__ == "__main__":
     run_job("report")

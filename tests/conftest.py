@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from cyclesep.audio import Samples
-from cyclesep.shards.manifest import make_manifest, write_manifest
-from cyclesep.shards.writing import write_track
+from cyclesep.audio.audio_io import Samples
+from cyclesep.data.shards.manifest import make_manifest, write_manifest
+from cyclesep.data.shards.writing import write_track
 
 if TYPE_CHECKING:
-    from s3_server import S3
+    from tests.support.s3_server import S3
 
 TINY_RATE = 8000
 
@@ -86,8 +86,8 @@ def aws_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def s3(aws_folder: Path) -> "Iterator[S3]":
     """An S3 server of this machine behind a proxy that can do harm, with a bucket `tests`, known to boto3."""
     # Here, because the other tests need neither.
-    from fault_proxy import FaultProxy
-    from s3_server import S3, SwiftServer
+    from tests.support.fault_proxy import FaultProxy
+    from tests.support.s3_server import S3, SwiftServer
 
     with SwiftServer() as server:
         proxy = FaultProxy(server.port)
@@ -119,7 +119,7 @@ def ray_cluster(aws_folder: Path) -> Iterator[None]:  # noqa: ARG001
     """One private Ray cluster of two CPUs for all tests that need one."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     # Here, because the tests of the lower layers need no Ray.
-    from cyclesep.cluster import connect
+    from cyclesep.cluster.connect import connect
 
     with connect(num_cpus=2):
         yield

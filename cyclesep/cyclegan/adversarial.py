@@ -7,13 +7,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from cyclesep import losses
+from cyclesep.cyclegan import losses
 from cyclesep.cyclegan.config import CycleGANConfig
-from cyclesep.cyclegan.matching import matched
+from cyclesep.cyclegan.discriminator_input import matched
+from cyclesep.cyclegan.distributed import Ranks
+from cyclesep.cyclegan.losses import Judgement
 from cyclesep.cyclegan.recipes import Judged
-from cyclesep.cyclegan.replay import ReplayPool
-from cyclesep.losses import Judgement
-from cyclesep.ranks import Ranks
+from cyclesep.cyclegan.replay_buffer import ReplayPool
 
 
 class AdversarialLoss:

@@ -7,15 +7,15 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
 
-from cyclesep.cyclegan.balancer import BalancerConfig
-from cyclesep.cyclegan.collapse import CollapseConfig
-from cyclesep.cyclegan.matching import MatchingConfig
+from cyclesep.cyclegan.collapse_monitor import CollapseConfig
+from cyclesep.cyclegan.discriminator_input import MatchingConfig
+from cyclesep.cyclegan.loss_balancer import BalancerConfig
+from cyclesep.cyclegan.losses import AdversarialForm
 from cyclesep.cyclegan.optimization import OptimizerConfig
 from cyclesep.cyclegan.recipes import NOTEBOOK, RECIPES, Recipe, RecipeName
-from cyclesep.discriminators import DiscriminatorConfig
 from cyclesep.errors import ConfigError
-from cyclesep.generators import SeparatorConfig
-from cyclesep.losses import AdversarialForm
+from cyclesep.models.discriminators.discriminator import DiscriminatorConfig
+from cyclesep.models.separators.separator import SeparatorConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,18 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cyclesep import losses
-from cyclesep.crops import Batch
+from cyclesep.cyclegan import losses
 from cyclesep.cyclegan.adversarial import AdversarialLoss
-from cyclesep.cyclegan.balancer import Balancer, gradient_norms
-from cyclesep.cyclegan.collapse import CollapseAlarm
+from cyclesep.cyclegan.collapse_monitor import CollapseAlarm
 from cyclesep.cyclegan.config import CycleGANConfig
+from cyclesep.cyclegan.distributed import Ranks
+from cyclesep.cyclegan.loss_balancer import Balancer, gradient_norms
 from cyclesep.cyclegan.optimization import adam, move_average, schedule, step_if_finite
 from cyclesep.cyclegan.recipes import TARGET, Judged
-from cyclesep.discriminators import build_discriminator
+from cyclesep.data.crops.dataset import Batch
 from cyclesep.errors import ConfigError
-from cyclesep.generators import Separator, build_separator
-from cyclesep.ranks import Ranks
+from cyclesep.models.discriminators.discriminator import build_discriminator
+from cyclesep.models.separators.separator import Separator, build_separator
 
 # A batch below this RMS (-80 dBFS) is not brought to unit level.
 SILENCE_RMS = 1e-4

@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from cyclesep import losses
-from cyclesep.crops import Batch
+from cyclesep.cyclegan import losses
+from cyclesep.data.crops.dataset import Batch
 
 RecipeName = Literal["remix", "cyclegan", "paired", "supervised"]
 Term = Callable[[], Tensor]

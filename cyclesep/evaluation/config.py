@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 from pydantic import AllowInfNan, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from cyclesep.corpus import CorpusConfig
-from cyclesep.windowing import SeparationConfig
+from cyclesep.data.corpora.corpus import CorpusConfig
+from cyclesep.inference.chunked_inference import SeparationConfig
 
 Oracle = Literal["IRM1", "IRM2", "IBM", "MWF"]
 

@@ -11,13 +11,14 @@ from typing import Protocol
 import numpy as np
 
 from cyclesep import storage
-from cyclesep.audio import Samples, Waveform
-from cyclesep.corpus import Track, find_tracks
+from cyclesep.audio.audio_io import Samples, Waveform
+from cyclesep.data.corpora.corpus import Track, find_tracks
+from cyclesep.data.preprocess import prepare
+from cyclesep.data.shards.manifest import MIXTURE, TrackRecord, make_manifest
+from cyclesep.data.shards.mmap_cache import close_idle
+from cyclesep.data.shards.reading import ShardReader
 from cyclesep.errors import ConfigError, CorpusError
 from cyclesep.evaluation.config import EvaluateConfig
-from cyclesep.preparation import prepare
-from cyclesep.shards import ShardReader, close_idle
-from cyclesep.shards.manifest import MIXTURE, TrackRecord, make_manifest
 
 _log = logging.getLogger(__name__)
 

@@ -22,10 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from cyclesep.errors import ScoringError, StorageError
-from cyclesep.evaluation.outcomes import TrackOutcome
-from cyclesep.folder import Folder
-from cyclesep.scoring import ScoreTable
-from cyclesep.track_table import TRACKS, TrackTable, from_plain, to_plain
+from cyclesep.evaluation.track_result import TrackOutcome
+from cyclesep.evaluation.track_scores import TRACKS, TrackTable, from_plain, to_plain
+from cyclesep.metrics import ScoreTable
+from cyclesep.storage.path import Folder
 
 PARTS, SCORES = "parts", "scores.parquet"
 # Files that are read at the same time, for where each takes a journey.

@@ -13,12 +13,12 @@ from typing import Any
 import ray
 from ray import exceptions
 
-from cyclesep.evaluation.capacity import Cluster, refuse_impossible, tell_if_on_cpus, uses_gpu
+from cyclesep.evaluation.actor_pool import SCORER_CPUS, Separating, SeparatorPool
+from cyclesep.evaluation.cluster_resources import Cluster, refuse_impossible, tell_if_on_cpus, uses_gpu
 from cyclesep.evaluation.config import EvaluateConfig
-from cyclesep.evaluation.outcomes import TrackOutcome
-from cyclesep.evaluation.separators import SCORER_CPUS, Separating, SeparatorPool
 from cyclesep.evaluation.systems import Separator
-from cyclesep.evaluation.work import Item, Separation, failed, score, told
+from cyclesep.evaluation.track_result import TrackOutcome
+from cyclesep.evaluation.worker import Item, Separation, failed, score, told
 
 # An item that loses this many processes of its own, or this many nodes, is given up.
 _MAX_PROCESSES, _MAX_NODES = 3, 20

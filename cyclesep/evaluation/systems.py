@@ -11,17 +11,18 @@ from typing import Any
 import yaml
 from typing_extensions import override
 
-from cyclesep import audio, checkpoints, storage
-from cyclesep.audio import Waveform
+from cyclesep import checkpoints, storage
+from cyclesep.audio import audio_io
+from cyclesep.audio.audio_io import Waveform
+from cyclesep.data.shards.manifest import MIXTURE
 from cyclesep.errors import ConfigError, ScoringError
 from cyclesep.evaluation.config import EvaluateConfig, Oracle
 from cyclesep.evaluation.references import ReferenceTrack
-from cyclesep.files import as_name
-from cyclesep.folder import Folder
-from cyclesep.scoring import oracles
-from cyclesep.scoring.track import ACCOMPANIMENT
-from cyclesep.shards.manifest import MIXTURE
-from cyclesep.windowing import SeparationConfig
+from cyclesep.inference.chunked_inference import SeparationConfig
+from cyclesep.metrics import oracles
+from cyclesep.metrics.track_score import ACCOMPANIMENT
+from cyclesep.storage.atomic_io import as_name
+from cyclesep.storage.path import Folder
 
 HEURISTIC = "heuristic"
 HEURISTIC_TARGETS = frozenset({"vocals", "drums", "bass", "other"})
@@ -144,7 +145,7 @@ class EstimateFolder(Comparison):
     @override
     def estimates(self, stems: Mapping[str, Waveform], track: ReferenceTrack) -> dict[str, Waveform]:
         wanted = {*self._wanted(stems), ACCOMPANIMENT}
-        found = {path.stem: audio.read(path) for path in self._files(track) if path.stem in wanted}
+        found = {path.stem: audio_io.read(path) for path in self._files(track) if path.stem in wanted}
         if not found:
             raise ScoringError(
                 f"{self._place(track)}: holds no {' or '.join(sorted(wanted))} (wav or flac); write estimates there"

@@ -6,12 +6,12 @@ pickled: each process asks boto3 anew. All functions take `s3://bucket/key` and 
 what happened and what to do.
 """
 
-from cyclesep.storage.copies import copied
-from cyclesep.storage.faults import NoSuchObject
-from cyclesep.storage.locations import absolute, is_remote, join, shown
+from cyclesep.storage.download_cache import copied
 from cyclesep.storage.locks import LockHeldError, StorageLock, this_process
 from cyclesep.storage.objects import delete, folders, listed, look, read_text, sizes, write_text
+from cyclesep.storage.s3_errors import NoSuchObject
 from cyclesep.storage.transfers import Upload, abort_uploads, download, upload
+from cyclesep.storage.uri import absolute, is_remote, join, shown
 
 __all__ = [
     "LockHeldError",

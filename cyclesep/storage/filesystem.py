@@ -16,9 +16,9 @@ from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileSystemHandler, Fi
 from typing_extensions import override
 
 from cyclesep.storage import objects
-from cyclesep.storage.faults import NoSuchObject
-from cyclesep.storage.locations import SCHEME, is_remote
+from cyclesep.storage.s3_errors import NoSuchObject
 from cyclesep.storage.transfers import Upload, download, upload
+from cyclesep.storage.uri import SCHEME, is_remote
 
 
 def for_ray(place: str) -> tuple[str, FileSystem | None]:

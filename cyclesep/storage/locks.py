@@ -25,8 +25,8 @@ from botocore import exceptions as boto
 
 from cyclesep.errors import StorageError
 from cyclesep.storage.client import client
-from cyclesep.storage.faults import NoSuchObject, code_of, explained
-from cyclesep.storage.locations import parse
+from cyclesep.storage.s3_errors import NoSuchObject, code_of, explained
+from cyclesep.storage.uri import parse
 
 RENEW_SECONDS = 15.0
 STALE_SECONDS = 90.0

@@ -11,8 +11,8 @@ from botocore import exceptions as boto
 
 from cyclesep.errors import StorageError
 from cyclesep.storage.client import client
-from cyclesep.storage.faults import INTERRUPTIONS, code_of, explained
-from cyclesep.storage.locations import SCHEME, join, parse
+from cyclesep.storage.s3_errors import INTERRUPTIONS, code_of, explained
+from cyclesep.storage.uri import SCHEME, join, parse
 
 # The most keys that one request may delete.
 _DELETED_AT_ONCE = 1000

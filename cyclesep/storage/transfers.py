@@ -13,8 +13,8 @@ from botocore import exceptions as boto
 
 from cyclesep.errors import StorageError
 from cyclesep.storage.client import client, transfer_manager
-from cyclesep.storage.faults import INTERRUPTIONS, code_of, explained
-from cyclesep.storage.locations import parse
+from cyclesep.storage.s3_errors import INTERRUPTIONS, code_of, explained
+from cyclesep.storage.uri import parse
 
 _BLOCK_BYTES = 2**20
 # A download is given up after so many interruptions in a row between which not one byte came.

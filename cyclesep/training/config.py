@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from cyclesep.crops import CropConfig
-from cyclesep.cyclegan import CycleGANConfig
+from cyclesep.cyclegan.config import CycleGANConfig
+from cyclesep.data.crops.config import CropConfig
 
 Service = Literal["mlflow", "wandb"]
 

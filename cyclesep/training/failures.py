@@ -8,7 +8,7 @@ import torch
 from ray.exceptions import OutOfMemoryError
 from typing_extensions import override
 
-from cyclesep.cluster import lack_of_memory
+from cyclesep.cluster.connect import lack_of_memory
 from cyclesep.errors import CyclesepError, TrainingError
 
 

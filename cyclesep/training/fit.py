@@ -10,21 +10,23 @@ import ray
 import ray.train
 import ray.train.torch
 
-from cyclesep import checkpoints, provenance, settings, storage
+from cyclesep import checkpoints, storage
 from cyclesep.checkpoints import Progress
-from cyclesep.crops.layouts import validation_layout
+from cyclesep.cluster import run_metadata
+from cyclesep.config import settings
+from cyclesep.data.crops.pairing import validation_layout
+from cyclesep.data.shards.manifest import MIXTURE
+from cyclesep.data.shards.reading import ShardReader
 from cyclesep.errors import ClusterError, ConfigError, StorageError, TrainingError, TrainingStopped
-from cyclesep.folder import Folder
-from cyclesep.shards import ShardReader
-from cyclesep.shards.manifest import MIXTURE
 from cyclesep.storage.filesystem import for_ray, from_ray
+from cyclesep.storage.path import Folder
 from cyclesep.training.config import TrainConfig
-from cyclesep.training.events import LOGS
+from cyclesep.training.dry_run import rehearse
 from cyclesep.training.failures import known_cause
-from cyclesep.training.interruption import stoppable
-from cyclesep.training.progress import watched
-from cyclesep.training.rehearsal import rehearse
+from cyclesep.training.json_logging import LOGS
+from cyclesep.training.preemption import stoppable
 from cyclesep.training.run_folder import claim, refuse_other_audio, with_separator
+from cyclesep.training.training_progress import watched
 from cyclesep.training.worker import train_worker
 
 _log = logging.getLogger(__name__)
@@ -80,7 +82,7 @@ def _trained(
             train_loop_config={
                 "config": settings.to_dict(_with_absolute_paths(config)),
                 "folder": folder.place,
-                "commit": provenance.commit(),
+                "commit": run_metadata.commit(),
                 "board": board,
                 "bell": request.bell,
             },

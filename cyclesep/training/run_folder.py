@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
-from cyclesep import checkpoints, settings
+from cyclesep import checkpoints
+from cyclesep.config import settings
 from cyclesep.errors import ConfigError
-from cyclesep.folder import Folder
+from cyclesep.storage.path import Folder
 from cyclesep.training.config import TrainConfig
 
 # From this sample rate (Hz) on a run on GPUs is for quality, unless told otherwise.

@@ -13,25 +13,28 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from cyclesep import __version__, checkpoints, provenance, settings, validation
+from cyclesep import __version__, checkpoints
 from cyclesep.checkpoints import Progress
-from cyclesep.crops import Batch, CropStream, crop_loader, validation_crops
-from cyclesep.cyclegan import CycleGAN
+from cyclesep.cluster import run_metadata
+from cyclesep.config import settings
+from cyclesep.cyclegan.distributed import of_process_group
+from cyclesep.cyclegan.model import CycleGAN
 from cyclesep.cyclegan.optimization import train_fast
+from cyclesep.data.crops.dataset import Batch, CropStream, crop_loader, validation_crops
+from cyclesep.data.shards.reading import ShardReader
 from cyclesep.errors import TrainingError
-from cyclesep.folder import Folder
-from cyclesep.ranks import of_process_group
-from cyclesep.shards import ShardReader
 from cyclesep.storage.filesystem import from_ray
-from cyclesep.training.clock import Clock
+from cyclesep.storage.path import Folder
+from cyclesep.training import validation
+from cyclesep.training.audio_samples import separated_samples
 from cyclesep.training.config import TrainConfig
-from cyclesep.training.events import logged
 from cyclesep.training.failures import ShortUserErrors
-from cyclesep.training.interruption import Interruptions
-from cyclesep.training.progress import ShownProgress
-from cyclesep.training.run_files import RunFiles, run_files
-from cyclesep.training.samples import separated_samples
-from cyclesep.training.tracking import Trackers, open_trackers
+from cyclesep.training.json_logging import logged
+from cyclesep.training.loggers import Trackers, open_trackers
+from cyclesep.training.preemption import Interruptions
+from cyclesep.training.run_sync import RunFiles, run_files
+from cyclesep.training.step_timer import Clock
+from cyclesep.training.training_progress import ShownProgress
 
 _log = logging.getLogger(__name__)
 
@@ -93,7 +96,7 @@ class _Run:
             manifest_digest=manifest.digest,
             commit=loop["commit"],
             version=__version__,
-            hardware=provenance.hardware(self.device, self.world),
+            hardware=run_metadata.hardware(self.device, self.world),
         )
         self.interruptions = Interruptions(loop.get("bell"), rank=self.rank, step=self.progress.step)
         self.board: Any = loop["board"] if self.rank == 0 else None

@@ -4,12 +4,12 @@ import sys
 
 from rich.console import Console
 
-from cyclesep import report
-from cyclesep.cluster import connect
+from cyclesep.cluster.connect import connect
+from cyclesep.evaluation import score_display
 from cyclesep.tuning.config import TuneConfig
 from cyclesep.tuning.search import search
+from cyclesep.tuning.search_display import print_search
 from cyclesep.tuning.space import grid_size, read_space
-from cyclesep.tuning.tables import print_search
 
 
 def tune(config: TuneConfig) -> int:
@@ -24,7 +24,7 @@ def tune(config: TuneConfig) -> int:
     print_search(done, console=Console())
     if done.scores is None:
         return 0
-    report.print_summary(done.scores.tracks, console=Console())
+    score_display.print_summary(done.scores.tracks, console=Console())
     for failure in done.scores.failed:
         print(f"failed: {failure}", file=sys.stderr)
     return 1 if done.scores.failed else 0

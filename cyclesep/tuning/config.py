@@ -7,7 +7,7 @@ from annotated_types import Ge, Gt, Le, Len
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from cyclesep.errors import ConfigError
-from cyclesep.training import TrainConfig
+from cyclesep.training.config import TrainConfig
 from cyclesep.tuning.space import leaves
 
 Objective = Literal["sdr", "si_sdr", "sir", "seconds", "parameters"]

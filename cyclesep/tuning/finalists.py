@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from cyclesep.tuning.rows import TrialRow, rank
+from cyclesep.tuning.trial_table import TrialRow, rank
 
 # What the settings that all trials started from are called.
 DEFAULT = "default"

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import optuna
 
-from cyclesep.tuning.rows import TrialRow
 from cyclesep.tuning.space import Parameter, Space
+from cyclesep.tuning.trial_table import TrialRow
 
 # With fewer trials a forest tells nothing.
 MIN_TRIALS = 4

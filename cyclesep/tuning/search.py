@@ -4,20 +4,22 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from cyclesep import checkpoints, evaluation, settings, storage
+from cyclesep import checkpoints, storage
+from cyclesep.config import settings
 from cyclesep.errors import ConfigError, TrainingError
-from cyclesep.evaluation import EvaluateConfig
-from cyclesep.folder import Folder
-from cyclesep.tuning import outputs
-from cyclesep.tuning.capacity import nodes_now, num_concurrent
+from cyclesep.evaluation.config import EvaluateConfig
+from cyclesep.evaluation.evaluate import EvaluationReport, evaluate
+from cyclesep.storage.path import Folder
+from cyclesep.tuning import search_artifacts
 from cyclesep.tuning.config import SMALL, TuneConfig
 from cyclesep.tuning.finalists import DEFAULT, Contender, Standing, standings, verdicts
-from cyclesep.tuning.phase import final_phase, search_phase
-from cyclesep.tuning.report import SearchReport
-from cyclesep.tuning.rows import TrialRow, pareto_front, rank, read_rows, write_rows
+from cyclesep.tuning.search_result import SearchReport
 from cyclesep.tuning.space import Space, grid_size, read_space
 from cyclesep.tuning.trial import Plan, delete_checkpoints
-from cyclesep.tuning.yardstick import Yardstick, read_yardstick
+from cyclesep.tuning.trial_resources import nodes_now, num_concurrent
+from cyclesep.tuning.trial_table import TrialRow, pareto_front, rank, read_rows, write_rows
+from cyclesep.tuning.tune_experiment import final_phase, search_phase
+from cyclesep.tuning.validation_set import Yardstick, read_yardstick
 
 CONFIG = "search.yaml"
 # In the folder of a search in S3 while somebody searches there.
@@ -114,11 +116,11 @@ def _finished(
         best=settings.replace(config.train, {**winner.contender.values, "name": f"{config.name}-best"}),
         winner_run=run,
     )
-    outputs.write(report)
+    search_artifacts.write(report)
     if not config.evaluate:
         return report
     report = replace(report, scores=_evaluated(report))
-    outputs.write(report)
+    search_artifacts.write(report)
     return report
 
 
@@ -186,8 +188,8 @@ def _first_reason(rows: Sequence[TrialRow]) -> str:
     return reasons[0] if reasons else "no reason was given"
 
 
-def _evaluated(report: SearchReport) -> evaluation.EvaluationReport:
-    return evaluation.evaluate(
+def _evaluated(report: SearchReport) -> EvaluationReport:
+    return evaluate(
         EvaluateConfig(
             checkpoint=report.winner_run.place,
             name=report.winner.label,

@@ -8,9 +8,9 @@ from typing import Any, Literal, cast
 
 import yaml
 
-from cyclesep import settings
+from cyclesep.config import settings
 from cyclesep.errors import ConfigError
-from cyclesep.training import TrainConfig
+from cyclesep.training.config import TrainConfig
 
 Kind = Literal["loguniform", "uniform", "randint", "choice"]
 

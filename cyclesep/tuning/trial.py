@@ -14,16 +14,17 @@ from typing import Any
 from ray import tune
 from safetensors import safe_open
 
-from cyclesep import checkpoints, settings
+from cyclesep import checkpoints
 from cyclesep.checkpoints import Progress
+from cyclesep.config import settings
 from cyclesep.errors import CyclesepError
-from cyclesep.folder import Folder
 from cyclesep.storage.filesystem import for_ray, from_ray
-from cyclesep.training import TrainConfig
-from cyclesep.tuning.interference import sir
-from cyclesep.tuning.reports import Run
+from cyclesep.storage.path import Folder
+from cyclesep.training.config import TrainConfig
+from cyclesep.tuning.report_callback import Report
+from cyclesep.tuning.si_sir import sir
 from cyclesep.tuning.space import Space
-from cyclesep.tuning.tell import Report
+from cyclesep.tuning.trial_run import Run
 
 # Read by Ray Train in this process. Trials are short and many, so their workers are looked after more often than every
 # other second; and they wait for their workers as long as others hold what these take (a day), which Ray Train would

@@ -1,0 +1,189 @@
+"""Hours of music per hour into shards, from MUSDB18-HQ's wavs and from .stem.mp4, beside a plain musdb loop."""
+
+import math
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import ray
+from annotated_types import Ge
+
+from benchmarks.musdb_loop import musdb_loop
+from benchmarks.table import Row, Table
+from cyclesep.audio.audio_io import Waveform
+from cyclesep.cluster.connect import connect
+from cyclesep.data.corpora.composer.track import SyntheticConfig, SyntheticTrack, synthetic_tracks
+from cyclesep.data.corpora.composer.writers import write_musdb_hq, write_stem_mp4
+from cyclesep.data.corpora.corpus import CorpusConfig, Track, find_tracks
+from cyclesep.data.ingest import IngestConfig, ingest_track
+from cyclesep.data.ingest import ingest as ingest_songs
+from cyclesep.data.preprocess import prepare
+from cyclesep.data.shards.ingest_store import open_output
+from cyclesep.data.shards.writing import write_track
+
+UNIT = "hours/h"
+MUSDB, ONE_PROCESS, ON_RAY = "plain musdb loop", "cyclesep, one process", "cyclesep, Ray, all cores"
+
+_COMPOSED_SECONDS = 12.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestBenchmark:
+    """Which music is ingested, and into what."""
+
+    sources: tuple[Literal["wav", "stem.mp4"], ...] = ("wav", "stem.mp4")
+    """wav: folders as MUSDB18-HQ has them; stem.mp4: as MUSDB18 has them, here lossless (ALAC)."""
+    tracks: Annotated[int, Ge(1)] = 4
+    """Number of tracks, each of five stereo stems at 44.1 kHz."""
+    track_seconds: Annotated[float, Ge(12.0)] = 120.0
+    """Length of a track, in steps of 12 s, which are composed once and repeated."""
+    sample_rate: Annotated[int, Ge(4000)] = 44100
+    """Samples per second of the shards."""
+    channels: Literal[1, 2] = 2
+    """Channels of the shards."""
+    rounds: Annotated[int, Ge(1)] = 3
+    """Rounds in which all ways take turns; the median counts."""
+    folder: str = ""
+    """Where music and shards are written for the while; by default where the system keeps temporary files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepeatedTrack(SyntheticTrack):
+    """A composed song played several times over: long music in little time."""
+
+    times: int
+
+    def read(self) -> dict[str, Waveform]:
+        """Mixture and stems, `times` as long."""
+        return {
+            name: Waveform(samples=np.tile(waveform.samples, (1, self.times)), sample_rate=waveform.sample_rate)
+            for name, waveform in super().read().items()
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Spent:
+    seconds: float
+    cpu_seconds: float
+    """Of this process and of those it started and waited for."""
+
+
+def run(config: IngestBenchmark) -> Sequence[Table]:
+    """Measure every kind of source; what is written on the way is deleted in the end."""
+    with tempfile.TemporaryDirectory(prefix="cyclesep-ingest-", dir=config.folder or None) as folder, connect():
+        return [table for source in config.sources for table in _tables(config, source, Path(folder))]
+
+
+def _tables(config: IngestBenchmark, source: str, folder: Path) -> list[Table]:
+    root = folder / f"music-{source}"
+    {"wav": write_musdb_hq, "stem.mp4": write_stem_mp4}[source](_songs(config), root)
+    tracks = find_tracks(CorpusConfig(kind="musdb18", path=str(root)))
+    hours = config.tracks * _repeats(config) * _COMPOSED_SECONDS / 3600
+    new_folders = (folder / f"{source}-{number}" for number in range(10**6))
+    ways: dict[str, Callable[[], object]] = {
+        MUSDB: lambda: musdb_loop(
+            root, next(new_folders), is_wav=source == "wav", sample_rate=config.sample_rate, channels=config.channels
+        ),
+        ONE_PROCESS: lambda: _ingest_here(tracks, _ingest_config(config, root, next(new_folders))),
+        ON_RAY: lambda: ingest_songs(_ingest_config(config, root, next(new_folders)), tracks),
+    }
+    # Ray starts its workers on first use.
+    ways[ON_RAY]()
+    spent: dict[str, list[_Spent]] = {way: [] for way in ways}
+    for _ in range(config.rounds):
+        for way, ingest in ways.items():
+            spent[way].append(_timed(ingest))
+    title = (
+        f"{config.tracks} tracks of {hours * 3600 / config.tracks:g} s, five stereo stems at 44.1 kHz, {source}, "
+        f"into shards of {config.sample_rate / 1000:g} kHz {'stereo' if config.channels == 2 else 'mono'}"
+    )
+    rows = [_row(way, hours, times) for way, times in spent.items()]
+    return [
+        Table(title=title, unit=UNIT, baseline=MUSDB, rows=tuple(rows)),
+        _stages(tracks, _ingest_config(config, root, next(new_folders)), hours, title),
+    ]
+
+
+def _songs(config: IngestBenchmark) -> list[RepeatedTrack]:
+    composed = synthetic_tracks(
+        SyntheticConfig(num_train=config.tracks, num_valid=0, num_test=0, seconds=_COMPOSED_SECONDS)
+    )
+    return [RepeatedTrack(**vars(track), times=_repeats(config)) for track in composed]
+
+
+def _repeats(config: IngestBenchmark) -> int:
+    return math.ceil(config.track_seconds / _COMPOSED_SECONDS)
+
+
+def _ingest_config(config: IngestBenchmark, root: Path, output: Path) -> IngestConfig:
+    return IngestConfig(
+        corpus=CorpusConfig(kind="musdb18", path=str(root)),
+        output=str(output),
+        sample_rate=config.sample_rate,
+        channels=config.channels,
+    )
+
+
+def _ingest_here(tracks: Sequence[Track], config: IngestConfig) -> None:
+    """What Ray's tasks do, one after the other in this process."""
+    Path(config.output).mkdir()
+    output = open_output(config.output)
+    for track in tracks:
+        ingest_track(track, config, output)
+
+
+def _timed(action: Callable[[], object]) -> _Spent:
+    began, cpu_before = time.perf_counter(), _cpu_seconds()
+    action()
+    return _Spent(seconds=time.perf_counter() - began, cpu_seconds=_cpu_seconds() - cpu_before)
+
+
+def _cpu_seconds() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def _row(way: str, hours: float, times: Sequence[_Spent]) -> Row:
+    """The rate by the clock; per core by CPU time, or for Ray, whose workers' CPU time is not told, by their number."""
+    rate = statistics.median(hours * 3600 / spent.seconds for spent in times)
+    if way == ON_RAY:
+        per_core = rate / ray.cluster_resources()["CPU"]
+    else:
+        per_core = statistics.median(hours * 3600 / spent.cpu_seconds for spent in times)
+    return Row(way=way, rate=rate, columns={"per core": per_core})
+
+
+def _stages(tracks: Sequence[Track], config: IngestConfig, hours: float, title: str) -> Table:
+    """Where the time of one process goes: each stage as if it were all there is."""
+    spent = {"decode": 0.0, "resample, mix down, check": 0.0, "round, hash, write": 0.0}
+    for track in tracks:
+        cpu = [_cpu_seconds()]
+        waveforms = track.read()
+        cpu.append(_cpu_seconds())
+        prepared = prepare(waveforms, sample_rate=config.sample_rate, channels=config.channels)
+        cpu.append(_cpu_seconds())
+        segment_samples = round(config.segment_seconds * config.sample_rate)
+        write_track(
+            Path(config.output),
+            prepared.stems,
+            track_id=track.track_id,
+            split=track.split,
+            sample_rate=config.sample_rate,
+            segment_samples=segment_samples,
+        )
+        cpu.append(_cpu_seconds())
+        for stage, before, after in zip(spent, cpu[:-1], cpu[1:], strict=True):
+            spent[stage] += after - before
+    total = sum(spent.values())
+    rows = [Row(way="all", rate=hours * 3600 / total, columns={"share": 1.0})]
+    rows += [
+        Row(way=stage, rate=hours * 3600 / max(seconds, 1e-9), columns={"share": seconds / total})
+        for stage, seconds in spent.items()
+    ]
+    return Table(title=f"where one process spends its CPU time: {title}", unit=UNIT, baseline="all", rows=tuple(rows))

@@ -1,0 +1,127 @@
+"""What more workers bring to a training run: the same run of `cyclesep train`, gradients reduced over Ray's workers."""
+
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Gt, MinLen
+
+from benchmarks.recipe_runs import write_songs
+from benchmarks.table import Row, Table
+from cyclesep.cluster.connect import connect
+from cyclesep.config import settings
+from cyclesep.data.corpora.composer.track import SyntheticConfig, synthetic_tracks
+from cyclesep.data.crops.config import CropConfig
+from cyclesep.errors import ConfigError
+from cyclesep.reports.tensorboard_reader import Told, read_scalars
+from cyclesep.training.config import TrainConfig
+from cyclesep.training.fit import fit
+
+UNIT = "crops/s"
+# Of a run, before its speed counts: the first steps warm caches and threads up.
+_WARM_UP = 1 / 3
+
+
+def _run() -> TrainConfig:
+    return TrainConfig(steps=30, num_validation_crops=1, crops=CropConfig(crop_seconds=1.024, batch_size=8))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingBenchmark:
+    """Which run, and on how many workers."""
+
+    workers: Annotated[tuple[Annotated[int, Gt(0)], ...], MinLen(1)] = (1, 2)
+    """Numbers of DDP workers; the others are compared with the first."""
+    rounds: Annotated[int, Gt(0)] = 3
+    """Times that each run is made, in turns; the median counts."""
+    shards: str = ""
+    """Shards that are trained on; by default 24 composed songs of 12 s."""
+    songs: SyntheticConfig = field(
+        default_factory=lambda: SyntheticConfig(num_train=24, num_valid=2, num_test=0, seconds=12.0)
+    )
+    """Composed songs, where no shards are given."""
+    train: TrainConfig = field(default_factory=_run)
+    """The run; the speed of its first third of steps does not count."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Speed:
+    """Medians over the seconds of a run."""
+
+    crops_per_second: float
+    data_wait: float
+
+
+def run(config: ScalingBenchmark) -> Sequence[Table]:
+    """One table with the batch shared among workers, one with a batch for each worker.
+
+    Raises ConfigError for a run that is too short to have a speed, and what `fit` raises.
+    """
+    batch, first = config.train.crops.batch_size, config.workers[0]
+    shared = dict.fromkeys(config.workers, batch)
+    each = {number: batch * number // first for number in config.workers}
+    plans = dict.fromkeys([*shared.items(), *each.items()])
+    found: dict[tuple[int, int], list[_Speed]] = {plan: [] for plan in plans}
+    with tempfile.TemporaryDirectory() as folder, connect():
+        shards = config.shards or _composed(Path(folder) / "songs", config.songs)
+        for number in range(config.rounds):
+            for plan in plans:
+                name = f"workers-{plan[0]}-batch-{plan[1]}-round-{number}"
+                train = replace(config.train, shards=shards, storage=folder, name=name)
+                found[plan].append(_measured(train, *plan))
+    told = f"{config.train.steps} steps of `cyclesep train` ({config.train.cyclegan.recipe})"
+    return [
+        _table(f"{told}, a batch of {batch} crops shared among workers", shared, found),
+        _table(f"{told}, {batch // first} crops for each worker", each, found),
+    ]
+
+
+def _composed(folder: Path, songs: SyntheticConfig) -> str:
+    folder.mkdir()
+    write_songs(folder, synthetic_tracks(songs))
+    return str(folder)
+
+
+def _measured(train: TrainConfig, workers: int, batch_size: int) -> _Speed:
+    train = settings.replace(
+        train, {"num_workers": workers, "crops.batch_size": batch_size, "validate_every": train.steps}
+    )
+    report = fit(train, show=False)
+    scalars = read_scalars(report.folder)
+    rates = scalars.get("speed/crops_per_second", Told())
+    # The last is of what is left of a second.
+    counted = [i for i, step in enumerate(rates.steps) if _WARM_UP * train.steps < step < train.steps]
+    if not counted:
+        raise ConfigError(f"train.steps={train.steps}: too few to have a speed, which is told once a second; give more")
+    return _Speed(
+        crops_per_second=statistics.median(rates.values[i] for i in counted),
+        data_wait=statistics.median(scalars["speed/data_wait"].values[i] for i in counted),
+    )
+
+
+def _table(title: str, plans: dict[int, int], found: dict[tuple[int, int], list[_Speed]]) -> Table:
+    first = next(iter(plans))
+    rates = {
+        number: statistics.median(speed.crops_per_second for speed in found[number, batch])
+        for number, batch in plans.items()
+    }
+    rows = [
+        Row(
+            way=_way(number),
+            rate=rates[number],
+            columns={
+                "efficiency": rates[number] / rates[first] * first / number,
+                "step ms": 1e3 * batch / rates[number],
+                "data wait %": 100 * statistics.median(speed.data_wait for speed in found[number, batch]),
+            },
+        )
+        for number, batch in plans.items()
+    ]
+    return Table(title=title, unit=UNIT, baseline=_way(first), rows=tuple(rows))
+
+
+def _way(workers: int) -> str:
+    return f"{workers} worker{'s' if workers > 1 else ''}"

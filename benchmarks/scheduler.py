@@ -1,0 +1,158 @@
+"""What the driver of an evaluation can do for a large catalogue: its own code on made-up tracks, without their audio.
+
+Tracks go through the schedule and through Ray as in an evaluation, but what a task does is a stub that answers at once,
+with rows as long as real ones: the rates are the most that one driver can hand out and record, however many machines
+work for it.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from annotated_types import Ge
+from typing_extensions import override
+
+from benchmarks.scheduler_tracks import SYSTEM, frames_of, outcome_of, records, table_of
+from benchmarks.table import Row, Table
+from cyclesep.cluster.connect import connect
+from cyclesep.data.shards.manifest import MANIFEST_NAME, make_manifest, write_manifest
+from cyclesep.evaluation import score_display
+from cyclesep.evaluation.cluster_resources import Capacity, Cluster
+from cyclesep.evaluation.config import EvaluateConfig
+from cyclesep.evaluation.references import find_references
+from cyclesep.evaluation.resource_usage import forget_peak, peak_bytes, resident_bytes
+from cyclesep.evaluation.results import Results
+from cyclesep.evaluation.schedule import Schedule
+from cyclesep.evaluation.tasks import items_of, kept_of
+from cyclesep.evaluation.track_result import TrackOutcome
+from cyclesep.evaluation.track_scores import SUMMARY, TrackTable
+from cyclesep.evaluation.worker import Item
+from cyclesep.metrics import to_museval_json
+from cyclesep.storage.path import Folder
+
+UNIT = "tracks/s"
+READ = "read the manifest"
+
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchedulerBenchmark:
+    """How large a catalogue, and how large a cluster."""
+
+    tracks: Annotated[int, Ge(1)] = 10_000
+    """Tracks of the manifest: four minutes of 44.1 kHz stereo, four stems beside the mixture, as in MUSDB18."""
+    parts: Annotated[int, Ge(1)] = 2_000
+    """Tracks whose results are written, found again and joined."""
+    handed_out: Annotated[int, Ge(1)] = 5_000
+    """Tracks that go through Ray for each size of cluster."""
+    cpus: tuple[Annotated[int, Ge(1)], ...] = (2, 64, 1_000, 10_000)
+    """Sizes of cluster that the schedule is told of; it keeps two tasks for each CPU with Ray."""
+    folder: str = ""
+    """Where manifest and results are written for the while; by default where the system keeps temporary files."""
+
+
+class _Told(Cluster):
+    """A cluster that is said to have so many CPUs."""
+
+    def __init__(self, cpus: int) -> None:
+        self._cpus = cpus
+
+    @property
+    @override
+    def capacity(self) -> Capacity:
+        return Capacity(cpus=self._cpus, gpus=0, node_memory=0, object_store=0)
+
+
+class _Stages:
+    """A row for each stage, timed as it runs: resident memory that it leaves behind, and at its peak."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+
+    def timed(self, stage: str, num_tracks: int, action: Callable[[], _Answer]) -> _Answer:
+        before = resident_bytes()
+        forget_peak()
+        began = time.perf_counter()
+        answer = action()
+        seconds = time.perf_counter() - began
+        per_10_000 = 1e4 / num_tracks / 1e6
+        columns = {
+            "s per 100,000": 1e5 * seconds / num_tracks,
+            "MB held per 10,000": max(0, resident_bytes() - before) * per_10_000,
+            "MB at the peak": max(0, peak_bytes() - before) * per_10_000,
+        }
+        self.rows.append(Row(way=stage, rate=num_tracks / seconds, columns=columns))
+        return answer
+
+
+def run(config: SchedulerBenchmark) -> Sequence[Table]:
+    """One table of what comes before and after the tracks, one of handing them out, by the size of the cluster."""
+    with tempfile.TemporaryDirectory(dir=config.folder or None) as folder:
+        items, stages = _before_and_after(config, Path(folder))
+    with connect():
+        return [stages, _handing_out(config, items)]
+
+
+def _before_and_after(config: SchedulerBenchmark, folder: Path) -> tuple[list[Item], Table]:
+    shards, results = folder / "shards", Results(folder=Folder.of(folder / "output"))
+    shards.mkdir()
+    stages, number = _Stages(), config.tracks
+    stages.timed("write it (an ingest does)", number, lambda: write_manifest(shards, make_manifest(records(number))))
+    asked = EvaluateConfig(shards=str(shards))
+    tracks = stages.timed(READ, number, lambda: find_references(asked))
+    items = stages.timed("name what there is to do", number, lambda: items_of(asked, results, [SYSTEM], tracks))
+    some = items[: config.parts]
+    stages.timed("keep results (tasks do)", len(some), lambda: _keep(results, some))
+    stages.timed("find results of an earlier run", len(some), lambda: kept_of(results, some))
+    outcomes = stages.timed("outcomes", number, lambda: [outcome_of(item) for item in items])
+    stages.timed("join the frames", len(some), lambda: results.join_scores(item.part for item in some))
+    stages.timed("tables of tracks", number, lambda: _write_tables(results, outcomes))
+    kilobytes = (shards / MANIFEST_NAME).stat().st_size / number / 1e3
+    kept = sum(file.stat().st_size for file in (folder / "output").rglob("*/*") if file.is_file()) / len(some) / 1e3
+    title = (
+        f"what one driver does before and after: a manifest of {number:,} tracks ({kilobytes:.1f} kB each), results of "
+        f"{len(some):,} ({kept:.0f} kB each) under one system; a local folder"
+    )
+    return items, Table(title=title, unit=UNIT, baseline=READ, rows=tuple(stages.rows))
+
+
+def _keep(results: Results, items: Sequence[Item]) -> None:
+    for item in items:
+        results.folder.write_text(item.museval_json, to_museval_json(frames_of(item.track)))
+        results.write_part(item.part, table_of(item), outcome_of(item))
+
+
+def _write_tables(results: Results, outcomes: Sequence[TrackOutcome]) -> None:
+    table = TrackTable(rows=tuple(row for outcome in outcomes for row in outcome.rows))
+    results.write_tracks(table)
+    results.folder.write_text(SUMMARY, score_display.summary_json(table))
+
+
+def _handing_out(config: SchedulerBenchmark, items: Sequence[Item]) -> Table:
+    some = items[: config.handed_out]
+    # Ray starts its workers on first use.
+    _hand_out(some[:100], cpus=2)
+    rows = []
+    for cpus in config.cpus:
+        before = time.process_time()
+        seconds = _hand_out(some, cpus=cpus)
+        columns = {"driver's CPU ms per track": 1e3 * (time.process_time() - before) / len(some)}
+        columns["s per 100,000"] = 1e5 * seconds / len(some)
+        rows.append(Row(way=f"{cpus:,} CPUs", rate=len(some) / seconds, columns=columns))
+    title = f"{len(some):,} tracks handed out and recorded, by the CPUs that the schedule is told of; tasks do nothing"
+    return Table(title=title, unit=UNIT, baseline=rows[0].way, rows=tuple(rows))
+
+
+def _hand_out(items: Sequence[Item], *, cpus: int) -> float:
+    """Seconds until each item has its outcome."""
+    made: dict[str, TrackOutcome] = {}
+    began = time.perf_counter()
+    schedule = Schedule(EvaluateConfig(), items, task=outcome_of, cluster=_Told(cpus))
+    schedule.run(lambda item, outcome: made.update({item.part.name: outcome}))
+    seconds = time.perf_counter() - began
+    assert len(made) == len(items)
+    return seconds

@@ -1,0 +1,122 @@
+"""The steps that `step` times: how they are built, what they compute, and that two of them have the same gradients."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.notebook_step import NotebookStep
+from cyclesep.config import settings
+from cyclesep.cyclegan.config import CycleGANConfig
+from cyclesep.cyclegan.model import CycleGAN
+from cyclesep.data.crops.dataset import Batch
+from cyclesep.errors import TrainingError
+
+WINDOW = 16384
+SAMPLE_RATE = 16000
+# Float64 has 16 digits; sums over a million products in another order agree to at least this many.
+SAME = 1e-10
+
+# The trainer's switches for the notebook's own step: no phase shuffle, no level matching, no clipping.
+EXACT: Mapping[str, Any] = {
+    "preset": "seed",
+    "seed_exact": True,
+    "separator.exact": True,
+    "discriminator.phase_shuffle": 0,
+    "matching.level": False,
+    "optimizer.clip_norm": 1e30,
+}
+CORRECTED: Mapping[str, Any] = {"preset": "seed"}
+
+
+def build_model(
+    changes: Mapping[str, Any],
+    *,
+    width: int,
+    device: torch.device | str = "cpu",
+    wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
+) -> CycleGAN:
+    """The trainer's networks and optimizers with settings changed from their defaults, for mono at 16 kHz."""
+    config = settings.replace(
+        CycleGANConfig(preset="seed"), {**changes, "separator.width": width, "discriminator.width": width}
+    )
+    return CycleGAN(config, targets=["target"], channels=1, sample_rate=SAMPLE_RATE, device=device, wrap=wrap)
+
+
+def random_batch(batch_size: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Batch:
+    """Pairs of noise: mixtures `(batch, 1, 16384)` of RMS 1 together, and the targets in them."""
+    rng = torch.Generator().manual_seed(0)
+    target, rest = torch.randn(2, batch_size, 1, WINDOW, generator=rng, dtype=torch.float64)
+    level = (target + rest).square().mean().sqrt()
+    mixture, target = ((target + rest) / level).to(device, dtype), (target / level).to(device, dtype)
+    return Batch(mixture=mixture, target=target.unsqueeze(1), paired=True)
+
+
+def compiled(module: nn.Module) -> nn.Module:
+    """The module through torch.compile, which compiles at its first call for the shape that it gets."""
+    return cast(nn.Module, torch.compile(module))
+
+
+def gigaflops_per_crop(step: Callable[[Batch], object], batch: Batch) -> float:
+    """Billions of multiplications and additions in convolutions and matrix products of one step, per crop."""
+    with FlopCounterMode(display=False) as counter:
+        step(batch)
+    return float(counter.get_total_flops()) / 1e9 / len(batch.mixture)
+
+
+def check_gradients(width: int, batch_size: int = 2) -> float:
+    """Make one step of the notebook's and one of ours in float64 from equal weights on equal crops.
+
+    Gives the largest difference of a gradient, relative to the largest gradient of its network. Raises TrainingError if
+    that is more than rounding.
+    """
+    notebook, model, batch = same_start(width, batch_size)
+    wanted = [_gradients_at_update(optimizer) for optimizer in notebook.optimizers()]
+    notebook.step(batch.mixture, batch.target[:, 0])
+    model.step(batch)
+    ours = (*model.generators.values(), *model.discriminators.values())
+    worst = max(_difference(module, gradients) for module, gradients in zip(ours, wanted, strict=True))
+    if not worst <= SAME:
+        raise TrainingError(
+            f"a gradient differs from the notebook's by {worst:.1e} of the largest; "
+            "the two steps are not the same, so their costs must not be compared"
+        )
+    return worst
+
+
+def same_start(width: int, batch_size: int) -> tuple[NotebookStep, CycleGAN, Batch]:
+    """The notebook's step and ours in float64 with equal weights, and a batch for both."""
+    model = build_model(EXACT, width=width)
+    notebook = NotebookStep(width=width, device=torch.device("cpu"))
+    model.ema_separator.double()
+    ours = (*model.generators.values(), *model.discriminators.values())
+    for module, twin in zip(ours, notebook.networks(), strict=True):
+        copy_weights(module.double(), twin.double())
+    return notebook, model, random_batch(batch_size, dtype=torch.float64)
+
+
+def copy_weights(source: nn.Module, twin: nn.Module) -> None:
+    """Give a network of the notebook the weights of ours, which has the same ones in the same order."""
+    with torch.no_grad():
+        for theirs, own in zip(twin.parameters(), source.parameters(), strict=True):
+            theirs.copy_(own.view_as(theirs))
+
+
+def _gradients_at_update(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """A list that is filled with the gradients that the optimizer is about to use, before they are cleared."""
+    kept: list[Tensor] = []
+
+    def keep(*_: object) -> None:
+        kept.extend(each.grad.clone() for group in optimizer.param_groups for each in group["params"])
+
+    optimizer.register_step_pre_hook(keep)
+    return kept
+
+
+def _difference(module: nn.Module, wanted: list[Tensor]) -> float:
+    largest = max(float(gradient.abs().max()) for gradient in wanted)
+    found = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+    pairs = zip(found, wanted, strict=True)
+    return max(float((gradient - theirs.view_as(gradient)).abs().max()) for gradient, theirs in pairs) / largest

@@ -1,0 +1,1 @@
+"""Audio files and arrays: decode, encode, resample, check, draw."""

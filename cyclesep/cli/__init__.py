@@ -1,0 +1,1 @@
+"""The `cyclesep` command: parsing, help, shell completion, and one module per job."""

@@ -1,0 +1,1 @@
+"""What a run, a checkpoint or shards are, in one screen or as JSON."""

@@ -1,0 +1,82 @@
+"""Statistics of shards: out of the manifest alone, or with `audio` out of every sample."""
+
+import statistics
+import warnings
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from cyclesep import storage
+from cyclesep.cli.info.descriptions import CorpusDescription, SplitStatistics, StemStatistics
+from cyclesep.data.shards.manifest import ShardManifest, TrackRecord, read_manifest
+from cyclesep.data.shards.reading import ShardReader
+
+# BS.1770 gates blocks of 0.4 s: a shorter track has no loudness.
+_SHORTEST_SECONDS = 0.4
+
+
+def describe_shards(place: str, *, silent_below_db: float = -60.0, audio: bool = False) -> CorpusDescription:
+    """Describe the shards in a folder or at `s3://bucket/prefix`; `audio` reads them whole.
+
+    Raises ShardError if there are none or they are damaged, StorageError if a bucket cannot be read.
+    """
+    manifest = read_manifest(place)
+    lufs = _loudness(ShardReader(place)) if audio else {}
+    return CorpusDescription(
+        place=storage.shown(place),
+        sample_rate=manifest.sample_rate,
+        channels=manifest.channels,
+        tracks=len(manifest.tracks),
+        hours=manifest.hours,
+        splits=tuple(_split(manifest, name) for name in dict.fromkeys(track.split for track in manifest.tracks)),
+        stems=tuple(_stem(manifest, name, silent_below_db, lufs.get(name, ())) for name in manifest.stems),
+        silent_below_db=silent_below_db,
+        clipped_tracks=sum(track.clipped_samples > 0 for track in manifest.tracks),
+        warned_tracks=sum(bool(track.warnings) for track in manifest.tracks),
+        disk_bytes=sum(shard.bytes for track in manifest.tracks for shard in track.shards),
+        digest=manifest.digest,
+    )
+
+
+def _split(manifest: ShardManifest, name: str) -> SplitStatistics:
+    tracks = manifest.split(name)
+    return SplitStatistics(name=name, tracks=len(tracks), hours=sum(track.seconds for track in tracks) / 3600)
+
+
+def _stem(manifest: ShardManifest, name: str, silent_below_db: float, lufs: Sequence[float]) -> StemStatistics:
+    tracks = [track for track in manifest.tracks if name in track.stems]
+    levels = np.array([level for track in tracks for level in track.loudness_db[name]])
+    heard = levels[levels >= silent_below_db]
+    return StemStatistics(
+        name=name,
+        tracks=len(tracks),
+        hours=sum(track.seconds for track in tracks) / 3600,
+        level_db=float(10 * np.log10(np.mean(10 ** (heard / 10)))) if heard.size else None,
+        silent_share=float(1 - heard.size / levels.size) if levels.size else 1.0,
+        lufs=statistics.median(lufs) if lufs else None,
+    )
+
+
+def _loudness(reader: ShardReader) -> dict[str, list[float]]:
+    """Integrated loudness of each stem of each track that is long and loud enough to have one, by stem."""
+    found: dict[str, list[float]] = {}
+    for track in reader.manifest.tracks:
+        if track.seconds >= _SHORTEST_SECONDS:
+            for stem, loudness in _of_track(reader, track):
+                found.setdefault(stem, []).append(loudness)
+    return found
+
+
+def _of_track(reader: ShardReader, track: TrackRecord) -> Iterator[tuple[str, float]]:
+    # Here, because only this needs it.
+    import pyloudnorm
+
+    meter = pyloudnorm.Meter(track.sample_rate)
+    for stem in track.stems:
+        samples = reader.read(track, [stem], 0, track.num_samples)[0]
+        # The standard weighs five channels; of more, the first ones.
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            loudness = float(meter.integrated_loudness(samples[:5].T.astype(np.float64)))
+        if np.isfinite(loudness):
+            yield stem, loudness

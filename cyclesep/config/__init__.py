@@ -1,0 +1,1 @@
+"""Typed settings: load, merge, validate and document."""

@@ -1,0 +1,1 @@
+"""Training data: corpora, preprocessing, LMDB shards and random crops."""

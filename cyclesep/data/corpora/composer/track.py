@@ -1,0 +1,107 @@
+"""Tracks that compose and render themselves, and the corpora made of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from annotated_types import Ge
+from pydantic import NonNegativeInt
+
+from cyclesep.audio.audio_io import Waveform, from_pcm16
+from cyclesep.data.corpora.composer.bass import render_bass
+from cyclesep.data.corpora.composer.composition import Song, compose
+from cyclesep.data.corpora.composer.drums import render_drums
+from cyclesep.data.corpora.composer.harmony import render_other
+from cyclesep.data.corpora.composer.mastering import balance, limit, quantise
+from cyclesep.data.corpora.composer.names import track_name
+from cyclesep.data.corpora.composer.signals import SAMPLE_RATE, random_stream, samples_in
+from cyclesep.data.corpora.composer.vocals import render_vocals
+
+# Changes whenever the same seed gives other samples.
+GENERATOR_VERSION = 1
+
+SPLIT_NUMBERS = {"train": 0, "valid": 1, "test": 2}
+RENDERERS = {"vocals": render_vocals, "drums": render_drums, "bass": render_bass, "other": render_other}
+COMPOSITION, MASTERING = 0, 1
+FIRST_STEM = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticConfig:
+    """A corpus that the program composes itself."""
+
+    seed: NonNegativeInt = 0
+    """Another seed gives other songs."""
+    num_train: NonNegativeInt = 8
+    """Number of training tracks; a larger corpus starts with the same songs."""
+    num_valid: NonNegativeInt = 2
+    """Number of validation tracks."""
+    num_test: NonNegativeInt = 4
+    """Number of test tracks."""
+    seconds: Annotated[float, Ge(2.0)] = 12.0
+    """Length of every track; in tracks shorter than about four bars no stem rests for long."""
+
+
+PRESETS: Mapping[str, SyntheticConfig] = {
+    "tiny": SyntheticConfig(num_train=4, num_valid=1, num_test=2, seconds=6.0),
+    "small": SyntheticConfig(),
+    "medium": SyntheticConfig(num_train=80, num_valid=20, num_test=50, seconds=30.0),
+    "full": SyntheticConfig(num_train=86, num_valid=14, num_test=50, seconds=240.0),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticTrack:
+    """One song, rendered anew by every `read`; 44.1 kHz stereo."""
+
+    track_id: str
+    split: str
+    seed: int
+    index: int
+    seconds: float
+
+    def song(self) -> Song:
+        """The composition: key, tempo, form and chords."""
+        return compose(self._stream(COMPOSITION), self.seconds)
+
+    def read(self) -> dict[str, Waveform]:
+        """The mixture and its stems vocals, drums, bass and other, samples of exactly int16 / 32768.
+
+        The mixture is the sum of the stems to the sample. Each stem draws from a random stream of its own. The same
+        track is the same bit for bit on one kind of machine; other processors' arithmetic may differ in the last bit.
+        """
+        song, num_samples = self.song(), samples_in(self.seconds)
+        stems = {
+            stem: render(song, num_samples, self._stream(FIRST_STEM + number))
+            for number, (stem, render) in enumerate(RENDERERS.items())
+        }
+        mastering = self._stream(MASTERING)
+        quantised = quantise(limit(balance(stems, mastering), mastering))
+        return {
+            name: Waveform(samples=from_pcm16(np.ascontiguousarray(samples)), sample_rate=SAMPLE_RATE)
+            for name, samples in quantised.items()
+        }
+
+    def fingerprint(self) -> str:
+        """Names all that the samples depend on."""
+        return f"synthetic-{GENERATOR_VERSION}:{self.seed}:{self.split}:{self.index}:{self.seconds!r}"
+
+    def _stream(self, part: int) -> np.random.Generator:
+        return random_stream(self.seed, SPLIT_NUMBERS[self.split], self.index, part)
+
+
+def synthetic_tracks(config: SyntheticConfig) -> list[SyntheticTrack]:
+    """All tracks of a corpus, train, valid and test; nothing is rendered yet."""
+    counts = {"train": config.num_train, "valid": config.num_valid, "test": config.num_test}
+    return [
+        SyntheticTrack(
+            track_id=track_name(config.seed, SPLIT_NUMBERS[split], index),
+            split=split,
+            seed=config.seed,
+            index=index,
+            seconds=config.seconds,
+        )
+        for split, count in counts.items()
+        for index in range(count)
+    ]

@@ -1,0 +1,136 @@
+"""Music to ingest: MUSDB18, folders of stems, unpaired recordings, or songs that cyclesep composes itself."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
+
+from annotated_types import Ge, Le
+from pydantic import Field
+
+from cyclesep.audio.audio_io import Waveform
+from cyclesep.config.settings import to_dict
+from cyclesep.data.corpora import musdb18, stem_folders, unpaired
+from cyclesep.data.corpora.composer.track import SyntheticConfig, synthetic_tracks
+from cyclesep.errors import ConfigError, CorpusError
+
+_SETTINGS_OF_KIND = {
+    "musdb18": ("path", "flat_split"),
+    "stems": ("path", "valid_share", "test_share"),
+    "unpaired": ("target", "target_path", "others_path", "others_hold", "valid_share", "test_share"),
+    "synthetic": ("synthetic",),
+}
+
+
+class Track(Protocol):
+    """One song or recording as its source holds it: small, picklable, nothing read yet."""
+
+    @property
+    def track_id(self) -> str:
+        """Unique within the corpus; any printable text, never used as a path."""
+
+    @property
+    def split(self) -> str:
+        """ "train", "valid" or "test"."""
+
+    def read(self) -> dict[str, Waveform]:
+        """Stem name to audio, "mixture" perhaps among them; rates, lengths and channels may differ.
+
+        Raises AudioError or CorpusError for what cannot be read.
+        """
+
+    def fingerprint(self) -> str:
+        """Changes when the source changes; cheap, nothing is decoded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusConfig:
+    """Which music, and how it is divided into train, valid and test."""
+
+    kind: Literal["musdb18", "stems", "unpaired", "synthetic"] = "synthetic"
+    """musdb18: MUSDB18 or MUSDB18-HQ; stems: a folder of track folders; unpaired: two folders of recordings that have
+    nothing to do with each other; synthetic: songs composed by cyclesep."""
+    path: str = ""
+    """For musdb18: the root that holds train/ and test/, or one .stem.mp4, or a folder of them. For stems: the folder
+    that holds the track folders, or train/, valid/ and test/ with track folders in them."""
+    flat_split: Literal["train", "valid", "test"] = "test"
+    """For musdb18: the split of a single .stem.mp4 and of .stem.mp4 files that lie outside train/ and test/."""
+    target: Annotated[str, Field(pattern=r"^[^/\x00]*[^/.\x00][^/\x00]*$")] = "vocals"
+    """For unpaired: the stem name that recordings of the target get."""
+    target_path: str = ""
+    """For unpaired: the folder, sub-folders included, of recordings of the target alone."""
+    others_path: str = ""
+    """For unpaired: the folder, sub-folders included, of recordings of anything else."""
+    others_hold: Literal["mixtures", "accompaniment"] = "mixtures"
+    """For unpaired: mixtures if the others contain the target among other sounds, accompaniment if they lack it."""
+    valid_share: Annotated[float, Ge(0.0), Le(1.0)] = 0.1
+    """For stems without split folders and for unpaired: share of tracks for validation, by a hash of their names."""
+    test_share: Annotated[float, Ge(0.0), Le(1.0)] = 0.1
+    """For stems without split folders and for unpaired: share of tracks for testing, by a hash of their names."""
+    synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
+    """For synthetic: how many songs, how long, from which seed."""
+
+
+def find_tracks(config: CorpusConfig) -> list[Track]:
+    """All tracks of a corpus, sorted by split and name; no audio is read.
+
+    Raises ConfigError for a setting that the kind needs and lacks, CorpusError for a folder that is missing, empty or
+    not laid out as the kind asks.
+    """
+    tracks = sorted(_find(config), key=lambda track: (track.split, track.track_id))
+    if not tracks:
+        raise CorpusError(f"corpus {config.kind}: holds no tracks; ask for at least one")
+    name, count = Counter(track.track_id for track in tracks).most_common(1)[0]
+    if count > 1:
+        raise CorpusError(f"corpus {config.kind}: {count} tracks are named {name!r}; rename all but one")
+    return tracks
+
+
+def describe(config: CorpusConfig) -> dict[str, Any]:
+    """The settings that matter to the kind of corpus, as plain values, paths made absolute."""
+    values = to_dict(config)
+    kept = {name: values[name] for name in ("kind", *_SETTINGS_OF_KIND[config.kind])}
+    return {name: str(_absolute(value)) if name.endswith("path") else value for name, value in kept.items()}
+
+
+def _find(config: CorpusConfig) -> Sequence[Track]:
+    if config.valid_share + config.test_share > 1.0:
+        raise ConfigError(
+            f"corpus.valid_share + corpus.test_share is {config.valid_share + config.test_share:g}; keep it at most 1"
+        )
+    shares = {"valid_share": config.valid_share, "test_share": config.test_share}
+    match config.kind:
+        case "musdb18":
+            return musdb18.find_tracks(_folder(config, "path"), flat_split=config.flat_split)
+        case "stems":
+            return stem_folders.find_tracks(_folder(config, "path"), **shares)
+        case "unpaired":
+            return unpaired.find_tracks(_unpaired_folders(config), **shares)
+        case "synthetic":
+            return synthetic_tracks(config.synthetic)
+
+
+def _unpaired_folders(config: CorpusConfig) -> dict[str, Path]:
+    others = {"mixtures": "mixture", "accompaniment": "accompaniment"}[config.others_hold]
+    if config.target == others:
+        raise ConfigError(
+            f"corpus.target: {config.target!r} is what the others are called; name the target for what it is"
+        )
+    return {config.target: _folder(config, "target_path"), others: _folder(config, "others_path")}
+
+
+def _folder(config: CorpusConfig, name: str) -> Path:
+    value: str = getattr(config, name)
+    if not value:
+        raise ConfigError(
+            f"corpus.{name}: is empty, and corpus.kind={config.kind} needs it; set it to where the music is"
+        )
+    path = _absolute(value)
+    if not path.exists():
+        raise CorpusError(f"{path}: there is no such file or folder; check corpus.{name}")
+    return path
+
+
+def _absolute(path: str) -> Path:
+    return Path(path).expanduser().absolute()

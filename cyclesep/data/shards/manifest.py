@@ -1,0 +1,291 @@
+"""What an ingested corpus holds: `manifest.json`, written last, names every track, shard and hash."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from cyclesep import storage
+from cyclesep.errors import ShardError
+from cyclesep.storage.atomic_io import is_name, write_text
+
+MANIFEST_NAME = "manifest.json"
+VERSION = 1
+MIXTURE = "mixture"
+
+# The floor of every level in decibels that a manifest holds; JSON has no minus infinity.
+SILENCE_DB = -120.0
+
+_SHARD_NAME = re.compile(r"[a-z0-9-]+\.lmdb")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardFile:
+    """One LMDB file: consecutive segments of one track."""
+
+    name: str
+    bytes: int
+    sha256: str
+    first_segment: int
+    records: tuple[tuple[int, int], ...]
+    """Where each segment's record lies in the file: (offset, bytes)."""
+    index_crc32: int
+    """CRC-32 of everything in the file that is not a record, which is LMDB's own tree."""
+
+    @property
+    def num_segments(self) -> int:
+        return len(self.records)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackRecord:
+    """One track of a corpus as its shards hold it."""
+
+    track_id: str
+    split: str
+    sample_rate: int
+    channels: int
+    num_samples: int
+    stems: tuple[str, ...]
+    """In the order of the payload; "mixture" first where there is one."""
+    gain: float
+    """audio = int16 / 32768 * gain."""
+    segment_samples: int
+    shards: tuple[ShardFile, ...]
+    loudness_db: dict[str, tuple[float, ...]]
+    """Mean power of each second of each stem, dB re full scale; -120 for silence."""
+    residual_db: float | None
+    """Power of (mixture - sum of stems) over power of the mixture; None where one of them is missing or silent."""
+    clipped_samples: int = 0
+    """Samples of all stems that sit at full scale three or more in a row."""
+    warnings: tuple[str, ...] = ()
+    """What the ingest found odd in the track, one sentence each."""
+    fingerprint: str = ""
+    """Changes when the source changes."""
+
+    @property
+    def seconds(self) -> float:
+        return self.num_samples / self.sample_rate
+
+    @property
+    def num_segments(self) -> int:
+        return -(-self.num_samples // self.segment_samples)
+
+    def segment_length(self, index: int) -> int:
+        """Samples in segment `index`: all are equal but for the last."""
+        return min(self.segment_samples, self.num_samples - index * self.segment_samples)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardManifest:
+    """A whole corpus: format, settings and tracks, sorted by split and name."""
+
+    version: int = VERSION
+    sample_rate: int
+    channels: int
+    segment_samples: int
+    tracks: tuple[TrackRecord, ...]
+
+    @property
+    def hours(self) -> float:
+        return sum(track.seconds for track in self.tracks) / 3600
+
+    @property
+    def stems(self) -> tuple[str, ...]:
+        """The names of all stems in the order in which tracks first show them, the mixture first."""
+        names = dict.fromkeys(stem for track in self.tracks for stem in track.stems)
+        return tuple(sorted(names, key=lambda name: name != MIXTURE))
+
+    def split(self, name: str) -> tuple[TrackRecord, ...]:
+        """The tracks of one split: "train", "valid" or "test"."""
+        return tuple(track for track in self.tracks if track.split == name)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the files and what they mean: equal for equal audio, wherever and whenever it was ingested."""
+        content: list[Any] = [self.version, self.sample_rate, self.channels, self.segment_samples]
+        content += [[t.track_id, t.split, t.stems, t.gain, [s.sha256 for s in t.shards]] for t in self.tracks]
+        return _sha256(content)
+
+
+def make_manifest(tracks: Iterable[TrackRecord]) -> ShardManifest:
+    """The manifest of `tracks`, which share rate, channels and segment length; their order does not matter."""
+    ordered = tuple(sorted(tracks, key=lambda track: (track.split, track.track_id)))
+    if len({(track.sample_rate, track.channels, track.segment_samples) for track in ordered}) != 1:
+        raise ValueError("the tracks of a manifest share sample rate, channels and segment length, and there is one")
+    return ShardManifest(
+        sample_rate=ordered[0].sample_rate,
+        channels=ordered[0].channels,
+        segment_samples=ordered[0].segment_samples,
+        tracks=ordered,
+    )
+
+
+def write_manifest(folder: Path | str, manifest: ShardManifest) -> None:
+    """Make the corpus in `folder`, or at `s3://bucket/prefix`, readable; call it when all shards are in place."""
+    body = dataclasses.asdict(manifest)
+    _write_text(storage.join(str(folder), MANIFEST_NAME), _with_checksum(body) + "\n")
+
+
+def read_manifest(folder: Path | str) -> ShardManifest:
+    """Read and check manifest.json in `folder`, or at `s3://bucket/prefix`.
+
+    Raises ShardError if it is missing, damaged or of another version, StorageError if the bucket cannot be read.
+    """
+    path = storage.join(str(folder), MANIFEST_NAME)
+    text, values = _read_json(path)
+    if values.get("version") != VERSION:
+        raise ShardError(f"{path}: {_other_version(values.get('version'))}")
+    _refuse_damage(path, text, values)
+    return _checked(_parse(ShardManifest, values, path), path)
+
+
+def write_track_record(path: Path | str, track: TrackRecord) -> None:
+    """Keep the record of one finished track, so that an ingest that was interrupted need not redo it."""
+    body = dataclasses.asdict(track)
+    _write_text(str(path), _with_checksum(body))
+
+
+def read_track_record(path: Path | str) -> TrackRecord:
+    """The inverse of `write_track_record`; raises ShardError for a damaged file."""
+    text, values = _read_json(str(path))
+    _refuse_damage(str(path), text, values)
+    track: TrackRecord = _parse(TrackRecord, values, str(path))
+    return track
+
+
+def track_file_stem(
+    track_id: str, *, split: str, fingerprint: str, sample_rate: int, channels: int, segment_samples: int
+) -> str:
+    """The start of the names of a track's files: readable, safe on any file system, unique for its content."""
+    plain = unicodedata.normalize("NFKD", track_id).encode("ascii", "ignore").decode().lower()
+    slug = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:48] or "track"
+    identity = _sha256([VERSION, track_id, split, fingerprint, sample_rate, channels, segment_samples])
+    return f"{slug}-{identity[:16]}"
+
+
+def _write_text(path: str, text: str) -> None:
+    if storage.is_remote(path):
+        storage.write_text(path, text)
+    else:
+        write_text(Path(path), text)
+
+
+def _read_json(path: str) -> tuple[str, dict[str, Any]]:
+    try:
+        text = storage.read_text(path) if storage.is_remote(path) else Path(path).read_bytes().decode()
+        values = json.loads(text, parse_float=_Floats().__getitem__)
+    except (FileNotFoundError, storage.NoSuchObject):
+        folder, _, name = path.rpartition("/")
+        raise ShardError(
+            f"{folder}: holds no {name}, so no ingest was finished here; run `cyclesep ingest` into it"
+        ) from None
+    except OSError as problem:
+        raise ShardError(f"{path}: cannot be read ({problem.strerror}); check its permissions") from problem
+    except (ValueError, RecursionError) as problem:
+        raise ShardError(f"{path}: damaged, it is not JSON; run the same ingest again") from problem
+    if not isinstance(values, dict):
+        raise ShardError(f"{path}: damaged, it holds no fields; run the same ingest again")
+    return text, values
+
+
+class _Floats(dict[str, float]):
+    """Each number once: levels are most of a manifest and have few values, so half of its memory is saved."""
+
+    def __missing__(self, text: str) -> float:
+        number = self[text] = float(text)
+        return number
+
+
+def _refuse_damage(path: str, text: str, values: dict[str, Any]) -> None:
+    """Take the checksum out of `values`; raise ShardError unless every byte of the file is as it was written."""
+    checksum = values.pop("checksum", None)
+    rest = text.removesuffix("\n").replace(f'"checksum":"{checksum}",', "", 1)
+    if hashlib.sha256(rest.encode()).hexdigest() != checksum:
+        raise ShardError(f"{path}: damaged, its checksum does not match; run the same ingest again")
+
+
+def _other_version(found: Any) -> str:
+    newer = isinstance(found, int) and found > VERSION
+    remedy = "update cyclesep, or ingest into a new folder" if newer else "ingest into a new folder"
+    return f"format version {found!r}, this cyclesep reads {VERSION}; {remedy}"
+
+
+def _parse(kind: type, values: dict[str, Any], path: str) -> Any:
+    try:
+        return _adapter(kind).validate_python(values, extra="forbid")
+    except pydantic.ValidationError as invalid:
+        field = ".".join(str(part) for part in invalid.errors()[0]["loc"])
+        raise ShardError(
+            f"{path}: field {field} is not what this cyclesep writes; run the same ingest again"
+        ) from invalid
+
+
+@functools.cache
+def _adapter(kind: type) -> pydantic.TypeAdapter[Any]:
+    """Kept, because building one takes longer than checking a track's record."""
+    return pydantic.TypeAdapter(kind)
+
+
+def _checked(manifest: ShardManifest, path: str) -> ShardManifest:
+    """The manifest, unless its parts contradict each other, which no ingest writes."""
+    for track in manifest.tracks:
+        fault = _contradiction(manifest, track)
+        if fault is not None:
+            raise ShardError(f"{path}: track {track.track_id!r}: {fault}; run the same ingest again")
+    return manifest
+
+
+def _contradiction(manifest: ShardManifest, track: TrackRecord) -> str | None:
+    if min(track.sample_rate, track.channels, track.num_samples, track.segment_samples, len(track.stems)) < 1:
+        return "a size is below 1"
+    for stem in track.stems:
+        # Stems become names of files.
+        if not is_name(stem):
+            return f"stem {stem!r} is no name"
+    for name in ("sample_rate", "channels", "segment_samples"):
+        if getattr(track, name) != getattr(manifest, name):
+            return f"{name} is {getattr(track, name)}, of the corpus {getattr(manifest, name)}"
+    expected = 0
+    for shard in track.shards:
+        if not _SHA256.fullmatch(shard.sha256):
+            return f"{shard.name} has no SHA-256"
+        if not _SHARD_NAME.fullmatch(shard.name):
+            return f"shard name {shard.name!r} is none that ingest writes"
+        if shard.first_segment != expected:
+            return f"{shard.name} begins at segment {shard.first_segment}, not {expected}"
+        if not _fit(shard):
+            return f"the records of {shard.name} overlap or leave the file"
+        expected += shard.num_segments
+    return None if expected == track.num_segments else f"its shards hold {expected} of {track.num_segments} segments"
+
+
+def _fit(shard: ShardFile) -> bool:
+    end = 0
+    for offset, length in sorted(shard.records):
+        if offset < end:
+            return False
+        end = offset + length
+    return end <= shard.bytes
+
+
+def _with_checksum(values: dict[str, Any]) -> str:
+    """One line of canonical JSON, whose member "checksum" is the SHA-256 of the line without that member."""
+    return _canonical({**values, "checksum": _sha256(values)})
+
+
+def _canonical(values: Any) -> str:
+    return json.dumps(values, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+
+
+def _sha256(values: Any) -> str:
+    return hashlib.sha256(_canonical(values).encode()).hexdigest()

@@ -1,0 +1,276 @@
+"""Checking a corpus: every byte of every shard against the manifest, in parallel, and naming each damaged place."""
+
+import hashlib
+import os
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge, Le, MinLen
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from cyclesep.data.shards import segments
+from cyclesep.data.shards.cache import ShardCache
+from cyclesep.data.shards.manifest import ShardFile, ShardManifest, TrackRecord
+from cyclesep.data.shards.mmap_cache import open_shards
+from cyclesep.data.shards.reading import ShardReader
+from cyclesep.errors import CyclesepError, ShardError
+
+REMEDY = "delete these files and run the same ingest again: only their tracks are redone"
+
+_Advance = Callable[[int], object]
+_Fault = tuple[int | None, str]  # segment, or None for the file as a whole, and reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyConfig:
+    """Which corpora to check, and how many files at once."""
+
+    shards: Annotated[tuple[str, ...], MinLen(1)]
+    """Folders of shards, or s3://bucket/prefix, each with its manifest.json."""
+    num_threads: Annotated[int, Ge(1), Le(1024)] | None = None
+    """Shards checked at once; by default one per core. Hashing holds no Python lock, so threads use all cores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damage:
+    """One way in which one shard is not what was written."""
+
+    shard: str
+    """Where the file lies."""
+    track_id: str
+    segments: tuple[int, ...]
+    """Positions in the track that are hit; none where it is the file as a whole."""
+    reason: str
+
+    def __str__(self) -> str:
+        where = f", {_ranges(self.segments)}" if self.segments else ""
+        return f"{self.shard}: shard of track {self.track_id!r}{where}: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What a check of one corpus found."""
+
+    folder: str
+    manifest: ShardManifest
+    damage: tuple[Damage, ...]
+    seconds: float
+    num_threads: int
+
+    @property
+    def shards(self) -> tuple[ShardFile, ...]:
+        """All files that the manifest names."""
+        return tuple(shard for track in self.manifest.tracks for shard in track.shards)
+
+    @property
+    def num_damaged(self) -> int:
+        """Damaged files."""
+        return len({damage.shard for damage in self.damage})
+
+    def summary(self) -> str:
+        """A few lines for a person; with damage, a line for each damaged place."""
+        if self.damage:
+            return "\n".join(f"damaged: {damage}" for damage in self.damage)
+        manifest, num_bytes = self.manifest, sum(shard.bytes for shard in self.shards)
+        counts = ", ".join(f"{len(manifest.split(split))} {split}" for split in ("train", "valid", "test"))
+        num_segments = sum(shard.num_segments for shard in self.shards)
+        rows = {
+            "tracks": f"{len(manifest.tracks)} ({counts}), {manifest.hours * 60:.1f} minutes",
+            "audio": f"{manifest.sample_rate} Hz, {manifest.channels} channels, stems {', '.join(manifest.stems)}",
+            "manifest": f"format {manifest.version}, its checksum matches, digest {manifest.digest[:16]}",
+            "shards": f"{len(self.shards)} files, {num_bytes / 1e6:,.1f} MB: every size, index and SHA-256 matches",
+            "segments": f"{num_segments} records: every header and checksum matches, and LMDB finds each",
+            "speed": f"{num_bytes / 1e6 / max(self.seconds, 1e-9):,.0f} MB/s, {self.num_threads} threads, "
+            f"{self.seconds:.1f} s",
+        }
+        return "\n".join([f"{self.folder}: whole", *(f"  {name:<9} {told}" for name, told in rows.items())])
+
+
+def verify(folder: Path | str, *, num_threads: int | None = None) -> ShardManifest:
+    """Check every byte of a corpus and give back its manifest; raises ShardError that names every damaged place."""
+    found = check(folder, num_threads=num_threads)
+    if found.damage:
+        raise ShardError(f"{'; '.join(map(str, found.damage))}; {REMEDY}")
+    return found.manifest
+
+
+def check(folder: Path | str, *, num_threads: int | None = None, advance: _Advance = int) -> Verification:
+    """Check every byte of a corpus: manifest, sizes, SHA-256, LMDB's tree, each record's header and checksum.
+
+    `advance` is told the numbers of bytes read, from any thread. Raises ShardError if the manifest is missing, damaged
+    or of another version; damage in shards is in what is given back.
+    """
+    started = time.monotonic()
+    reader = ShardReader(folder)
+    places = [(track, shard) for track in reader.manifest.tracks for shard in track.shards]
+    threads = min(num_threads or _num_cores(), len(places))
+    with _past_the_cache(reader, threads) as reader, _pool(threads) as pool:
+        damage = list(pool.map(lambda place: _shard_damage(reader, place[0], place[1], advance), places))
+    return Verification(
+        folder=str(folder),
+        manifest=reader.manifest,
+        damage=tuple(one for many in damage for one in many),
+        seconds=time.monotonic() - started,
+        num_threads=threads,
+    )
+
+
+def run(config: VerifyConfig) -> int:
+    """Check one corpus after the other and print what was found; the status is 1 if one is damaged or missing."""
+    damaged = 0
+    for folder in config.shards:
+        try:
+            found = _checked(folder, config.num_threads)
+            print(found.summary())
+            if found.damage:
+                raise ShardError(f"{folder}: {found.num_damaged} of {len(found.shards)} shards are damaged; {REMEDY}")
+        except ShardError as problem:
+            print(f"cyclesep verify: error: {problem}", file=sys.stderr)
+            damaged += 1
+    return 1 if damaged else 0
+
+
+def _checked(folder: str, num_threads: int | None) -> Verification:
+    total = sum(shard.bytes for track in ShardReader(folder).manifest.tracks for shard in track.shards)
+    console = Console(stderr=True)
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(
+        TextColumn("{task.description}"), *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        bar = progress.add_task("verify", total=total)
+        return check(folder, num_threads=num_threads, advance=lambda num_bytes: progress.advance(bar, num_bytes))
+
+
+@contextmanager
+def _past_the_cache(reader: ShardReader, num_threads: int) -> Iterator[ShardReader]:
+    """A reader of what lies in a bucket now, whatever this machine's cache holds; room for a few shards is enough."""
+    if not reader.is_remote:
+        yield reader
+        return
+    largest = max(shard.bytes for track in reader.manifest.tracks for shard in track.shards)
+    with tempfile.TemporaryDirectory(prefix="cyclesep-verify-") as folder:
+        yield ShardReader(reader.folder, cache=ShardCache(Path(folder), limit_bytes=2 * num_threads * largest))
+    # Their space comes back when nobody maps them any more.
+    open_shards.close_removed()
+
+
+@contextmanager
+def _pool(num_threads: int) -> Iterator[ThreadPoolExecutor]:
+    pool = ThreadPoolExecutor(num_threads)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _shard_damage(reader: ShardReader, track: TrackRecord, shard: ShardFile, advance: _Advance) -> list[Damage]:
+    """All that is wrong with one shard; the reader, and so LMDB, sees only files whose bytes are all right."""
+    try:
+        with reader.at_hand(shard) as path:
+            faults = _byte_faults(path, track, shard, advance) or _reader_faults(reader, track, shard)
+    except OSError as problem:
+        faults = [(None, f"it cannot be read ({problem.strerror})")]
+    except CyclesepError as problem:
+        faults = [(None, str(problem))]
+    place = f"{reader.folder}/{shard.name}"
+    return [
+        Damage(shard=place, track_id=track.track_id, segments=where, reason=reason)
+        for reason, where in _grouped(faults).items()
+    ]
+
+
+def _byte_faults(path: Path, track: TrackRecord, shard: ShardFile, advance: _Advance) -> list[_Fault]:
+    """Faults of a file as (segment, or None for the file as a whole, reason), found in one pass of plain reads.
+
+    Plain reads, because a sector that the disk has lost is an error in a read and the end of the process in a map.
+    """
+    faults: list[_Fault] = []
+    sha256, index_crc32 = hashlib.sha256(), 0
+    with path.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size != shard.bytes:
+            faults.append((None, f"it has {size} bytes, the manifest says {shard.bytes}"))
+        for segment, offset, length in _regions(shard):
+            try:
+                piece = _read(file.fileno(), offset, length)
+            except OSError as problem:
+                faults.append((segment, f"it cannot be read ({problem.strerror})"))
+                continue
+            sha256.update(piece)
+            if segment is None:
+                index_crc32 = zlib.crc32(piece, index_crc32)
+            elif len(piece) < length:
+                faults.append((segment, "its record lies beyond the end of the file"))
+            elif fault := segments.find_fault(track, segment, piece):
+                faults.append((segment, fault))
+            advance(length)
+    if size == shard.bytes and index_crc32 != shard.index_crc32:
+        faults.append((None, "its index is damaged"))
+    if not faults and sha256.hexdigest() != shard.sha256:
+        faults.append((None, "its SHA-256 does not match"))
+    return faults
+
+
+def _regions(shard: ShardFile) -> Iterator[tuple[int | None, int, int]]:
+    """The file from its beginning to its end as (segment, or None for LMDB's own, offset, bytes)."""
+    position = 0
+    for (offset, length), number in sorted((record, number) for number, record in enumerate(shard.records)):
+        yield None, position, offset - position
+        yield shard.first_segment + number, offset, length
+        position = offset + length
+    yield None, position, max(0, shard.bytes - position)
+
+
+def _read(descriptor: int, offset: int, length: int) -> memoryview:
+    """`length` bytes from `offset` on, fewer where the file ends."""
+    content = memoryview(bytearray(length))
+    filled = 0
+    while filled < length:
+        count = os.preadv(descriptor, [content[filled:]], offset + filled)
+        if count == 0:
+            break
+        filled += count
+    return content[:filled]
+
+
+def _reader_faults(reader: ShardReader, track: TrackRecord, shard: ShardFile) -> list[_Fault]:
+    """What the reader, whose way leads through LMDB's tree, refuses of a file whose bytes are as they were hashed."""
+    faults: list[_Fault] = []
+    for segment in range(shard.first_segment, shard.first_segment + shard.num_segments):
+        try:
+            reader.read(track, track.stems[:1], segment * track.segment_samples, 1)
+        except ShardError as problem:
+            faults.append((segment, f"the reader refuses it ({problem})"))
+    return faults
+
+
+def _grouped(faults: Sequence[_Fault]) -> dict[str, tuple[int, ...]]:
+    """The segments of each reason."""
+    grouped: dict[str, list[int]] = {}
+    for segment, reason in faults:
+        grouped.setdefault(reason, []).extend([] if segment is None else [segment])
+    return {reason: tuple(sorted(where)) for reason, where in grouped.items()}
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers as `segment 3` or `segments 3, 5-9`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ("segment " if len(numbers) == 1 else "segments ") + ", ".join("-".join(map(str, run)) for run in runs)

@@ -1,9 +1,0 @@
-"""Discriminators: networks that tell recordings from estimates.
-
-Every discriminator maps `(batch, channels, time)` to one list of feature maps per sub-network, the logits last; logits
-are patches, never one number for a whole crop, so that any length will do.
-"""
-
-from cyclesep.discriminators.discriminator import Discriminator, DiscriminatorConfig, build_discriminator
-
-__all__ = ["Discriminator", "DiscriminatorConfig", "build_discriminator"]

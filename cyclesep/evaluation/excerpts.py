@@ -1,0 +1,178 @@
+"""Excerpts of scored tracks for the ear: mixture, references and estimates of the same seconds, as small flac files.
+
+excerpts/NAME.mixture.flac, NAME.TARGET.reference.flac, NAME.TARGET.estimate.flac: mono, 16 bits
+excerpts/NAME.json: what they are; written last
+"""
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from cyclesep.audio.audio_io import Samples, Waveform, common_pcm16_gain, to_pcm16
+from cyclesep.errors import StorageError
+from cyclesep.storage.path import Folder
+
+EXCERPTS = "excerpts"
+SECONDS = 20.0
+_log = logging.getLogger(__name__)
+_MIXTURE, _VOCALS, _ACCOMPANIMENT = "mixture", "vocals", "accompaniment"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Excerpt:
+    """Some seconds of one track under one system; all signals are float32 `(time,)` of one length."""
+
+    system: str
+    track_id: str
+    split: str
+    start_seconds: float
+    """Where it begins in the track."""
+    sample_rate: int
+    mixture: Samples
+    references: Mapping[str, Samples]
+    """By target."""
+    estimates: Mapping[str, Samples]
+    """By target, the same targets in the same order."""
+
+    @property
+    def seconds(self) -> float:
+        return len(self.mixture) / self.sample_rate
+
+    @property
+    def signals(self) -> dict[str, Samples]:
+        """All of them by the names of their files."""
+        named = {_MIXTURE: self.mixture}
+        for target, reference in self.references.items():
+            named |= {f"{target}.reference": reference, f"{target}.estimate": self.estimates[target]}
+        return named
+
+    def write(self, folder: Folder, name: str) -> None:
+        """Keep it below `folder`; it counts once its card is there.
+
+        All signals are divided by the same power of two where one is louder than full scale. What cannot be written is
+        told by a warning and left out: a report without it is better than a track without scores.
+        """
+        try:
+            self._write(folder, name)
+        except (StorageError, soundfile.LibsndfileError) as problem:
+            _log.warning("%s: %s: kept no excerpt to be heard (%s)", self.system, self.track_id, problem)
+
+    def _write(self, folder: Folder, name: str) -> None:
+        signals = self.signals
+        gain = common_pcm16_gain(signals.values())
+        for signal, samples in signals.items():
+            with folder.replacing(f"{EXCERPTS}/{name}.{signal}.flac") as partial:
+                soundfile.write(partial, to_pcm16(samples, gain=gain), self.sample_rate, "PCM_16", format="FLAC")
+        card = {
+            "system": self.system,
+            "track_id": self.track_id,
+            "split": self.split,
+            "start_seconds": self.start_seconds,
+            "targets": list(self.references),
+        }
+        folder.write_text(f"{EXCERPTS}/{name}.json", json.dumps(card, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def read(cls, folder: Folder, name: str) -> "Excerpt":
+        """What `write` kept; raises StorageError if a file is missing or damaged."""
+        place = f"{EXCERPTS}/{name}"
+        try:
+            card: dict[str, Any] = json.loads(folder.read_text(f"{place}.json"))
+            targets = card.pop("targets")
+            mixture, sample_rate = _read_flac(folder, f"{place}.{_MIXTURE}.flac")
+            return cls(
+                mixture=mixture,
+                sample_rate=sample_rate,
+                references={target: _read_flac(folder, f"{place}.{target}.reference.flac")[0] for target in targets},
+                estimates={target: _read_flac(folder, f"{place}.{target}.estimate.flac")[0] for target in targets},
+                **card,
+            )
+        except (ValueError, KeyError, TypeError, soundfile.LibsndfileError) as problem:
+            raise StorageError(
+                f"{folder.path_of(place)}: is damaged ({problem}); delete it, or evaluate again"
+            ) from problem
+
+
+def by_interest(targets: Iterable[str]) -> list[str]:
+    """Vocals first, an accompaniment last."""
+    return sorted(targets, key=lambda name: (name != _VOCALS, name == _ACCOMPANIMENT))
+
+
+def finished_excerpts(folder: Folder) -> set[str]:
+    """The names of those that `Excerpt.write` has finished."""
+    return {file.removesuffix(".json") for file in folder.sizes(EXCERPTS) if file.endswith(".json")}
+
+
+def delete_excerpts(folder: Folder, names: set[str]) -> None:
+    """Delete excerpts, their cards first."""
+    files = [file for file in folder.sizes(EXCERPTS) if file.partition(".")[0] in names]
+    for file in sorted(files, key=lambda file: not file.endswith(".json")):
+        folder.delete(f"{EXCERPTS}/{file}")
+
+
+def excerpt_of(
+    stems: Mapping[str, Waveform], estimates: Mapping[str, Waveform], *, system: str, track_id: str, split: str
+) -> Excerpt:
+    """The `SECONDS` in which the first target by interest is loudest, of all that was estimated and has a truth.
+
+    `stems` are the references and the mixture, of one rate and length.
+    """
+    mixture = stems[_MIXTURE]
+    truths = {name: _reference(name, stems, estimates) for name in by_interest(estimates)}
+    references = {name: truth for name, truth in truths.items() if truth is not None}
+    rate, length = mixture.sample_rate, round(SECONDS * mixture.sample_rate)
+    first = next(iter(references.values()), mixture.samples)
+    start = _loudest(first, rate)
+    num_samples = mixture.samples[:, start * rate : start * rate + length].shape[1]
+    cut = slice(start * rate, start * rate + num_samples)
+    return Excerpt(
+        system=system,
+        track_id=track_id,
+        split=split,
+        start_seconds=float(start),
+        sample_rate=rate,
+        mixture=_mono(mixture.samples[:, cut], num_samples),
+        references={name: _mono(samples[:, cut], num_samples) for name, samples in references.items()},
+        estimates={name: _mono(estimates[name].samples[:, cut], num_samples) for name in references},
+    )
+
+
+def _reference(target: str, stems: Mapping[str, Waveform], estimates: Mapping[str, Waveform]) -> Samples | None:
+    """The truth of a target; that of the accompaniment is the sum of all stems but the one that it accompanies."""
+    if target in stems:
+        return stems[target].samples
+    if target != _ACCOMPANIMENT:
+        return None
+    # As it is scored: one other target leads, of several the vocals do, whether they were estimated or not.
+    leads = [name for name in estimates if name in stems and name not in (_MIXTURE, _ACCOMPANIMENT)]
+    led = leads[0] if len(leads) == 1 else _VOCALS
+    others = [wave.samples for name, wave in stems.items() if name not in (_MIXTURE, led)]
+    total: Samples = np.sum(others, axis=0, dtype=np.float32)
+    return total
+
+
+def _loudest(samples: Samples, sample_rate: int) -> int:
+    """The second from which on `SECONDS` hold the most energy; the last excerpt ends with the track."""
+    whole = samples.shape[1] // sample_rate
+    power = np.square(samples[:, : whole * sample_rate], dtype=np.float64).reshape(len(samples), whole, sample_rate)
+    energy: NDArray[np.float64] = power.sum(axis=(0, 2))
+    count = max(1, whole - int(SECONDS) + 1)
+    return int(np.argmax([energy[second : second + int(SECONDS)].sum() for second in range(count)]))
+
+
+def _mono(samples: Samples, num_samples: int) -> Samples:
+    """The mean of the channels, padded with zeros to `num_samples`."""
+    mono: Samples = samples.mean(axis=0, dtype=np.float32)
+    return np.pad(mono, (0, num_samples - len(mono)))
+
+
+def _read_flac(folder: Folder, name: str) -> tuple[Samples, int]:
+    with folder.reading(name) as path:
+        samples, sample_rate = soundfile.read(path, dtype="float32")
+    return samples, sample_rate

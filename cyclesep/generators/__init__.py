@@ -1,8 +1,0 @@
-"""Separators: networks that take a mixture apart, waveform in and waveform out.
-
-Every separator maps `(batch, channels, time)` of any length to estimates `(batch, targets, channels, time)`.
-"""
-
-from cyclesep.generators.separator import Separator, SeparatorConfig, build_separator
-
-__all__ = ["Separator", "SeparatorConfig", "build_separator"]

@@ -1,0 +1,87 @@
+"""An audio file as a stream of blocks, in constant memory, whoever decodes it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+import soundfile
+
+from cyclesep.audio import audio_io, ffmpeg, integrity
+from cyclesep.audio.audio_io import Samples, Waveform
+from cyclesep.errors import AudioError
+
+BLOCK_SAMPLES = 1 << 18
+
+
+class AudioSource:
+    """Blocks `(channels, time)` of an audio file, read as they are asked for, all of their values finite.
+
+    libsndfile reads it, or FFmpeg mp3 and what libsndfile does not know. Raises AudioError for a file that is missing,
+    is no audio, is empty, breaks off or holds NaN or infinite samples. That an mp3 was cut off is known at its end.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: soundfile.SoundFile | None = None
+        self._decoder: ffmpeg.BlockDecoder | None = None
+        self.num_samples = 0
+        audio_io.refuse_no_file(path)
+        # libsndfile stops where it guesses the end of an mp3 without a Xing header, and prints notes on stderr.
+        if integrity.is_mp3(path):
+            self._open_decoder()
+        else:
+            self._open()
+        audio_io.checked_rate(self.sample_rate, name=str(path))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+        if self._decoder is not None:
+            self._decoder.close()
+
+    def __iter__(self) -> Iterator[Samples]:
+        for block in self._decoder or self._blocks():
+            name = f"{self._path}, from {self.num_samples / self.sample_rate:.1f} s on"
+            checked = audio_io.checked(Waveform(samples=block, sample_rate=self.sample_rate), name=name)
+            self.num_samples += block.shape[1]
+            yield checked.samples
+        if self._decoder is not None:
+            self._refuse_cut_off(self.num_samples)
+        if self.num_samples == 0:
+            raise AudioError(f"{self._path}: holds no samples; leave the file out or export it again")
+
+    def _blocks(self) -> Iterator[Samples]:
+        assert self._file is not None
+        try:
+            while len(block := self._file.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)):
+                yield block.T
+        except soundfile.LibsndfileError as problem:
+            raise AudioError(
+                f"{self._path}: damaged after {self.num_samples} samples ({problem}); export it again"
+            ) from problem
+
+    def _open(self) -> None:
+        try:
+            self._file = soundfile.SoundFile(self._path)
+        except (soundfile.LibsndfileError, OSError) as problem:
+            self._open_decoder(problem)
+            return
+        self.channels, self.sample_rate = self._file.channels, self._file.samplerate
+        self.expected = self._file.frames
+        self._refuse_cut_off(self.expected)
+
+    def _refuse_cut_off(self, num_samples: int) -> None:
+        integrity.refuse_cut_off(self._path, num_samples=num_samples, sample_rate=self.sample_rate)
+
+    def _open_decoder(self, reason: Exception | None = None) -> None:
+        try:
+            decoder = ffmpeg.BlockDecoder(self._path, block_samples=BLOCK_SAMPLES)
+        except ffmpeg.NotAudioError:
+            raise AudioError(
+                f"{self._path}: neither libsndfile nor ffmpeg can read it as audio; export it again"
+            ) from reason
+        self._decoder = decoder
+        self.channels, self.sample_rate, self.expected = decoder.channels, decoder.sample_rate, decoder.expected

@@ -1,0 +1,126 @@
+"""Scores in museval's own format: its JSON, its `TrackStore`, and a drop-in for `museval.eval_mus_track`.
+
+museval is imported when it is asked for: its import takes a second and wants ffmpeg on the PATH.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cyclesep.audio.audio_io import Waveform
+from cyclesep.errors import ScoringError
+from cyclesep.metrics.bss_eval import Mode
+from cyclesep.metrics.track_score import ACCOMPANIMENT, VOCALS, TrackScore, score_track
+from cyclesep.storage.atomic_io import as_name, write_text
+
+if TYPE_CHECKING:
+    from museval import TrackStore
+
+
+class MusdbTarget(Protocol):
+    """What is read of a target of a musdb track: `audio` (time, channels), or, where it has them, the `sources` that it
+    is the sum of, each with `name`, `gain` and `audio`."""
+
+    @property
+    def audio(self) -> NDArray[np.floating]: ...
+
+
+class MusdbTrack(Protocol):
+    """What is read of a musdb track."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def subset(self) -> str: ...
+    @property
+    def rate(self) -> float: ...
+    @property
+    def targets(self) -> Mapping[str, MusdbTarget]: ...
+
+
+def to_track_store(score: TrackScore) -> "TrackStore":
+    """museval's `TrackStore`: each target once, vocals as scored beside the accompaniment where there is one."""
+    from museval import TrackStore
+
+    store = TrackStore(track_name=score.track_id, win=score.window_seconds, hop=score.hop_seconds)
+    for name in score.names:
+        values = score.of(name).frame_metrics()
+        store.add_target(target_name=name, values={metric: frames.tolist() for metric, frames in values.items()})
+    return store
+
+
+def to_museval_json(score: TrackScore) -> str:
+    """The text of museval's JSON file: five decimals, bare NaN for NaN and for infinite values."""
+    text: str = to_track_store(score).json
+    return text
+
+
+def write_museval_json(score: TrackScore, folder: Path) -> Path:
+    """Write `folder/<split>/<track>.json` atomically, where museval's EvalStore looks (a slash becomes _)."""
+    path = folder / as_name(score.split) / f"{as_name(score.track_id)}.json"
+    write_text(path, to_museval_json(score))
+    return path
+
+
+def eval_mus_track(
+    track: MusdbTrack,
+    user_estimates: Mapping[str, NDArray[Any]],
+    output_dir: str | Path | None = None,
+    mode: Mode = "v4",
+    win: float = 1.0,
+    hop: float = 1.0,
+) -> "TrackStore":
+    """Score estimates `(time, channels)` of a musdb track: a drop-in for `museval.eval_mus_track`.
+
+    As in museval every target of the track can be estimated, sums of stems such as musdb's `linear_mixture` too, and
+    what is no target of it is passed over. Beyond museval: references and estimates are rounded to 16 bits, each stem
+    is decoded once, silence gives NaN frames, one target alone is scored, the JSON appears whole or not at all.
+
+    Raises ScoringError as `score_track` does, also where no target was estimated: museval warns then and gives an
+    empty store, which would count as a finished track.
+    """
+    rate = int(track.rate)
+    estimates = {name: _waveform(audio, rate) for name, audio in user_estimates.items() if name in track.targets}
+    if not estimates:
+        raise ScoringError(
+            f"{track.name}: no estimate {sorted(user_estimates)} is one of the targets {sorted(track.targets)}; "
+            "rename them"
+        )
+    # The accompaniment alone is scored against vocals that nobody estimated.
+    wanted = estimates.keys() | ({VOCALS} if estimates.keys() == {ACCOMPANIMENT} else set())
+    targets = {name: target for name, target in track.targets.items() if name in wanted}
+    score = score_track(
+        {name: _waveform(audio, rate) for name, audio in _audio_of(targets).items()},
+        estimates,
+        window_seconds=win,
+        hop_seconds=hop,
+        mode=mode,
+        derive_accompaniment=False,
+        track_id=track.name,
+        split=track.subset,
+    )
+    if output_dir is not None:
+        write_museval_json(score, Path(output_dir))
+    return to_track_store(score)
+
+
+def _audio_of(targets: Mapping[str, MusdbTarget]) -> dict[str, NDArray[Any]]:
+    """The audio of targets. Those of musdb know the sources that they are sums of, and each source is decoded once."""
+    decoded: dict[str, NDArray[Any]] = {}
+
+    def audio(target: MusdbTarget) -> NDArray[Any]:
+        parts = getattr(target, "sources", None)
+        if parts is None:
+            return target.audio
+        decoded.update({part.name: part.audio for part in parts if part.name not in decoded})
+        return np.asarray(sum(part.gain * decoded[part.name] for part in parts))
+
+    return {name: audio(target) for name, target in targets.items()}
+
+
+def _waveform(audio: NDArray[Any], rate: int) -> Waveform:
+    samples = np.atleast_2d(np.asarray(audio, dtype=np.float32).T)
+    return Waveform(samples=np.ascontiguousarray(samples), sample_rate=rate)

@@ -1,0 +1,229 @@
+"""Scores of tracks and systems as one table: a row per value, parquet on disk, medians as the field reports them."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+from cyclesep.errors import ScoringError
+from cyclesep.metrics.track_score import TargetScore, TrackScore
+from cyclesep.storage.atomic_io import replacing
+
+SCHEMA = pa.schema(
+    [
+        pa.field("system", pa.string(), nullable=False),
+        pa.field("track_id", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("target", pa.string(), nullable=False),
+        # Names joined by "+": the other signals move a target's SIR and SAR, and their silent frames are NaN for all.
+        pa.field("scored_with", pa.string(), nullable=False),
+        pa.field("conditioning", pa.string(), nullable=False),
+        # Null for a metric of the whole track, as is the time (of the frame's first sample, in seconds).
+        pa.field("frame", pa.int32()),
+        pa.field("time", pa.float64()),
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("value", pa.float64(), nullable=False),
+    ]
+)
+TRACK_KEYS = ("system", "split", "target", "scored_with", "metric", "track_id")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackValue:
+    """One metric of one target of one track: the median over its finite frames, or the value of the whole track."""
+
+    system: str
+    split: str
+    target: str
+    scored_with: str
+    metric: str
+    track_id: str
+    value: float
+    """dB; NaN when no frame is finite."""
+    frames: int
+    """0 for a metric of the whole track."""
+    nan_frames: int
+    """Frames left out: NaN, or infinite, which museval writes as NaN too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """One metric of one target of one system over the tracks of a split; tracks without a finite value are left out."""
+
+    system: str
+    split: str
+    target: str
+    scored_with: str
+    metric: str
+    median: float
+    """Median over tracks, dB: of medians over frames for SDR, ISR, SIR and SAR, as SiSEC reports them."""
+    mean: float
+    """Mean over tracks, dB: how uSDR is reported."""
+    tracks: int
+    tracks_left_out: int
+    frames: int
+    nan_frames: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreTable:
+    """Rows (system, track_id, split, target, scored_with, conditioning, frame, time, metric, value)."""
+
+    table: pa.Table
+
+    @classmethod
+    def from_scores(cls, system: str, scores: Iterable[TrackScore]) -> "ScoreTable":
+        """One row per frame and metric and one per whole-track metric, of every target of every track."""
+        batches = [_rows(system, score, target) for score in scores for target in score.targets]
+        return cls(table=pa.concat_tables([SCHEMA.empty_table(), *batches]))
+
+    @classmethod
+    def from_museval(cls, system: str, folder: Path) -> "ScoreTable":
+        """The JSON files `folder/<split>/<track>.json` that museval or `write_museval_json` wrote, as of SiSEC 2018.
+
+        Raises ScoringError for a folder that holds none, or a file that is not museval's.
+        """
+        paths = sorted(Path(folder).glob("*/*.json"))
+        if not paths:
+            raise ScoringError(f"{folder}: holds no <split>/<track>.json; give the folder above the split folders")
+        return cls(table=pa.concat_tables([_museval_rows(system, path) for path in paths]))
+
+    @classmethod
+    def concatenate(cls, tables: Iterable["ScoreTable"]) -> "ScoreTable":
+        """The rows of all tables, in their order."""
+        return cls(table=pa.concat_tables([SCHEMA.empty_table(), *(table.table for table in tables)]))
+
+    @classmethod
+    def read(cls, path: Path) -> "ScoreTable":
+        """Read what `write` wrote; raises ScoringError for a file that is missing, damaged or another table."""
+        try:
+            return cls(table=pyarrow.parquet.read_table(path).select(SCHEMA.names).cast(SCHEMA))
+        except (OSError, KeyError, ValueError) as problem:
+            raise ScoringError(f"{path}: is no table of scores ({problem}); run the evaluation again") from problem
+
+    def write(self, path: Path) -> None:
+        """Write parquet, whole or not at all."""
+        with replacing(Path(path)) as partial:
+            pyarrow.parquet.write_table(self.table, partial, compression="zstd")
+
+    def track_values(self) -> tuple[TrackValue, ...]:
+        """One value per track, target and metric, in the order of first appearance."""
+        values = self.table["value"].to_numpy()
+        of_frames = self.table["frame"].is_valid().to_numpy()
+        return tuple(_track_value(key, values[rows], of_frames[rows]) for key, rows in _groups(self.table, TRACK_KEYS))
+
+    def summary(self) -> tuple[Summary, ...]:
+        """Median over frames, then tracks, NaN left out and counted; per system, split, target, company and metric.
+
+        The company is `scored_with`: vocals beside three stems and vocals beside an accompaniment are not mixed.
+        """
+        groups: dict[tuple[str, ...], list[TrackValue]] = {}
+        for value in self.track_values():
+            groups.setdefault((value.system, value.split, value.target, value.scored_with, value.metric), []).append(
+                value
+            )
+        return tuple(_summary(tracks) for tracks in groups.values())
+
+
+def _rows(system: str, score: TrackScore, target: TargetScore) -> pa.Table:
+    parts = [
+        (metric, np.arange(len(values)), np.arange(len(values)) * score.hop_seconds, values)
+        for metric, values in target.frame_metrics().items()
+    ]
+    nothing = np.array([None])
+    parts += [(metric, nothing, nothing, np.array([value])) for metric, value in target.track_metrics().items()]
+    return _table(system, score.track_id, score.split, target.target, target.scored_with, target.conditioning, parts)
+
+
+def _museval_rows(system: str, path: Path) -> pa.Table:
+    tables = [SCHEMA.empty_table()]
+    try:
+        for target in json.loads(path.read_text(encoding="utf-8"))["targets"]:
+            frames = target["frames"]
+            times = np.array([frame["time"] for frame in frames], dtype=np.float64)
+            parts: list[Any] = [
+                (metric, np.arange(len(frames)), times, np.array([float(f["metrics"][metric]) for f in frames]))
+                for metric in ("SDR", "ISR", "SIR", "SAR")
+            ]
+            tables.append(_table(system, path.stem, path.parent.name, target["name"], (), "", parts))
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise ScoringError(f"{path}: is not museval's JSON ({problem!r}); write it again or leave it out") from problem
+    return pa.concat_tables(tables)
+
+
+def _table(
+    system: str,
+    track_id: str,
+    split: str,
+    target: str,
+    scored_with: Sequence[str],
+    conditioning: str,
+    parts: Sequence[tuple[str, NDArray[Any], NDArray[Any], NDArray[np.float64]]],
+) -> pa.Table:
+    """Rows of one target; `parts` are (metric, frames, times, values), None where there is no frame."""
+    count = sum(len(values) for _, _, _, values in parts)
+    constant = (system, track_id, split, target, "+".join(scored_with), conditioning)
+    columns: list[Any] = [[text] * count for text in constant]
+    columns.append([frame for _, frames, _, _ in parts for frame in frames.tolist()])
+    columns.append([time for _, _, times, _ in parts for time in times.tolist()])
+    columns.append([metric for metric, _, _, values in parts for _ in range(len(values))])
+    columns.append(np.concatenate([values for _, _, _, values in parts]) if parts else [])
+    return pa.table(columns, schema=SCHEMA)
+
+
+def _groups(table: pa.Table, keys: Sequence[str]) -> Iterator[tuple[tuple[str, ...], NDArray[np.intp]]]:
+    """The rows of each combination of the key columns, in the order of first appearance."""
+    if table.num_rows == 0:
+        return
+    encoded = [table[key].combine_chunks().dictionary_encode() for key in keys]
+    codes = [column.indices.to_numpy() for column in encoded]
+    combined = np.ravel_multi_index(codes, [len(column.dictionary) for column in encoded])
+    _, first, group_of = np.unique(combined, return_index=True, return_inverse=True)
+    rows_of = np.split(np.argsort(group_of, kind="stable"), np.cumsum(np.bincount(group_of))[:-1])
+    for group in np.argsort(first):
+        row = first[group]
+        yield (
+            tuple(column.dictionary[code[row]].as_py() for column, code in zip(encoded, codes, strict=True)),
+            rows_of[group],
+        )
+
+
+def _track_value(key: tuple[str, ...], values: NDArray[np.float64], of_frames: NDArray[np.bool_]) -> TrackValue:
+    system, split, target, scored_with, metric, track_id = key
+    finite = np.isfinite(values)
+    return TrackValue(
+        system=system,
+        split=split,
+        target=target,
+        scored_with=scored_with,
+        metric=metric,
+        track_id=track_id,
+        value=float(np.median(values[finite])) if finite.any() else float("nan"),
+        frames=int(of_frames.sum()),
+        nan_frames=int((of_frames & ~finite).sum()),
+    )
+
+
+def _summary(tracks: Sequence[TrackValue]) -> Summary:
+    values = np.array([track.value for track in tracks])
+    finite = values[np.isfinite(values)]
+    first = tracks[0]
+    return Summary(
+        system=first.system,
+        split=first.split,
+        target=first.target,
+        scored_with=first.scored_with,
+        metric=first.metric,
+        median=float(np.median(finite)) if len(finite) else float("nan"),
+        mean=float(finite.mean()) if len(finite) else float("nan"),
+        tracks=len(finite),
+        tracks_left_out=len(values) - len(finite),
+        frames=sum(track.frames for track in tracks),
+        nan_frames=sum(track.nan_frames for track in tracks),
+    )

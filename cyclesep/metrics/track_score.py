@@ -1,0 +1,248 @@
+"""The scores of one separated track: who is scored with whom, BSS Eval per frame, SI-SDR and uSDR of the track."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from cyclesep.audio.audio_io import PCM16_SCALE, Waveform
+from cyclesep.errors import ScoringError
+from cyclesep.metrics.bss_eval import Mode, Scores, score_sources
+from cyclesep.metrics.sources import Array, Pairing, Sources, require_finite
+
+MIXTURE = "mixture"
+VOCALS = "vocals"
+ACCOMPANIMENT = "accompaniment"
+FRAME_METRICS = ("SDR", "ISR", "SIR", "SAR")
+TRACK_METRICS = ("SI-SDR", "uSDR")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetScore:
+    """The scores of one target of one track; frames where any signal of `scored_with` is silent are NaN."""
+
+    target: str
+    scored_with: tuple[str, ...]
+    """All targets, this one too, whose references took part, and their estimates as far as there are any."""
+    sdr: Array
+    """(frames,), dB, as are the next three."""
+    isr: Array
+    sir: Array
+    sar: Array
+    si_sdr: float
+    """Whole track, dB."""
+    usdr: float
+    """Whole track, dB."""
+    conditioning: str
+    """How the least squares were solved: exact, merged, sensitive, ridge, lu, least_squares or underdetermined."""
+
+    @property
+    def nan_frames(self) -> int:
+        return int(np.isnan(self.sdr).sum())
+
+    def frame_metrics(self) -> dict[str, Array]:
+        """Values per frame, by museval's names of the metrics."""
+        return dict(zip(FRAME_METRICS, (self.sdr, self.isr, self.sir, self.sar), strict=True))
+
+    def track_metrics(self) -> dict[str, float]:
+        """Values of the whole track, by name."""
+        return dict(zip(TRACK_METRICS, (self.si_sdr, self.usdr), strict=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackScore:
+    """All scores of one track. Vocals can stand here twice: with the other stems, and with the accompaniment."""
+
+    track_id: str
+    split: str
+    sample_rate: int
+    window_seconds: float
+    hop_seconds: float
+    targets: tuple[TargetScore, ...]
+
+    def of(self, target: str) -> TargetScore:
+        """The score that museval's JSON holds for `target`: that beside the accompaniment where there is one.
+
+        Raises ScoringError for a target that was not scored.
+        """
+        found = [score for score in self.targets if score.target == target]
+        if not found:
+            raise ScoringError(f"{self.track_id}: {target!r} was not scored, only {sorted(self.names)}")
+        return found[-1]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The targets, each once, in the order of the references, accompaniment last."""
+        return tuple(dict.fromkeys(score.target for score in self.targets))
+
+
+def score_track(
+    references: Mapping[str, Waveform],
+    estimates: Mapping[str, Waveform],
+    *,
+    window_seconds: float = 1.0,
+    hop_seconds: float | None = None,
+    mode: Mode = "v4",
+    derive_accompaniment: bool = True,
+    track_id: str = "",
+    split: str = "test",
+    device: str | None = None,
+) -> TrackScore:
+    """Score the estimates of one track as `museval.eval_mus_track` does, whatever its stems are called.
+
+    - Two or more estimated targets are scored together, in the order of `references`.
+    - "vocals" and "accompaniment" are scored as a second pair. The accompaniment's reference is the sum of all other
+      references; its estimate is the one given, or, if `derive_accompaniment`, the sum of the other estimates when
+      there is one for every reference.
+    - One target alone is scored with the accompaniment given (reference: the sum of all others), else by itself.
+    - The accompaniment alone is scored as in that second pair, whose values do not depend on the estimate of vocals.
+
+    References and estimates are rounded to the grid of 16 bits first: below it lies nothing of the music, but
+    correlations grow ill-conditioned and SIR and SAR meaningless. Louder than full scale is not clipped. "mixture"
+    among the references is passed over. `hop_seconds` is the window unless given. Short references are padded with
+    zeros to the longest, estimates cut or padded to that. Silence is no error but NaN frames. `device` is one of
+    PyTorch's, such as "cuda"; without it NumPy computes on one core.
+
+    Raises ScoringError, naming track and stem, when nothing can be scored: no estimate of any reference, rates or
+    channels that differ, no samples, NaN or infinite samples; and for a window or hop of no sample, or without an end.
+    """
+    references = {name: stem for name, stem in references.items() if name != MIXTURE}
+    scenarios = _scenarios(tuple(references), tuple(estimates), derive_accompaniment, track_id)
+    wanted = [name for name in estimates if any(name in scenario.uses for scenario in scenarios)]
+    sample_rate = _common_rate(references, {name: estimates[name] for name in wanted}, track_id)
+    named = {f"{track_id}: reference {name!r}": wave.samples for name, wave in references.items()}
+    named |= {f"{track_id}: estimate {name!r}": estimates[name].samples for name in wanted}
+    require_finite(tuple(named.values()), tuple(named))
+    sources = Sources(signals=tuple(named.values()), num_references=len(references), steps=PCM16_SCALE)
+    pairings = tuple(scenario.pairing(list(references), wanted) for scenario in scenarios)
+    hop_seconds = window_seconds if hop_seconds is None else hop_seconds
+    scores = score_sources(
+        sources,
+        pairings,
+        win=_whole_samples("window_seconds", window_seconds, sample_rate),
+        hop=_whole_samples("hop_seconds", hop_seconds, sample_rate),
+        mode=mode,
+        device=device,
+    )
+    targets = [
+        score for scenario, frames in zip(scenarios, scores, strict=True) for score in _target_scores(scenario, frames)
+    ]
+    return TrackScore(
+        track_id=track_id,
+        split=split,
+        sample_rate=sample_rate,
+        window_seconds=window_seconds,
+        hop_seconds=hop_seconds,
+        targets=tuple(targets),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scenario:
+    """Targets scored together: for each, the references that make it up and the estimates that do."""
+
+    references: dict[str, tuple[str, ...]]
+    estimates: dict[str, tuple[str, ...]]
+    scored: frozenset[str]
+    """The targets that get a score; what the estimates of the others are makes no difference to theirs."""
+
+    @property
+    def uses(self) -> set[str]:
+        """The names of the estimates that take part."""
+        return {name for group in self.estimates.values() for name in group}
+
+    def pairing(self, references: list[str], estimates: list[str]) -> Pairing:
+        return Pairing(
+            references=tuple(tuple(references.index(name) for name in group) for group in self.references.values()),
+            estimates=tuple(tuple(estimates.index(name) for name in group) for group in self.estimates.values()),
+        )
+
+
+def _scenarios(
+    references: tuple[str, ...], estimates: tuple[str, ...], derive_accompaniment: bool, track_id: str
+) -> list[_Scenario]:
+    """What museval.eval_mus_track would score together, and one target alone, which it would not.
+
+    Vocals that were not estimated have the accompaniment's estimate in their place, and no score.
+    """
+    given = ACCOMPANIMENT in estimates
+    stems = [name for name in references if name in estimates and name != ACCOMPANIMENT]
+    if given and not stems and VOCALS in references:
+        pair = _scenario([VOCALS, ACCOMPANIMENT], references, VOCALS, {VOCALS: (ACCOMPANIMENT,)})
+        return [replace(pair, scored=frozenset({ACCOMPANIMENT}))]
+    if not stems and not (given and ACCOMPANIMENT in references):
+        raise ScoringError(
+            f"{track_id}: no estimate {sorted(estimates)} is one of the references {sorted(references)}; rename them"
+        )
+    complete = set(stems) == set(references) - {ACCOMPANIMENT} and len(stems) > 1
+    paired_with = VOCALS if VOCALS in stems else stems[0] if len(stems) == 1 else None
+    has_pair = paired_with is not None and (given or (derive_accompaniment and complete and paired_with == VOCALS))
+    together = stems if has_pair or not given else [*stems, ACCOMPANIMENT]
+    scenarios = []
+    if len(together) > 1 or not has_pair:
+        scenarios.append(_scenario(together, references, paired_with or VOCALS, {}))
+    if has_pair and paired_with is not None:
+        rest = {} if given else {ACCOMPANIMENT: tuple(name for name in stems if name != paired_with)}
+        scenarios.append(_scenario([paired_with, ACCOMPANIMENT], references, paired_with, rest))
+    return scenarios
+
+
+def _scenario(
+    targets: list[str], references: tuple[str, ...], lead: str, sums: Mapping[str, tuple[str, ...]]
+) -> _Scenario:
+    """`lead` is what the accompaniment accompanies; `sums` the estimates that are sums of others, or another."""
+    others = tuple(name for name in references if name not in (lead, ACCOMPANIMENT))
+    made_of: dict[str, tuple[str, ...]] = {name: (name,) for name in references}
+    if ACCOMPANIMENT in targets and ACCOMPANIMENT not in references:
+        if not others:
+            raise ScoringError(f"accompaniment was estimated, but {lead!r} is the only reference; give the others")
+        made_of[ACCOMPANIMENT] = others
+    return _Scenario(
+        references={name: made_of[name] for name in targets},
+        estimates={name: sums.get(name, (name,)) for name in targets},
+        scored=frozenset(targets),
+    )
+
+
+def _target_scores(scenario: _Scenario, scores: Scores) -> Iterator[TargetScore]:
+    for j, target in enumerate(scenario.references):
+        if target not in scenario.scored:
+            continue
+        yield TargetScore(
+            target=target,
+            scored_with=tuple(scenario.references),
+            sdr=scores.sdr[j],
+            isr=scores.isr[j],
+            sir=scores.sir[j],
+            sar=scores.sar[j],
+            si_sdr=scores.whole_track[j].si_sdr(),
+            usdr=scores.whole_track[j].usdr(),
+            conditioning=scores.conditioning.name.lower(),
+        )
+
+
+def _whole_samples(name: str, seconds: float, sample_rate: int) -> int:
+    """Truncated, as museval does."""
+    samples = seconds * sample_rate
+    if not 1 <= samples < math.inf:
+        raise ScoringError(
+            f"{name}={seconds}: at {sample_rate} Hz it must be one sample or more, and finite; a window that is longer "
+            f"than the track takes it as one frame"
+        )
+    return int(samples)
+
+
+def _common_rate(references: Mapping[str, Waveform], estimates: Mapping[str, Waveform], track_id: str) -> int:
+    """The sample rate of all; raises ScoringError where it or the channels differ, or nothing is there."""
+    first_name, first = next(iter(references.items()))
+    for kind, stems in (("reference", references), ("estimate", estimates)):
+        for name, wave in stems.items():
+            if (wave.sample_rate, wave.channels) != (first.sample_rate, first.channels):
+                raise ScoringError(
+                    f"{track_id}: {kind} {name!r} is {wave.sample_rate} Hz with {wave.channels} channels, reference "
+                    f"{first_name!r} {first.sample_rate} Hz with {first.channels}; convert one to the other's format"
+                )
+    if max(wave.num_samples for wave in references.values()) == 0 or first.channels == 0:
+        raise ScoringError(f"{track_id}: the references hold no samples; leave the track out")
+    return first.sample_rate

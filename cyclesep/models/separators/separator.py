@@ -1,0 +1,115 @@
+"""What all separators share: their config, the level of the input, and estimates that sum to the mixture."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, MultipleOf
+from torch import Tensor, nn
+
+from cyclesep.errors import ConfigError
+from cyclesep.models.separators.tfsep import TFSep
+from cyclesep.models.separators.wavegan import SeedGenerator
+from cyclesep.models.separators.waveunet import WaveUNet
+
+# Below this RMS (-100 dBFS) a window counts as silent and is no longer brought to unit level.
+SILENCE_RMS = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeparatorConfig:
+    """Which separator, and how big."""
+
+    name: Literal["seed", "waveunet", "tfsep"] | None = None
+    """`waveunet` (waveform U-Net), `tfsep` (complex spectrogram mask), `seed` (the ancestor's); empty: the preset's,
+    and of the modern one tfsep on GPUs from 32 kHz on, otherwise waveunet."""
+
+    width: Annotated[int, Gt(0), MultipleOf(8)] | None = None
+    """Channels of the first layer, a multiple of 8; empty takes the network's own (waveunet 16, tfsep 64, seed 64)."""
+
+    depth: Annotated[int, Gt(0)] | None = None
+    """Levels of `waveunet` (4), blocks of `tfsep` (5), residual blocks of `seed` (8); empty takes that number."""
+
+    levels: Annotated[int, Ge(0)] | None = None
+    """Halvings of the number of bands of `tfsep`, its widths doubling, with attention at the bottom; 0: neither;
+    empty: 2, which with the other sizes left empty makes 6.4 million parameters."""
+
+    exact: bool = False
+    """`seed` as the ancestor had it: batch norm, no activation between its up-samplings, input as loud as it comes."""
+
+    mixture_consistency: bool = True
+    """Make the estimates of several targets sum to the mixture; turn it off if the targets leave part of it out."""
+
+
+class Separator(nn.Module):
+    """A network at unit level: the input is brought to RMS 1 and the estimates back, so gain in is gain out.
+
+    Without `unit_level` the network gets the input as it comes. With `consistent`, the estimates are projected onto
+    those that sum to the mixture, each taking an equal share of the difference (Wisdom et al., "Differentiable
+    consistency constraints for improved deep speech enhancement", 2019).
+    """
+
+    def __init__(
+        self, network: nn.Module, *, targets: int, channels: int, consistent: bool, unit_level: bool = True
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.targets = targets
+        self.channels = channels
+        self.consistent = consistent
+        self.unit_level = unit_level
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        """Map a mixture `(batch, channels, time)` to estimates `(batch, targets, channels, time)`, float32."""
+        estimates = self._at_unit_level(mixture) if self.unit_level else self._estimates(mixture)
+        if not self.consistent:
+            return estimates
+        missing = mixture.unsqueeze(1) - estimates.sum(dim=1, keepdim=True)
+        return estimates + missing / self.targets
+
+    def _at_unit_level(self, mixture: Tensor) -> Tensor:
+        level = mixture.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=SILENCE_RMS)
+        return self._estimates(mixture / level) * level.unsqueeze(1)
+
+    def _estimates(self, mixture: Tensor) -> Tensor:
+        """What the network gives, by target and channel, in the precision of the mixture (autocast lowers it)."""
+        stacked: Tensor = self.network(mixture)
+        estimates: Tensor = stacked.to(mixture.dtype).unflatten(1, (self.targets, self.channels))
+        return estimates
+
+
+def build_separator(config: SeparatorConfig, *, targets: int, channels: int, sample_rate: int) -> Separator:
+    """Build the separator that `config` names; `sample_rate` (Hz) sets the window of spectrogram networks.
+
+    Initial weights come from torch's global generator: seed it, or fork it, around this call. Raises ConfigError for a
+    setting that the network does not have.
+    """
+    _refuse_ignored(config)
+    outputs = targets * channels
+    network: nn.Module
+    match config.name or "waveunet":
+        case "waveunet":
+            network = WaveUNet(channels, outputs, width=config.width or 16, depth=config.depth or 4)
+        case "tfsep":
+            network = TFSep(
+                channels,
+                targets,
+                width=config.width or 64,
+                depth=config.depth or 5,
+                levels=2 if config.levels is None else config.levels,
+                sample_rate=sample_rate,
+            )
+        case "seed":
+            network = SeedGenerator(
+                channels, outputs, width=config.width or 64, depth=config.depth or 8, exact=config.exact
+            )
+    consistent = config.mixture_consistency and targets > 1
+    return Separator(network, targets=targets, channels=channels, consistent=consistent, unit_level=not config.exact)
+
+
+def _refuse_ignored(config: SeparatorConfig) -> None:
+    for setting, owner in (("levels", "tfsep"), ("exact", "seed")):
+        if getattr(config, setting) and config.name != owner:
+            raise ConfigError(
+                f"separator.{setting}: only {owner} has it, and separator.name is {config.name or 'waveunet'}; "
+                f"leave it out, or set separator.name={owner}"
+            )

@@ -1,0 +1,1 @@
+"""Pages that open from disk: one self-contained HTML file each, with nothing to fetch."""

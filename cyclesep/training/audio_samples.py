@@ -1,0 +1,42 @@
+"""Validation crops to listen to and look at: mixture, estimates and references, and their spectrograms."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cyclesep.audio.audio_io import Samples
+from cyclesep.audio.spectrogram_image import spectrogram_pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One waveform `(channels, time)` of a crop and its spectrogram `(height, width, 3)`."""
+
+    name: str
+    """Such as `samples/crop-0/vocals-estimate`."""
+    samples: Samples
+    image: NDArray[np.uint8]
+
+
+def separated_samples(
+    separator: nn.Module, mixtures: Tensor, targets: Tensor, names: tuple[str, ...], sample_rate: int
+) -> Iterator[Sample]:
+    """Separate crops `(crops, channels, time)` whose targets are `(crops, targets, channels, time)`.
+
+    All spectrograms of a crop share one scale.
+    """
+    device = next(separator.parameters()).device
+    for index, (mixture, references) in enumerate(zip(mixtures, targets, strict=True)):
+        with torch.no_grad():
+            estimates = separator(mixture[None].to(device))[0].cpu()
+        waveforms = {"mixture": mixture}
+        for name, estimate, reference in zip(names, estimates, references, strict=True):
+            waveforms |= {f"{name}-estimate": estimate, f"{name}-reference": reference}
+        signals = {name: waveform.mean(0).numpy() for name, waveform in waveforms.items()}
+        images = spectrogram_pixels(signals, sample_rate)
+        for name, waveform in waveforms.items():
+            yield Sample(name=f"samples/crop-{index}/{name}", samples=waveform.numpy(), image=images[name])

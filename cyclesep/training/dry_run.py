@@ -1,0 +1,71 @@
+"""Steps of a run in this process, before any worker is started: what cannot work is told at once, and once."""
+
+from cyclesep import checkpoints
+from cyclesep.cyclegan.model import CycleGAN
+from cyclesep.data.crops.dataset import Batch, CropStream
+from cyclesep.data.shards.reading import ShardReader
+from cyclesep.errors import ConfigError
+from cyclesep.training.config import TrainConfig
+
+# The recipes put one crop's target into another crop's mixture. Longer crops would tell no more, and take longer.
+_NUM_CROPS = 2
+_MAX_SAMPLES = 16384
+
+
+def rehearse(config: TrainConfig, reader: ShardReader) -> None:
+    """Build the networks of a run on the CPU, load what they start from and take a step on the start of two crops,
+    and one more with the terms that come later in the run.
+
+    Raises ConfigError for settings that do not fit each other or the shards, CheckpointError for a state that cannot be
+    loaded, ShardError for crops that cannot be read.
+    """
+    _refuse_unfit_crops(config)
+    stream = CropStream(
+        reader, config.crops, targets=config.targets, seed=config.seed, world_size=config.num_workers, num_steps=1
+    )
+    try:
+        model = CycleGAN(
+            config.cyclegan,
+            targets=config.targets,
+            channels=reader.manifest.channels,
+            sample_rate=reader.manifest.sample_rate,
+            num_steps=config.steps,
+            seed=config.seed,
+        )
+        if config.start_from is not None:
+            checkpoints.load_state(config.start_from, model)
+        batch = stream.batch(0)
+        num_crops = _NUM_CROPS * config.cyclegan.accumulate
+        crops = Batch(
+            mixture=batch.mixture[:num_crops, ..., :_MAX_SAMPLES],
+            target=batch.target[:num_crops, ..., :_MAX_SAMPLES],
+            paired=batch.paired,
+        )
+        model.step(crops)
+        if model.step_number < model.last_change:
+            model.step_number = model.last_change
+            model.step(crops)
+    except (RuntimeError, ValueError) as problem:
+        told = " ".join(str(problem).split())[:200]
+        raise ConfigError(
+            f"cyclegan: a step on crops of crops.crop_seconds={config.crops.crop_seconds:g} fails ({told}); "
+            "make the crops longer, or choose other networks"
+        ) from problem
+
+
+def _refuse_unfit_crops(config: TrainConfig) -> None:
+    """What a step would refuse too, but perhaps not the first one."""
+    cyclegan, pairing = config.cyclegan, config.crops.pairing
+    pairs = cyclegan.definition.pairs
+    if (pairs == "all" and pairing not in ("paired", "composed")) or (pairs == "some" and pairing == "unpaired"):
+        asked = "seed_exact=true" if cyclegan.seed_exact else f"recipe={cyclegan.recipe}"
+        raise ConfigError(
+            f"cyclegan.{asked} needs targets aligned with their mixtures{' at every step' * (pairs == 'all')}, which "
+            f"crops.pairing={pairing} does not give; choose cyclegan.recipe=remix, or crops.pairing=paired or composed"
+        )
+    share = config.crops.batch_size // config.num_workers
+    if share % cyclegan.accumulate:
+        raise ConfigError(
+            f"cyclegan.accumulate={cyclegan.accumulate}: each of {config.num_workers} workers has {share} of the "
+            f"{config.crops.batch_size} crops of a batch, which cannot be divided by it; change crops.batch_size"
+        )

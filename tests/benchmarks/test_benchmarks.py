@@ -1,0 +1,311 @@
+"""Benchmarks: every way reads the same samples, tables add up, the command prints and writes them."""
+
+import io
+import json
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import pytest
+from rich.console import Console
+
+from benchmarks import crops, ingest
+from benchmarks.command import BENCHMARKS, run_benchmark
+from benchmarks.crop_baselines import OURS, OWN_WAYS, RAW_MEMMAP, SEED, WAV, Way, write_seed
+from benchmarks.crop_corpus import CropCorpus, CropLayout
+from benchmarks.crop_peers import LITDATA, LITDATA_WINDOWS, MOSAICML, WEBDATASET
+from benchmarks.crop_readers import CropReader
+from benchmarks.crop_songs import write_songs
+from benchmarks.crops import CropsBenchmark, MemoryLayout, WideLayout
+from benchmarks.ingest import MUSDB, ON_RAY, ONE_PROCESS, IngestBenchmark
+from benchmarks.interleaving import interleaved, rate
+from benchmarks.musdb_loop import musdb_loop
+from benchmarks.table import Row, Table
+from cyclesep.audio.audio_io import from_pcm16
+from cyclesep.cli.main import Job, main
+from cyclesep.config import settings
+from cyclesep.data.corpora.composer.track import SyntheticConfig, synthetic_tracks
+from cyclesep.data.corpora.composer.writers import write_musdb_hq, write_stem_mp4
+from cyclesep.data.corpora.corpus import CorpusConfig, find_tracks
+from cyclesep.data.ingest import IngestConfig, ingest_track
+from cyclesep.data.shards.ingest_store import open_output
+from cyclesep.data.shards.manifest import make_manifest, write_manifest
+from cyclesep.data.shards.reading import ShardReader
+from cyclesep.data.shards.segment_pb2 import Segment
+from tests.support.paths import CHECKOUT
+
+TABLE = Table(
+    title="a table",
+    unit="crops/s",
+    baseline="old",
+    rows=(
+        Row(way="old", rate=12.5),
+        Row(way="new", rate=25000.0, columns={"starts": "anywhere", "memory": 1.5}),
+        Row(way="absent", rate=math.nan, columns={"starts": "not installed: x"}),
+    ),
+)
+
+
+def corpus(folder: Path, **values: object) -> CropCorpus:
+    """Two tracks of 9.5 s, two mono stems at 8 kHz, crops of half a second."""
+    layout = settings.build(CropLayout, {"sample_rate": 8000, "tracks": 2, "track_seconds": 9.5, **values})
+    made = CropCorpus(folder=folder, layout=layout, crop_seconds=0.5)
+    write_songs(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def mono(tmp_path_factory: pytest.TempPathFactory) -> CropCorpus:
+    return corpus(tmp_path_factory.mktemp("mono"))
+
+
+@pytest.fixture(scope="module")
+def stereo(tmp_path_factory: pytest.TempPathFactory) -> CropCorpus:
+    return corpus(tmp_path_factory.mktemp("stereo"), channels=2, stems=["mixture", "bass", "vocals"], tracks=1)
+
+
+def checked_reader(way: Way, made: CropCorpus) -> CropReader:
+    """Making one compares its samples with the corpus's."""
+    if way.write is not None:
+        way.write(made)
+    return CropReader(way, made, batch=8, seed=1)
+
+
+# Tables
+
+
+def test_ratios_are_to_the_baseline_and_nan_for_what_was_not_measured() -> None:
+    old, new, absent = TABLE.rows
+    assert (TABLE.ratio(old), TABLE.ratio(new)) == (1.0, 2000.0)
+    assert math.isnan(TABLE.ratio(absent))
+    assert math.isnan(replace(TABLE, baseline="gone").ratio(new))
+    assert TABLE.columns == ("starts", "memory")
+
+
+def test_rows_as_json_stand_for_themselves() -> None:
+    assert TABLE.to_json()[1] == {
+        "table": "a table", "way": "new", "rate": 25000.0, "unit": "crops/s", "ratio": 2000.0, "baseline": "old",
+        "starts": "anywhere", "memory": 1.5,
+    }  # fmt: skip
+    absent = json.loads(json.dumps(TABLE.to_json()[2], allow_nan=False))
+    assert (absent["rate"], absent["ratio"], absent["starts"]) == (None, None, "not installed: x")
+
+
+def test_a_printed_table_has_three_digits_and_a_dash_for_nothing() -> None:
+    printed = io.StringIO()
+    TABLE.print(Console(file=printed, width=100))
+    title, _, _, *lines = printed.getvalue().strip().splitlines()
+    assert title == "a table"
+    assert [line.split() for line in lines] == [
+        ["old", "12.5", "1.00"],
+        ["new", "25,000", "2,000", "anywhere", "1.50"],
+        ["absent", "-", "-", "not", "installed:", "x"],
+    ]
+
+
+def test_interleaved_rounds_take_all_in_turn_and_the_median_counts() -> None:
+    turns: list[str] = []
+    values = {"a": iter([3.0, 1.0, 9.0]), "b": iter([5.0, 5.0, 6.0])}
+
+    def measure(name: str) -> float:
+        turns.append(name)
+        return next(values[name])
+
+    assert interleaved({name: lambda name=name: measure(name) for name in "ab"}, rounds=3) == {"a": 3.0, "b": 5.0}
+    assert turns == list("ababab")
+
+
+def test_a_rate_counts_at_least_one_whole_piece_of_work() -> None:
+    calls: list[int] = []
+    assert rate(lambda: calls.append(1) or 7, 0.0) > 0
+    assert len(calls) == 1
+
+
+# Crops
+
+
+@pytest.mark.parametrize("way", OWN_WAYS, ids=lambda way: way.name)
+def test_each_way_of_ours_reads_the_samples_that_were_written(way: Way, mono: CropCorpus, stereo: CropCorpus) -> None:
+    for made in (mono, stereo):
+        assert checked_reader(way, made).read() == 8
+
+
+@pytest.mark.parametrize("way", [MOSAICML, WEBDATASET], ids=lambda way: way.name)
+def test_each_peer_reads_the_samples_that_were_written(way: Way, mono: CropCorpus, stereo: CropCorpus) -> None:
+    if way.missing:
+        pytest.skip(f"not installed: {', '.join(way.missing)}")
+    for made in (mono, stereo):
+        assert checked_reader(way, made).read() == 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", [LITDATA, LITDATA_WINDOWS], ids=lambda way: way.name)
+def test_litdata_reads_the_samples_that_were_written(way: Way, stereo: CropCorpus) -> None:
+    if way.missing:
+        pytest.skip(f"not installed: {', '.join(way.missing)}")
+    assert checked_reader(way, stereo).read() == 8
+
+
+def test_the_seeds_way_and_ours_fill_the_same_batch(tmp_path: Path) -> None:
+    made = corpus(tmp_path)
+    batch, again, drawn = made.empty(6), made.empty(6), made.draw(6, np.random.default_rng(3))
+    write_seed(made)
+    OURS.open(made)(batch, drawn)
+    SEED.open(made)(again, drawn)
+    assert batch.any()
+    np.testing.assert_array_equal(batch, again)
+
+
+def test_a_way_that_reads_other_samples_is_refused(mono: CropCorpus) -> None:
+    liar = replace(OURS, name="liar", open=lambda _: lambda out, _: out.fill(0.25))
+    with pytest.raises(RuntimeError, match="liar: gives other samples"):
+        CropReader(liar, mono, batch=4, seed=0)
+    assert not RAW_MEMMAP.gives_float32
+
+
+def test_no_two_places_of_a_corpus_hold_the_same_samples(mono: CropCorpus) -> None:
+    found = {mono.pcm(track)[..., start : start + 4000].tobytes() for track, start in mono.tour()}
+    assert len(found) == len(mono.tour()) == 2 * 19
+
+
+def test_crops_in_several_tables_from_tiny_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = replace(WAV, name="another library", packages=("no_such_package",), write=None)
+    monkeypatch.setattr(crops, "PEERS", (absent,))
+    config = CropsBenchmark(
+        narrow=CropLayout(sample_rate=8000, tracks=2, track_seconds=5.0),
+        wide=WideLayout(sample_rate=8000, tracks=1, track_seconds=5.0),
+        memory=MemoryLayout(sample_rate=8000, tracks=14, track_seconds=4.0),
+        memory_open_shards=2,
+        processes=(1, 2),
+        rounds=1,
+        round_seconds=0.01,
+        folder=str(tmp_path),
+    )
+    one, many, wide, memory = crops.run(config)
+    for table in (one, wide):
+        rates = {row.way: row.rate for row in table.rows}
+        assert len(rates) == len(OWN_WAYS) + 1
+        assert math.isnan(rates.pop("another library"))
+        assert all(found > 0 for found in rates.values())
+        assert table.rows[-1].columns["starts"] == "not installed: no_such_package"
+    assert one.ratio(next(row for row in one.rows if row.way == SEED.name)) == 1.0
+    assert {f"{OURS.name} x 1", f"{OURS.name} x 2", f"{SEED.name} x 2"} <= {row.way for row in many.rows}
+    assert len(memory.rows) == 12
+    private = [float(row.columns["resident - shared MiB"]) for row in memory.rows]
+    assert max(private) - min(private) < 16
+    assert list(tmp_path.iterdir()) == []
+
+
+# Ingest
+
+
+@pytest.mark.parametrize(("source", "write"), [("wav", write_musdb_hq), ("stem.mp4", write_stem_mp4)])
+def test_the_musdb_loop_writes_the_samples_that_ingest_does(source, write, tmp_path: Path) -> None:
+    write(synthetic_tracks(SyntheticConfig(num_train=1, num_valid=0, num_test=0, seconds=5.0)), tmp_path / "music")
+    musdb_loop(tmp_path / "music", tmp_path / "plain", is_wav=source == "wav", sample_rate=44100, channels=2)
+    (track,) = find_tracks(CorpusConfig(kind="musdb18", path=str(tmp_path / "music")))
+    (tmp_path / "ours").mkdir()
+    record = ingest_track(track, IngestConfig(output=str(tmp_path / "ours")), open_output(str(tmp_path / "ours")))
+    write_manifest(tmp_path / "ours", make_manifest([record]))
+    with lmdb.open(str(tmp_path / "plain" / "0.lmdb"), subdir=False, readonly=True, lock=False) as plain:
+        found = [Segment.FromString(value) for _, value in plain.begin().cursor()]
+    assert [list(segment.stems) for segment in found] == [list(record.stems)] * 2
+    pcm = [np.frombuffer(segment.pcm, dtype="<i2").reshape(5, 2, segment.num_samples) for segment in found]
+    ours = ShardReader(tmp_path / "ours").read(record, record.stems, 0, record.num_samples)
+    np.testing.assert_array_equal(from_pcm16(np.concatenate(pcm, axis=2)), ours)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_ingest_in_two_tables_per_source(tmp_path: Path) -> None:
+    config = IngestBenchmark(sources=("wav",), tracks=1, track_seconds=12.0, rounds=1, folder=str(tmp_path))
+    ways, stages = ingest.run(config)
+    assert [row.way for row in ways.rows] == [MUSDB, ONE_PROCESS, ON_RAY]
+    assert ways.ratio(ways.rows[0]) == 1.0
+    assert all(row.rate > 0 and float(row.columns["per core"]) > 0 for row in ways.rows)
+    assert sum(float(row.columns["share"]) for row in stages.rows) == pytest.approx(2.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+# The command
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyBenchmark:
+    fails: bool = False
+    """Whether to end with an error."""
+
+
+def run_toy(config: ToyBenchmark) -> list[Table]:
+    return [TABLE] if not config.fails else [][1]
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "test_benchmarks", sys.modules[__name__])
+    job = Job(
+        sentence="A toy.", config="test_benchmarks:ToyBenchmark", function="test_benchmarks:run_toy", examples=(),
+        gives_tables=True,
+    )  # fmt: skip
+    monkeypatch.setitem(BENCHMARKS, "toy", job)
+
+
+@pytest.mark.usefixtures("toy")
+def test_the_command_prints_tables_and_writes_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "new" / "rows.json"
+    with pytest.raises(SystemExit) as ended:
+        main(["benchmark", "toy", "fails=false", "--json", str(target)])
+    assert ended.value.code == 0
+    told = capsys.readouterr().out
+    assert told.startswith("commit ")
+    assert "25,000" in told
+    rows = json.loads(target.read_text())
+    assert [(row["way"], row["rate"]) for row in rows] == [("old", 12.5), ("new", 25000.0), ("absent", None)]
+    assert all(row["commit"] and "cores" in row["hardware"] for row in rows)
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_benchmark_that_fails_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_benchmark(["toy", "--json", str(tmp_path / "rows.json"), "fails=true"])
+    assert ended.value.code == 70
+    assert capsys.readouterr().err.startswith("cyclesep benchmark toy: error: unexpected IndexError")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "told"),
+    [([], 0, "crops"), (["--help"], 0, "ingest"), (["crop"], 2, "did you mean crops"), (["x"], 2, "known: crops")],
+)
+def test_benchmarks_are_listed_and_misspellings_put_right(
+    words: list[str], status: int, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_benchmark(words)
+    output = capsys.readouterr()
+    assert ended.value.code == status
+    assert told in output.out + output.err
+
+
+@pytest.mark.parametrize("name", ["crops", "ingest"])
+def test_help_lists_every_setting_and_the_examples_are_settings(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_benchmark([name, "--help"])
+    assert ended.value.code == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"usage: cyclesep benchmark {name}")
+    assert "--json FILE" in told
+    kind = {"crops": CropsBenchmark, "ingest": IngestBenchmark}[name]
+    for setting in settings.reference(kind):
+        assert f"\n  {setting.name}  ({setting.type}; " in told
+        assert setting.sentence.endswith(".") or ":" in setting.sentence
+    for example in BENCHMARKS[name].examples:
+        settings.load(kind, [], [word for word in example.split() if "=" in word])
+
+
+def test_the_script_runs_the_command() -> None:
+    script = CHECKOUT / "jobs" / "benchmark.py"
+    assert "run_benchmark()" in script.read_text()

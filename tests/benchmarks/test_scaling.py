@@ -1,0 +1,52 @@
+"""The scaling benchmark: the real training run on workers of a real cluster."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from benchmarks.scaling import ScalingBenchmark, run
+from cyclesep.config import settings
+from cyclesep.errors import ConfigError
+from cyclesep.training.config import TrainConfig
+
+TINY = {
+    "steps": 60,
+    "num_loader_processes": 0,
+    "num_validation_crops": 1,
+    "crops.crop_seconds": 0.5,
+    "crops.batch_size": 8,
+    "cyclegan.recipe": "supervised",
+    "cyclegan.separator.name": "waveunet",
+    "cyclegan.separator.width": 16,
+    "cyclegan.separator.depth": 2,
+}
+
+
+def tiny(shards: Path, **changes: object) -> ScalingBenchmark:
+    return ScalingBenchmark(
+        workers=(1, 2), rounds=1, shards=str(shards), train=settings.replace(TrainConfig(), TINY | changes)
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_two_workers_stand_beside_one_with_one_batch_and_with_two(tiny_shards: Path) -> None:
+    shared, each = run(tiny(tiny_shards))
+    assert "a batch of 8 crops shared" in shared.title
+    assert "8 crops for each worker" in each.title
+    for table in (shared, each):
+        one, two = table.rows
+        assert (one.way, two.way) == ("1 worker", "2 workers")
+        assert one.columns["efficiency"] == 1.0
+        assert two.columns["efficiency"] == pytest.approx(table.ratio(two) / 2)
+        assert all(math.isfinite(row.rate) and row.rate > 0 for row in table.rows)
+    # One worker has the same run in both.
+    assert shared.rows[0] == each.rows[0]
+    assert float(each.rows[1].columns["step ms"]) == pytest.approx(1e3 * 16 / each.rows[1].rate)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_run_that_is_over_before_it_tells_its_speed_is_refused(tiny_shards: Path) -> None:
+    with pytest.raises(ConfigError, match="steps=2: too few to have a speed"):
+        run(tiny(tiny_shards, steps=2))

@@ -1,0 +1,106 @@
+"""Checkpoints: what is written loads again, what is damaged is told."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from cyclesep import checkpoints
+from cyclesep.checkpoints import Progress
+from cyclesep.config import settings
+from cyclesep.cyclegan.model import CycleGAN
+from cyclesep.data.crops.dataset import Batch
+from cyclesep.errors import CheckpointError
+from cyclesep.training.config import TrainConfig
+
+PROGRESS = Progress(step=3, targets=("vocals", "drums"), sample_rate=8000, channels=1, metrics={"validation/sdr": 1.5})
+
+
+@pytest.fixture
+def config() -> TrainConfig:
+    return settings.replace(
+        TrainConfig(targets=("vocals", "drums")),
+        {"cyclegan.separator.width": 8, "cyclegan.separator.depth": 2, "cyclegan.recipe": "supervised"},
+    )
+
+
+def make_model(config: TrainConfig, seed: int) -> CycleGAN:
+    """A model after one step, so that its weights and their average differ."""
+    model = CycleGAN(config.cyclegan, targets=PROGRESS.targets, channels=1, sample_rate=8000, seed=seed)
+    target = torch.randn(2, 2, 1, 2000, generator=torch.Generator().manual_seed(seed))
+    model.step(Batch(mixture=target.sum(1), target=target, paired=True))
+    return model
+
+
+@pytest.fixture
+def saved(tmp_path: Path, config: TrainConfig) -> Path:
+    checkpoints.save(tmp_path / "checkpoint", make_model(config, seed=1), config, PROGRESS)
+    return tmp_path / "checkpoint"
+
+
+def test_the_folder_alone_gives_the_averaged_separator(saved: Path, config: TrainConfig) -> None:
+    loaded = checkpoints.load_separator(saved)
+    assert (loaded.targets, loaded.sample_rate, loaded.channels, loaded.path) == (("vocals", "drums"), 8000, 1, saved)
+    mixture = torch.randn(1, 1, 1234)
+    assert torch.equal(loaded.module(mixture), make_model(config, seed=1).ema_separator(mixture))
+    assert not loaded.module.training
+
+
+def test_the_state_comes_back_whole(saved: Path, config: TrainConfig) -> None:
+    model = make_model(config, seed=2)
+    assert checkpoints.load_state(saved, model) == PROGRESS
+    before, after = make_model(config, seed=1).state_dict(), model.state_dict()
+    assert after["step"] == 1
+    for name, tensor in before["networks"]["separator"].items():
+        assert torch.equal(tensor, after["networks"]["separator"][name])
+
+
+def test_equal_weights_have_equal_digests(saved: Path, tmp_path: Path, config: TrainConfig) -> None:
+    checkpoints.save(tmp_path / "again", make_model(config, seed=1), config, replace(PROGRESS, commit="other"))
+    checkpoints.save(tmp_path / "other", make_model(config, seed=2), config, PROGRESS)
+    first, again, other = (checkpoints.load_separator(path) for path in (saved, tmp_path / "again", tmp_path / "other"))
+    assert first.digest == again.digest != other.digest
+
+
+def test_a_run_folder_stands_for_its_best_checkpoint(saved: Path) -> None:
+    checkpoints.write_run(saved.parent, best="checkpoint", last="elsewhere")
+    assert checkpoints.load_separator(saved.parent).path == saved
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("separator.safetensors", b"", "separator.safetensors: is missing or damaged"),
+        ("separator.safetensors", None, "separator.safetensors: is missing or damaged"),
+        ("config.yaml", None, "config.yaml: is missing or damaged"),
+        ("config.yaml", b"cyclegan: {separator: {breadth: 7}}", "another version of cyclesep"),
+        ("progress.json", b"{", "progress.json: is missing or damaged"),
+        ("progress.json", b'{"step": 1}', "another version of cyclesep"),
+    ],
+)
+def test_damage_is_told_by_file_and_remedy(saved: Path, name: str, content: bytes | None, told: str) -> None:
+    (saved / name).unlink() if content is None else (saved / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=told) as raised:
+        checkpoints.load_separator(saved)
+    assert "\n" not in str(raised.value)
+
+
+def test_weights_of_another_network_are_told(saved: Path, config: TrainConfig) -> None:
+    wider = settings.replace(config, {"cyclegan.separator.width": 16})
+    (saved / "config.yaml").write_text(settings.to_yaml(wider))
+    with pytest.raises(CheckpointError, match="does not fit the network"):
+        checkpoints.load_separator(saved)
+    with pytest.raises(CheckpointError, match="use the config"):
+        checkpoints.load_state(saved, make_model(wider, seed=1))
+
+
+def test_a_folder_of_something_else_is_told(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="neither a checkpoint nor a finished run"):
+        checkpoints.load_separator(tmp_path)
+
+
+def test_nothing_in_a_checkpoint_is_code(saved: Path) -> None:
+    torch.load(saved / "training_state.pt", weights_only=True)
+    assert json.loads((saved / "progress.json").read_text())["targets"] == ["vocals", "drums"]

@@ -1,0 +1,23 @@
+"""The live line: what it says of a run."""
+
+from cyclesep.training.training_progress import ShownProgress, _line
+
+
+def test_the_line_has_scores_speed_waiting_and_losses() -> None:
+    shown = ShownProgress(
+        step=7,
+        losses={
+            "separator/cycle": 0.25,
+            "separator/total": 1.0,
+            "separator/gradient_norm": 3.0,
+            "target_discriminator/adversarial": 0.5,
+            "steps_skipped": 0.0,
+        },
+        metrics={"validation/sdr": 4.321, "validation/si_sdr": 3.0, "validation/si_sdr_gain": 8.0},
+        speed={"crops_per_second": 61.4, "data_wait": 0.0123},
+    )
+    assert _line(shown) == "SDR 4.32 dB (SI-SDR +8.00)  61 crops/s, 1.2% data wait  cycle 0.250  total 1.000"
+
+
+def test_a_run_that_has_nothing_to_tell_says_nothing() -> None:
+    assert _line(ShownProgress(step=0)) == ""

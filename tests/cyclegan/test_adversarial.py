@@ -1,0 +1,125 @@
+"""The adversarial game inside a step: penalty, replay, matching, share of the gradient."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from cyclesep.cyclegan import losses
+from cyclesep.cyclegan.model import CycleGAN
+from cyclesep.cyclegan.recipes import Judged
+from tests.support.tiny_models import RATE, build, noise_batch
+
+
+def discriminator_gradient(model: CycleGAN) -> list[Tensor]:
+    modules = model.discriminators.values()
+    found = [parameter.grad for module in modules for parameter in module.parameters()]
+    return [each.clone() for each in found if each is not None]
+
+
+@pytest.mark.parametrize("name", ["spectral", "waveform", "seed"])
+@pytest.mark.parametrize("spectral_norm", [False, True])
+def test_the_penalty_comes_every_nth_step_and_reaches_the_discriminators(name: str, spectral_norm: bool) -> None:
+    discriminator = {"name": name, "width": 4, "spectral_norm": spectral_norm, "r1_every": 2}
+    penalised = build("remix", discriminator=discriminator | {"r1_gamma": 10.0})
+    plain = build("remix", discriminator=discriminator)
+    first = penalised.step(noise_batch())
+    plain.step(noise_batch())
+    assert float(first["mixture_discriminator/gradient_penalty"]) > 0
+    pairs = zip(discriminator_gradient(penalised), discriminator_gradient(plain), strict=True)
+    assert any(not torch.equal(ours, theirs) for ours, theirs in pairs)
+    told = ["target_discriminator/gradient_penalty" in penalised.step(noise_batch(number)) for number in (1, 2)]
+    assert told == [False, True]
+
+
+def test_a_strong_penalty_flattens_a_discriminator() -> None:
+    def steepness(gamma: float) -> float:
+        model = build("remix", discriminator={"width": 4, "r1_gamma": gamma, "r1_every": 1})
+        for number in range(20):
+            model.step(noise_batch(number))
+        waveform = 10 * noise_batch(99).target[:, 0]
+        waveform.requires_grad_()
+        logits = [maps[-1] for maps in model.discriminators["target_discriminator"](waveform)]
+        return losses.gradient_penalty(waveform, logits).item()
+
+    assert steepness(100.0) < 0.5 * steepness(0.0)
+
+
+def test_unpaired_fakes_are_remembered_and_shown_again_and_paired_ones_are_not() -> None:
+    model = build("remix", replay_pool=3)
+    pool = model._adversary.pools["target_discriminator"]
+    model.step(noise_batch(0, paired=False))
+    remembered = pool.state_dict()["rows"]
+    model.step(noise_batch(1, paired=True))
+    assert torch.equal(pool.state_dict()["rows"], remembered)
+    fake = torch.full((3, 1, 2048), 7.0)
+    pair = Judged(real=fake, fake=fake)
+    judged = [{"target_discriminator": pair, "mixture_discriminator": pair}]
+    exchanged = 0
+    for step in range(2, 10):
+        (shown,) = model._adversary.replayed(judged, step)
+        for crop, before in zip(shown["target_discriminator"].fake, remembered[:, 0], strict=True):
+            assert torch.equal(crop, fake[0]) or torch.equal(crop, before)
+            exchanged += torch.equal(crop, before)
+    assert exchanged == 3
+
+
+def test_a_discriminator_sees_neither_level_nor_what_is_above_the_band() -> None:
+    model = build("remix", matching={"band_hz": [40, 3000]})
+    real = 10 * noise_batch(paired=False).target[:, 0]
+    # 768 periods in a crop, so that all of it lies in one bin.
+    hiss = torch.sin(2 * torch.pi * 6000 * torch.arange(2048) / RATE)
+    pairs = {"plain": Judged(real=real, fake=real), "mastered": Judged(real=5 * real + hiss, fake=real)}
+    found = model._adversary.prepared(pairs, torch.Generator(), paired=False)
+    # A little of the floor, which a louder recording is further from, remains.
+    torch.testing.assert_close(found["mastered"].real, found["plain"].real, rtol=0.02, atol=0.01)
+
+
+def test_a_discriminator_may_judge_a_window_of_each_crop_the_same_of_real_and_fake() -> None:
+    model = build("remix", discriminator={"crop_seconds": 512 / RATE}, matching={"level": False, "band": "never"})
+    crop = torch.arange(2048.0).expand(2, 1, 2048)
+    pair = Judged(real=crop, fake=crop + 0.5, also_fake=-crop)
+    starts = set()
+    for seed in range(8):
+        (found,) = model._adversary.prepared({"one": pair}, torch.Generator().manual_seed(seed), paired=True).values()
+        assert found.real.shape == (2, 1, 512)
+        assert torch.equal(found.fake - found.real, torch.full((2, 1, 512), 0.5))
+        assert found.also_fake is not None
+        assert torch.equal(found.also_fake, -found.real)
+        starts.add(int(found.real[0, 0, 0]))
+    assert len(starts) > 4
+    assert max(starts) <= 2048 - 512
+    assert float(model.step(noise_batch())["separator/adversarial"]) > 0
+
+
+def test_discriminators_may_be_updated_several_times_for_each_update_of_the_separator() -> None:
+    once, thrice = (build("remix", discriminator={"updates": updates}) for updates in (1, 3))
+    for model, updates in ((once, 1), (thrice, 3)):
+        model.step(noise_batch())
+        generators, discriminators = (each["state"].values() for each in model.state_dict()["optimizers"])
+        assert {int(state["step"]) for state in generators} == {1}
+        assert {int(state["step"]) for state in discriminators} == {updates}
+    for ours, theirs in zip(once.separator.parameters(), thrice.separator.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_the_adversarial_share_of_the_gradient_is_what_was_asked_for() -> None:
+    model = build("remix", balancer={"adversarial_share": 0.1, "decay": 0.0}, loss_weights={"adversarial": 50.0})
+    first = model.step(noise_batch())
+    assert float(first["balancer/adversarial"]) == 50.0
+    averages = model._balancer.state_dict()
+    norms = {name: float(total / count) for name, (total, count) in averages.items()}
+    second = model.step(noise_batch())
+    weighted = {name: float(second[f"balancer/{name}"]) * norm for name, norm in norms.items()}
+    assert weighted["adversarial"] / sum(weighted.values()) == pytest.approx(0.1, rel=1e-4)
+    assert float(second["balancer/bootstrap"]) == pytest.approx(10.0, rel=1e-4)
+    total = sum(float(second[f"balancer/{name}"]) * float(second[f"separator/{name}"]) for name in norms)
+    assert float(second["separator/total"]) == pytest.approx(total, rel=1e-4)
+
+
+@pytest.mark.parametrize("recipe", ["remix", "cyclegan", "paired", "supervised"])
+def test_every_recipe_can_be_balanced_whether_paired_or_not(recipe: str) -> None:
+    model = build(recipe, balancer={"gradients": True})
+    for number in range(4):
+        values = model.step(noise_batch(number, paired=recipe == "supervised" or number % 2 == 0))
+        assert float(values["separator/total"]) > 0
+    assert all(each.isfinite() for pair in model._balancer.state_dict().values() for each in pair)

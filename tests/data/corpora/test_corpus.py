@@ -1,0 +1,291 @@
+import pickle
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import stempeg
+import yaml
+
+from cyclesep.data.corpora.composer.track import SyntheticConfig, synthetic_tracks
+from cyclesep.data.corpora.corpus import CorpusConfig, describe, find_tracks
+from cyclesep.data.corpora.musdb18 import STEMS, STREAMS, read_streams
+from cyclesep.data.corpora.stem_folders import split_by_name
+from cyclesep.errors import AudioError, ConfigError, CorpusError
+
+RATE = 44100
+EXCERPT = Path(stempeg.example_stem_path())
+HQ_NAMES = ("mixture", "vocals", "drums", "bass", "other")
+
+
+def write(
+    path: Path, seconds: float = 0.2, *, seed: int = 0, rate: int = RATE, channels: int = 2, **options
+) -> np.ndarray:
+    samples = np.random.default_rng(seed).uniform(-0.5, 0.5, (round(seconds * rate), channels))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, samples, rate, **options)
+    return soundfile.read(path, dtype="float32", always_2d=True)[0].T
+
+
+def write_stem_mp4(path: Path, lengths=(0.2, 0.2, 0.2, 0.2, 0.2), codec: str = "alac", flags=()) -> list[np.ndarray]:
+    """Streams of the given seconds, ALAC, so that they come back bit for bit."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    wavs = [path.with_name(f"{path.name}.{number}.wav") for number in range(len(lengths))]
+    audio = [write(wav, seconds, seed=number) for number, (wav, seconds) in enumerate(zip(wavs, lengths, strict=True))]
+    inputs = [word for wav in wavs for word in ("-i", str(wav))]
+    maps = [word for number in range(len(wavs)) for word in ("-map", str(number))]
+    subprocess.run(["ffmpeg", "-v", "error", "-y", *inputs, *maps, "-c:a", codec, *flags, str(path)], check=True)
+    for wav in wavs:
+        wav.unlink()
+    return audio
+
+
+def musdb(path: Path, **options):
+    return find_tracks(CorpusConfig(kind="musdb18", path=str(path), **options))
+
+
+def stems(path: Path, **options):
+    return find_tracks(CorpusConfig(kind="stems", path=str(path), **options))
+
+
+# MUSDB18
+
+
+def test_the_real_excerpt_decodes_as_stempeg_does_by_the_order_of_streams():
+    (track,) = musdb(EXCERPT)
+    assert (track.track_id, track.split) == ("The Easton Ellises - Falcon 69", "test")
+    found = track.read()
+    expected, rate = stempeg.read_stems(str(EXCERPT), dtype=np.float32)
+    assert tuple(found) == STEMS == HQ_NAMES
+    for name, samples in zip(STREAMS, expected, strict=True):
+        assert found[name].sample_rate == rate == RATE
+        # FFmpeg's AAC decoder rounds otherwise from version to version: a hundredth of a step of 16 bits.
+        np.testing.assert_allclose(found[name].samples, samples.T, rtol=0, atol=4e-7)
+
+
+def test_streams_of_unequal_length_keep_their_own(tmp_path):
+    path = tmp_path / "a.stem.mp4"
+    audio = write_stem_mp4(path, lengths=(0.5, 0.3, 0.5, 0.123, 0.4))
+    for waveform, expected in zip(read_streams(path, 5), audio, strict=True):
+        np.testing.assert_array_equal(waveform.samples, expected)
+
+
+def test_stem_mp4_roots_have_musdbs_splits_or_those_of_setup_yaml(tmp_path):
+    for place in ("train/Meaxic - Take A Step", "train/Other One", "test/Third"):
+        path = tmp_path / f"{place}.stem.mp4"
+        path.parent.mkdir(exist_ok=True)
+        shutil.copy(EXCERPT, path)
+    splits = {track.track_id: track.split for track in musdb(tmp_path)}
+    assert splits == {"Meaxic - Take A Step": "valid", "Other One": "train", "Third": "test"}
+    installed = Path(__import__("musdb").__file__).parent / "configs" / "mus.yaml"
+    setup = yaml.safe_load(installed.read_text()) | {"validation_tracks": ["Other One"]}
+    (tmp_path / "setup.yaml").write_text(yaml.safe_dump(setup))
+    assert {track.track_id: track.split for track in musdb(tmp_path)}["Other One"] == "valid"
+    (tmp_path / "setup.yaml").write_text("sources: 3\n")
+    with pytest.raises(CorpusError, match=r"setup\.yaml: is no setup of musdb"):
+        musdb(tmp_path)
+
+
+def test_hq_wavs_are_found_by_themselves_and_floats_over_full_scale_survive(tmp_path):
+    folder = tmp_path / "train" / "A Song"
+    loud = np.full((4410, 2), 1.5)
+    for name in HQ_NAMES:
+        write(folder / f"{name}.wav")
+    soundfile.write(folder / "vocals.wav", loud, RATE, subtype="FLOAT")
+    # What musdb takes for a track of its own.
+    (folder / "old takes").mkdir()
+    (track,) = musdb(tmp_path)
+    assert (track.track_id, track.split) == ("A Song", "train")
+    audio = track.read()
+    assert tuple(audio) == HQ_NAMES
+    assert audio["vocals"].samples.max() == 1.5
+
+
+def test_a_missing_hq_stem_is_named_before_anything_is_read(tmp_path):
+    for name in ("mixture", "vocals", "bass"):
+        write(tmp_path / "test" / "A Song" / f"{name}.wav")
+    (track,) = musdb(tmp_path)
+    with pytest.raises(CorpusError, match=r"A Song: drums\.wav, other\.wav not found"):
+        track.read()
+
+
+def test_a_flat_folder_of_stem_mp4_has_the_split_that_is_asked_for(tmp_path):
+    shutil.copy(EXCERPT, tmp_path / "b.stem.mp4")
+    shutil.copy(EXCERPT, tmp_path / "a.stem.mp4")
+    assert [(t.track_id, t.split) for t in musdb(tmp_path, flat_split="valid")] == [("a", "valid"), ("b", "valid")]
+
+
+@pytest.mark.parametrize("flags", [(), ("-movflags", "+faststart")])
+def test_a_truncated_stem_mp4_is_an_audio_error_wherever_its_index_lies(tmp_path, flags):
+    path = tmp_path / "a.stem.mp4"
+    write_stem_mp4(path, lengths=(2.0,) * 5, flags=flags)
+    content = path.read_bytes()
+    for share in (0.3, 0.6, 0.9):
+        path.write_bytes(content[: int(len(content) * share)])
+        (track,) = musdb(path)
+        with pytest.raises(AudioError, match=r"a\.stem\.mp4: .*(fetch|export)"):
+            track.read()
+
+
+def test_a_stem_mp4_of_other_content_is_refused(tmp_path):
+    write_stem_mp4(tmp_path / "two.stem.mp4", lengths=(0.2, 0.2))
+    (tmp_path / "text.stem.mp4").write_text("no music")
+    text, two = musdb(tmp_path)
+    with pytest.raises(AudioError, match="has 2 audio streams, not 5"):
+        two.read()
+    with pytest.raises(AudioError, match="ffmpeg cannot read it"):
+        text.read()
+
+
+# Folders of stems
+
+
+def test_stem_folders_take_any_format_rate_and_name_and_ignore_the_rest(tmp_path):
+    folder = tmp_path / "Song"
+    expected = write(folder / "Lead Vox.flac", channels=1, rate=22050)
+    write(folder / "Mix.WAV")
+    write(folder / "strings.ogg", rate=48000)
+    subprocess.run(["ffmpeg", "-v", "error", "-i", str(folder / "Mix.WAV"), str(folder / "keys.m4a")], check=True)
+    (folder / "notes.txt").write_text("tempo 120")
+    (folder / "._Lead Vox.flac").write_text("resource fork")
+    (tmp_path / ".hidden").mkdir()
+    (track,) = stems(tmp_path)
+    audio = track.read()
+    assert set(audio) == {"Lead Vox", "mixture", "strings", "keys"}
+    np.testing.assert_array_equal(audio["Lead Vox"].samples, expected)
+    assert audio["Lead Vox"].sample_rate == 22050
+    assert audio["strings"].sample_rate == 48000
+
+
+def test_split_folders_decide_and_stray_folders_beside_them_are_refused(tmp_path):
+    for split, name in (("train", "a"), ("valid", "b"), ("test", "c"), ("train", "d")):
+        write(tmp_path / split / name / "vocals.wav")
+    assert [(t.split, t.track_id) for t in stems(tmp_path)] == [
+        ("test", "c"),
+        ("train", "a"),
+        ("train", "d"),
+        ("valid", "b"),
+    ]
+    write(tmp_path / "e" / "vocals.wav")
+    with pytest.raises(CorpusError, match="'e' lies beside 'test'"):
+        stems(tmp_path)
+
+
+def test_the_hashed_split_has_the_asked_shares_and_never_changes():
+    splits = [split_by_name(f"song {number}", 0.2, 0.1) for number in range(4000)]
+    assert splits.count("valid") / 4000 == pytest.approx(0.2, abs=0.02)
+    assert splits.count("test") / 4000 == pytest.approx(0.1, abs=0.02)
+    assert [split_by_name(name, 0.3, 0.3) for name in "abcdef"] == ["train", "test", "test", "test", "test", "test"]
+
+
+def test_one_name_in_two_splits_and_two_files_for_one_stem_are_refused(tmp_path):
+    write(tmp_path / "train" / "a" / "vocals.wav")
+    write(tmp_path / "train" / "a" / "vocals.flac")
+    (track,) = stems(tmp_path)
+    with pytest.raises(CorpusError, match="2 files hold the stem 'vocals'"):
+        track.read()
+    write(tmp_path / "test" / "a" / "vocals.wav")
+    with pytest.raises(CorpusError, match="2 tracks are named 'a'"):
+        stems(tmp_path)
+
+
+def test_a_track_is_picklable_and_its_fingerprint_follows_its_files(tmp_path):
+    write(tmp_path / "a" / "vocals.wav")
+    (track,) = stems(tmp_path)
+    before = track.fingerprint()
+    assert pickle.loads(pickle.dumps(track)).fingerprint() == before
+    write(tmp_path / "a" / "vocals.wav", seconds=0.3)
+    assert stems(tmp_path)[0].fingerprint() != before
+    (tmp_path / "a" / "vocals.wav").unlink()
+    assert track.fingerprint() != before
+
+
+# Unpaired recordings
+
+
+def test_unpaired_recordings_are_tracks_of_one_stem_in_disjoint_pools(tmp_path):
+    for number in range(3):
+        write(tmp_path / "piano" / f"{number}.wav", channels=1)
+    write(tmp_path / "rest" / "album" / "0.mp3")
+    config = CorpusConfig(
+        kind="unpaired", target="piano", target_path=str(tmp_path / "piano"), others_path=str(tmp_path / "rest")
+    )
+    tracks = find_tracks(config)
+    assert sorted(track.track_id for track in tracks) == ["mixture/album/0.mp3", *(f"piano/{n}.wav" for n in range(3))]
+    assert {tuple(track.read()) for track in tracks} == {("piano",), ("mixture",)}
+    assert {
+        track.split for track in find_tracks(CorpusConfig(**vars(config) | {"valid_share": 1.0, "test_share": 0.0}))
+    } == {"valid"}
+    alone = CorpusConfig(**vars(config) | {"others_hold": "accompaniment"})
+    assert "accompaniment/album/0.mp3" in [track.track_id for track in find_tracks(alone)]
+
+
+def test_unpaired_folders_that_overlap_are_refused(tmp_path):
+    write(tmp_path / "all" / "piano" / "0.wav")
+    with pytest.raises(CorpusError, match="one holds the other"):
+        find_tracks(
+            CorpusConfig(kind="unpaired", target_path=str(tmp_path / "all/piano"), others_path=str(tmp_path / "all"))
+        )
+
+
+# What users get wrong
+
+
+@pytest.mark.parametrize("kind", ["musdb18", "stems"])
+def test_missing_and_empty_folders_are_named_with_a_remedy(tmp_path, kind):
+    with pytest.raises(ConfigError, match=rf"corpus\.path: is empty, and corpus\.kind={kind} needs it"):
+        find_tracks(CorpusConfig(kind=kind))
+    with pytest.raises(CorpusError, match=r"nowhere: there is no such file or folder; check corpus\.path"):
+        find_tracks(CorpusConfig(kind=kind, path=str(tmp_path / "nowhere")))
+    with pytest.raises(CorpusError, match=f"{tmp_path}: holds n"):
+        find_tracks(CorpusConfig(kind=kind, path=str(tmp_path)))
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(CorpusError, match=f"{tmp_path}/file: is n"):
+        find_tracks(CorpusConfig(kind=kind, path=str(tmp_path / "file")))
+
+
+def test_musdb_folders_without_tracks_are_refused(tmp_path):
+    (tmp_path / "train").mkdir()
+    with pytest.raises(CorpusError, match=r"train hold no \.stem\.mp4 files and no track folders"):
+        musdb(tmp_path)
+
+
+def test_unpaired_without_recordings_or_with_a_target_called_mixture_is_refused(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    paths = {"target_path": str(tmp_path / "a"), "others_path": str(tmp_path / "b")}
+    with pytest.raises(CorpusError, match="a: holds no audio files"):
+        find_tracks(CorpusConfig(kind="unpaired", **paths))
+    with pytest.raises(ConfigError, match="'mixture' is what the others are called"):
+        find_tracks(CorpusConfig(kind="unpaired", target="mixture", **paths))
+    with pytest.raises(ConfigError, match="keep it at most 1"):
+        find_tracks(CorpusConfig(kind="unpaired", valid_share=0.7, test_share=0.7, **paths))
+
+
+def test_audio_that_is_text_or_holds_nan_is_one_clear_line(tmp_path):
+    folder = tmp_path / "Song"
+    folder.mkdir()
+    (folder / "vocals.wav").write_text("not audio")
+    with pytest.raises(AudioError, match=r"vocals\.wav: neither libsndfile nor ffmpeg can read it"):
+        stems(tmp_path)[0].read()
+    soundfile.write(folder / "vocals.wav", np.array([0.1, np.nan, 0.2]), RATE, subtype="FLOAT")
+    with pytest.raises(AudioError, match="1 samples are NaN"):
+        stems(tmp_path)[0].read()
+    (folder / "vocals.wav").unlink()
+    with pytest.raises(CorpusError, match="Song: holds no audio files"):
+        stems(tmp_path)[0].read()
+
+
+def test_the_description_holds_what_the_kind_uses_and_absolute_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    described = describe(CorpusConfig(kind="stems", path="music", target="ignored"))
+    assert described == {"kind": "stems", "path": str(tmp_path / "music"), "valid_share": 0.1, "test_share": 0.1}
+
+
+def test_synthetic_tracks_come_from_the_composer():
+    config = SyntheticConfig(num_train=2, num_valid=1, num_test=1)
+    found = find_tracks(CorpusConfig(kind="synthetic", synthetic=config))
+    assert sorted(t.track_id for t in found) == sorted(t.track_id for t in synthetic_tracks(config))
+    assert [t.split for t in found] == ["test", "train", "train", "valid"]

@@ -1,0 +1,304 @@
+"""Corpora in a bucket: ingest, reading, checking and training, with a server and a proxy that does harm."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from cyclesep import storage
+from cyclesep.cli.main import main
+from cyclesep.config import settings
+from cyclesep.data.ingest import ingest
+from cyclesep.data.shards.manifest import MANIFEST_NAME
+from cyclesep.data.shards.reading import ShardReader
+from cyclesep.data.shards.verification import verify
+from cyclesep.errors import CorpusError, ShardError, StorageError
+from cyclesep.evaluation.config import EvaluateConfig
+from cyclesep.evaluation.references import find_references
+from cyclesep.storage.uri import parse
+from cyclesep.training.config import TrainConfig
+from cyclesep.training.fit import fit
+from tests.data.test_ingest import config_of, write_songs
+from tests.support.fault_proxy import Fault
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+@pytest.fixture
+def songs(tmp_path):
+    return write_songs(tmp_path / "songs")
+
+
+def upload_folder(folder: Path, prefix: str) -> None:
+    """A corpus in a folder as it is, into a bucket."""
+    storage.upload([storage.Upload(path=path, uri=f"{prefix}/{path.name}", sha256="") for path in folder.iterdir()])
+
+
+def read_all(reader: ShardReader) -> list[np.ndarray]:
+    return [reader.read(track, track.stems, 0, track.num_samples) for track in reader.manifest.tracks]
+
+
+def test_an_ingest_into_a_bucket_is_the_one_into_a_folder_and_is_read_and_checked_there(s3, prefix, songs, tmp_path):
+    report = ingest(config_of(songs, prefix))
+    local = ingest(config_of(songs, tmp_path / "out"))
+    assert report.output == prefix
+    assert report.summary().startswith(f"{prefix}: 3 tracks (3 train, 0 valid, 0 test)")
+    assert report.manifest == local.manifest
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "out").iterdir() if path.name != ".ingest.lock"}
+    assert storage.sizes(prefix) == sizes
+    assert verify(prefix) == local.manifest
+
+    reader = ShardReader(prefix + "/")
+    there, here = read_all(reader), read_all(ShardReader(tmp_path / "out"))
+    assert all(np.array_equal(one, other) for one, other in zip(there, here, strict=True))
+    assert s3.server.secret_key.encode() not in pickle.dumps(reader)
+
+    @ray.remote(num_cpus=1)
+    def sums_in_a_task(sent: ShardReader, place: str) -> list[float]:
+        """Of a reader that was sent here, and of one made here."""
+        readers = (sent, ShardReader(place))
+        return [
+            float(np.abs(one.read(track, track.stems, 0, track.num_samples)).sum())
+            for one in readers
+            for track in one.manifest.tracks
+        ]
+
+    assert ray.get(sums_in_a_task.remote(reader, prefix)) == 2 * [float(np.abs(crop).sum()) for crop in here]
+
+
+def test_a_second_run_uploads_nothing_and_only_changed_tracks_are_redone(s3, prefix, songs):
+    ingest(config_of(songs, prefix))
+    s3.proxy.clear()
+    second = ingest(config_of(songs, prefix))
+    assert (second.num_ingested, second.num_kept) == (0, 3)
+    assert not [request for request in s3.proxy.seen("PUT") if ".ingest.lock" not in request.target]
+    write_songs(songs, "d")
+    (songs / "a" / "vocals.wav").write_bytes((songs / "b" / "vocals.wav").read_bytes())
+    third = ingest(config_of(songs, prefix))
+    assert (third.num_ingested, third.num_kept) == (2, 2)
+    assert sorted(name[0] for name in storage.sizes(prefix) if name.endswith(".lmdb")) == ["a", "b", "c", "d"]
+    assert len(verify(prefix).tracks) == 4
+
+
+def test_an_ingest_outlives_failures_throttling_and_resets(s3, prefix, songs):
+    faults = [
+        Fault("status", "PUT", ".lmdb", times=2, value=503),
+        Fault("reset", "PUT", ".lmdb", times=2),
+        Fault("flip-sent", "PUT", ".lmdb", value=500),
+        Fault("status", "PUT", ".track.json", value=500),
+        Fault("status", "PUT", MANIFEST_NAME, value=503),
+    ]
+    with s3.proxy.harming(*faults):
+        assert ingest(config_of(songs, prefix)).num_ingested == 3
+    assert [fault.done for fault in faults] == [fault.times for fault in faults]
+    assert len(verify(prefix).tracks) == 3
+
+
+def test_a_second_ingest_into_a_prefix_in_use_is_refused_and_told_how_to_break_the_lock(prefix, songs):
+    lock = storage.StorageLock(f"{prefix}/.ingest.lock")
+    lock.acquire()
+    try:
+        with pytest.raises(CorpusError, match="another ingest is writing there, process [0-9]+ on .* delete s3://"):
+            ingest(config_of(songs, prefix))
+    finally:
+        lock.release()
+    assert storage.sizes(prefix) == {}
+    assert ingest(config_of(songs, prefix)).num_ingested == 3
+
+
+def test_an_ingest_that_lost_its_lock_writes_no_manifest(prefix, songs, monkeypatch):
+    def lost(_: storage.StorageLock) -> None:
+        raise StorageError("the lock was lost")
+
+    monkeypatch.setattr(storage.StorageLock, "check", lost)
+    with pytest.raises(StorageError, match="the lock was lost"):
+        ingest(config_of(songs, prefix))
+    assert MANIFEST_NAME not in storage.sizes(prefix)
+    monkeypatch.undo()
+
+
+def test_other_settings_are_refused_and_a_failed_ingest_leaves_nothing(prefix, songs, tmp_path):
+    (tmp_path / "bad" / "a").mkdir(parents=True)
+    (tmp_path / "bad" / "a" / "vocals.wav").write_text("not audio")
+    with pytest.raises(CorpusError, match="none of 1 tracks could be ingested"):
+        ingest(config_of(tmp_path / "bad", prefix))
+    assert storage.sizes(prefix) == {}
+    ingest(config_of(songs, prefix))
+    with pytest.raises(CorpusError, match=f"{prefix}: was ingested with sample_rate=8000, not 16000"):
+        ingest(config_of(songs, prefix, sample_rate=16000))
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path[:0] = [sys.argv[1]]
+from tests.data.test_ingest import config_of
+from cyclesep.cluster import connect
+from cyclesep.data.ingest import ingest
+with connect():
+    ingest(config_of(Path(sys.argv[2]), sys.argv[3]))
+"""
+
+
+def test_an_ingest_killed_while_it_uploads_leaves_no_corpus_and_the_next_one_finishes_it(s3, prefix, tmp_path):
+    songs = write_songs(tmp_path / "songs", "abcdef")
+    release = threading.Event()
+    held = [Fault("hold", "PUT", f"/{name}-", value=release) for name in "ef"]
+    words = [str(Path(__file__).parent), str(songs), prefix]
+    address = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    with s3.proxy.harming(*held):
+        process = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, *words], env={**os.environ, **address}, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 120
+        while sum(fault.done for fault in held) < 2:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        with pytest.raises(ShardError, match=f"{prefix}: holds no manifest.json, so no ingest was finished here"):
+            ShardReader(prefix)
+        assert ".ingest.lock" in storage.sizes(prefix)
+    release.set()
+    report = ingest(config_of(songs, prefix))
+    assert (report.num_kept, report.num_ingested) == (4, 2)
+    assert len(verify(prefix).tracks) == 6
+    assert ".ingest.lock" not in storage.sizes(prefix)
+
+
+def test_only_the_shards_that_are_read_are_fetched_and_once(s3, prefix, songs):
+    ingest(config_of(songs, prefix))
+    s3.proxy.clear()
+    reader = ShardReader(prefix)
+    assert s3.proxy.seen("GET", ".lmdb") == []
+    track = reader.manifest.tracks[1]
+    for start in (0, 100, 1500):
+        reader.read(track, ["vocals"], start, 500)
+    ShardReader(prefix).read(track, ["drums"], 0, 500)
+    (request,) = s3.proxy.seen("GET", ".lmdb")
+    assert track.shards[0].name in request.target
+
+
+def test_a_corpus_larger_than_the_cache_is_read_and_the_disk_stays_bounded(prefix, tmp_path, monkeypatch):
+    songs = write_songs(tmp_path / "songs", "abcdef")
+    local = ingest(config_of(songs, tmp_path / "out"))
+    upload_folder(tmp_path / "out", prefix)
+    largest = max(shard.bytes for track in local.manifest.tracks for shard in track.shards)
+    monkeypatch.setenv("CYCLESEP_CACHE_GIB", str(2.5 * largest / 2**30))
+    there, here = ShardReader(prefix), ShardReader(tmp_path / "out")
+    for _ in range(2):
+        assert all(np.array_equal(one, other) for one, other in zip(read_all(there), read_all(here), strict=True))
+    cached = list((tmp_path / "cache").glob("*.lmdb"))
+    assert len(cached) == 2
+    # A file that was evicted is let go of, or its blocks would stay taken.
+    maps = Path("/proc/self/maps").read_text()
+    assert sum(f"{tmp_path}/cache" in line and "(deleted)" in line for line in maps.splitlines()) <= 1
+
+
+def test_a_file_that_the_disk_of_the_cache_spoilt_is_fetched_again(s3, prefix, songs, tmp_path):
+    ingest(config_of(songs, prefix))
+    reader = ShardReader(prefix)
+    track = reader.manifest.tracks[0]
+    with reader.at_hand(track.shards[0]) as path:
+        content = bytearray(path.read_bytes())
+        # In the tree of LMDB, before the first record.
+        content[min(offset for offset, _ in track.shards[0].records) - 8] ^= 1
+        path.write_bytes(content)
+    s3.proxy.clear()
+    ingest(config_of(songs, tmp_path / "out"))
+    here = ShardReader(tmp_path / "out").read(track, track.stems, 0, track.num_samples)
+    assert np.array_equal(reader.read(track, track.stems, 0, track.num_samples), here)
+    assert len(s3.proxy.seen("GET", track.shards[0].name)) == 1
+
+
+def test_a_damaged_record_in_the_cache_is_an_error_that_says_to_delete_the_file(prefix, songs):
+    ingest(config_of(songs, prefix))
+    reader = ShardReader(prefix)
+    track = reader.manifest.tracks[0]
+    with reader.at_hand(track.shards[0]) as path:
+        content = bytearray(path.read_bytes())
+        content[sum(track.shards[0].records[0]) - 1] ^= 1
+        path.write_bytes(content)
+    with pytest.raises(ShardError, match=rf"{path}.* segment 0: .*; delete this file of the shard cache"):
+        reader.read(track, track.stems, 0, 100)
+    path.unlink()
+    ShardReader(prefix).read(track, track.stems, 0, 100)
+
+
+def test_verify_looks_into_the_bucket_and_not_into_the_cache(s3, prefix, songs):
+    manifest = ingest(config_of(songs, prefix)).manifest
+    read_all(ShardReader(prefix))
+    bucket, key = parse(f"{prefix}/{manifest.tracks[0].shards[0].name}")
+    content = bytearray(s3.client().get_object(Bucket=bucket, Key=key)["Body"].read())
+    content[-1000] ^= 1
+    s3.client().put_object(Bucket=bucket, Key=key, Body=bytes(content))
+    s3.client().delete_object(Bucket=bucket, Key=f"{parse(prefix).key}/{manifest.tracks[1].shards[0].name}")
+    with pytest.raises(ShardError, match="its SHA-256 is not the one that was written down") as damage:
+        verify(prefix)
+    assert f"{manifest.tracks[1].shards[0].name}: there is no such object" in str(damage.value)
+    assert f"s3://{bucket}/{key}" in str(damage.value)
+
+
+def test_a_damaged_manifest_in_a_bucket_is_refused(prefix, songs):
+    ingest(config_of(songs, prefix))
+    uri = f"{prefix}/{MANIFEST_NAME}"
+    storage.write_text(uri, storage.read_text(uri).replace('"channels":1', '"channels":2', 1))
+    with pytest.raises(ShardError, match=f"{uri}: damaged, its checksum does not match"):
+        ShardReader(prefix)
+
+
+def test_training_streams_from_a_bucket(s3, prefix, tiny_shards, tmp_path):
+    upload_folder(tiny_shards, prefix)
+    small = {
+        "crops.crop_seconds": 0.5,
+        "crops.batch_size": 4,
+        "cyclegan.separator.width": 8,
+        "cyclegan.separator.depth": 2,
+        "num_validation_crops": 2,
+        "num_loader_processes": 1,
+        "validate_every": 2,
+        "steps": 2,
+    }
+    config = settings.replace(TrainConfig(shards=prefix, storage=str(tmp_path / "runs"), name="s3"), small)
+    s3.proxy.clear()
+    report = fit(config)
+    assert report.progress.manifest_digest == ShardReader(tiny_shards).manifest.digest
+    assert json.loads((report.folder.path / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 2
+    # The worker and its loader share one cache; the process that rehearses has another one in this test.
+    names = {shard.name for track in ShardReader(tiny_shards).manifest.tracks for shard in track.shards}
+    assert max(len(s3.proxy.seen("GET", name)) for name in names) <= 2
+
+
+def test_references_are_read_from_a_bucket(prefix, tiny_shards):
+    upload_folder(tiny_shards, prefix)
+    there = find_references(EvaluateConfig(shards=prefix))
+    here = find_references(EvaluateConfig(shards=str(tiny_shards)))
+    assert [track.track_id for track in there] == ["Song 8", "Song 9"]
+    assert there[0].digest() == here[0].digest()
+    assert np.array_equal(there[0].read()["vocals"].samples, here[0].read()["vocals"].samples)
+
+
+def test_the_commands_say_in_one_line_what_is_wrong_with_a_bucket(songs, prefix, capsys):
+    def told(*words: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 1
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+        return line
+
+    corpus = ("corpus.kind=stems", f"corpus.path={songs}")
+    assert "s3://nowhere/x: there is no such bucket" in told("ingest", *corpus, "output=s3://nowhere/x")
+    assert f"{prefix}: holds no manifest.json" in told("train", f"shards={prefix}")
+    assert "s3://nowhere/x/manifest.json: there is no such bucket" in told("verify", "s3://nowhere/x")
+    assert f"{prefix}: holds no manifest.json" in told("evaluate", f"shards={prefix}")
+    assert "nowhere: there is no such" in told("ingest", "corpus.kind=stems", "corpus.path=nowhere", f"output={prefix}")

@@ -1,0 +1,197 @@
+"""`cyclesep verify`: what it says of a whole corpus, and that it names each damaged file, track and segment."""
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cyclesep.cli.main import run_job
+from cyclesep.data.shards import segments, verification
+from cyclesep.data.shards.manifest import MANIFEST_NAME, make_manifest, read_manifest, write_manifest
+from cyclesep.data.shards.reading import ShardReader
+from cyclesep.data.shards.verification import Damage, check, verify
+from cyclesep.errors import ShardError
+from tests.data.shards.test_shards import SEGMENT, STEMS, flip, write_corpus
+from tests.support.paths import CHECKOUT
+
+ROOT = CHECKOUT
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """Three tracks; the first has four segments in two shards."""
+    folder = tmp_path / "corpus"
+    write_corpus(folder, lengths=(1234, 400, 37), max_shard_bytes=2 * SEGMENT * 2 * len(STEMS) * 2)
+    return folder
+
+
+@pytest.fixture
+def verify_command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, list[str], list[str]]]:
+    """Status and lines on stdout and stderr of `cyclesep verify`."""
+
+    def run(*words: object) -> tuple[int, list[str], list[str]]:
+        with pytest.raises(SystemExit) as ended:
+            run_job("verify", [str(word) for word in words])
+        told = capsys.readouterr()
+        return int(ended.value.code or 0), told.out.splitlines(), told.err.splitlines()
+
+    return run
+
+
+def flip_in_segment(folder: Path, segment: int) -> Path:
+    """Flip a bit of the payload of a segment of the first track; gives the shard."""
+    track = read_manifest(folder).tracks[0]
+    (shard,) = [one for one in track.shards if 0 <= segment - one.first_segment < one.num_segments]
+    offset, length = shard.records[segment - shard.first_segment]
+    flip(folder / shard.name, 8 * (offset + length - 1))
+    return folder / shard.name
+
+
+def test_a_whole_corpus_is_told_on_one_screen(corpus: Path, verify_command: Callable[..., tuple]) -> None:
+    status, out, err = verify_command(corpus)
+    assert (status, err) == (0, [])
+    assert out[0] == f"{corpus}: whole"
+    assert len(out) == 7
+    assert "3 (3 train, 0 valid, 0 test)" in out[1]
+    assert f"digest {read_manifest(corpus).digest[:16]}" in out[3]
+    assert "4 files" in out[4]
+    assert "6 records" in out[5]
+
+
+def test_all_damage_is_named_not_only_the_first_few(corpus: Path, verify_command: Callable[..., tuple]) -> None:
+    paths = {segment: flip_in_segment(corpus, segment) for segment in (0, 1, 3)}
+    others = [corpus / track.shards[0].name for track in read_manifest(corpus).tracks[1:]]
+    others[0].unlink()
+    flip(others[1], 3)
+    status, out, err = verify_command(corpus)
+    assert status == 1
+    assert sorted(out) == sorted(
+        [
+            f"damaged: {paths[0]}: shard of track 'Track 0', segments 0-1: its checksum does not match",
+            f"damaged: {paths[3]}: shard of track 'Track 0', segment 3: its checksum does not match",
+            f"damaged: {others[0]}: shard of track 'Track 1': it cannot be read (No such file or directory)",
+            f"damaged: {others[1]}: shard of track 'Track 2': its index is damaged",
+        ]
+    )
+    assert err == [
+        f"cyclesep verify: error: {corpus}: 4 of 4 shards are damaged; "
+        "delete these files and run the same ingest again: only their tracks are redone"
+    ]
+    with pytest.raises(ShardError, match=r"'Track 0', segments 0-1: .*'Track 1'.*'Track 2'.*; delete these files"):
+        verify(corpus)
+
+
+def test_several_corpora_are_checked_and_one_without_a_manifest_fails_alone(
+    corpus: Path, tmp_path: Path, verify_command: Callable[..., tuple]
+) -> None:
+    status, out, err = verify_command(tmp_path, corpus, "num_threads=3")
+    assert status == 1
+    assert out[0] == f"{corpus}: whole"
+    assert err == [
+        f"cyclesep verify: error: {tmp_path}: holds no manifest.json, so no ingest was finished here; "
+        "run `cyclesep ingest` into it"
+    ]
+
+
+def test_the_script_and_the_command_are_one(corpus: Path) -> None:
+    script = [sys.executable, str(ROOT / "jobs" / "verify.py"), str(corpus)]
+    whole = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert (whole.returncode, whole.stderr) == (0, "")
+    flip(corpus / MANIFEST_NAME, 8000)
+    damaged = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert (damaged.returncode, damaged.stdout) == (1, "")
+    assert damaged.stderr.startswith(f"cyclesep verify: error: {corpus / MANIFEST_NAME}: ")
+    assert len(damaged.stderr.splitlines()) == 1
+
+
+def test_a_check_needs_neither_torch_nor_ray() -> None:
+    told = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys, cyclesep.data.shards.verification; print({'torch', 'ray'} & set(sys.modules))",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("num_threads", [1, 4])
+def test_every_byte_is_read_once_whatever_the_number_of_threads(corpus: Path, num_threads: int) -> None:
+    read: list[int] = []
+    found = check(corpus, num_threads=num_threads, advance=read.append)
+    assert found.damage == ()
+    assert sum(read) == sum(path.stat().st_size for path in corpus.glob("*.lmdb"))
+
+
+def test_a_cut_file_names_the_segments_that_are_lost(corpus: Path) -> None:
+    shard = read_manifest(corpus).tracks[0].shards[1]
+    # LMDB keeps the short last segment in its tree, which lies before the others.
+    assert shard.records[1] < shard.records[0]
+    os.truncate(corpus / shard.name, shard.records[0][0] + 10)
+    damage = check(corpus).damage
+    assert {(one.track_id, one.segments, one.reason) for one in damage} == {
+        ("Track 0", (), f"it has {shard.records[0][0] + 10} bytes, the manifest says {shard.bytes}"),
+        ("Track 0", (2,), "its record lies beyond the end of the file"),
+    }
+
+
+def test_what_the_disk_cannot_read_is_damage_of_its_segment_and_the_rest_is_checked(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = read_manifest(corpus).tracks[0].shards[0]
+    preadv = os.preadv
+
+    def failing(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        if offset == shard.records[1][0] and shard.name in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
+            raise OSError(5, "Input/output error")
+        return preadv(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", failing)
+    (damage,) = check(corpus).damage
+    path = os.path.realpath(corpus / shard.name)
+    assert damage == Damage(
+        shard=path, track_id="Track 0", segments=(1,), reason="it cannot be read (Input/output error)"
+    )
+
+
+def test_a_file_whose_bytes_are_right_but_whose_keys_are_not_is_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(segments, "key", lambda index: (index + 1).to_bytes(4, "big"))
+        write_corpus(tmp_path, lengths=(800,))
+    first, second = check(tmp_path).damage
+    assert (first.segments, second.segments) == ((0,), (1,))
+    assert "there is no such record" in first.reason
+    assert "its header is not what the manifest says" in second.reason
+
+
+def test_a_wrong_hash_in_the_manifest_is_damage_of_the_file(corpus: Path) -> None:
+    manifest = read_manifest(corpus)
+    first = manifest.tracks[1]
+    shard = dataclasses.replace(first.shards[0], sha256="0" * 64)
+    write_manifest(corpus, make_manifest([dataclasses.replace(first, shards=(shard,)), manifest.tracks[2]]))
+    (damage,) = check(corpus).damage
+    assert (damage.track_id, damage.segments, damage.reason) == ("Track 1", (), "its SHA-256 does not match")
+
+
+def test_damage_is_put_right_by_what_the_error_says(corpus: Path, tmp_path: Path) -> None:
+    whole = shutil.copytree(corpus, tmp_path / "whole")
+    path = flip_in_segment(corpus, 2)
+    assert [damage.shard for damage in check(corpus).damage] == [str(path)]
+    path.unlink()
+    shutil.copy(whole / path.name, path)
+    assert verify(corpus) == ShardReader(whole).manifest
+
+
+def test_segments_are_told_as_ranges() -> None:
+    assert verification._ranges((3,)) == "segment 3"
+    assert verification._ranges((0, 1, 2, 5, 7, 8)) == "segments 0-2, 5, 7-8"

@@ -1,0 +1,441 @@
+"""What users get wrong: one line on stderr that names it and the remedy, a status, and nothing half-written."""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from cyclesep import checkpoints
+from cyclesep.cli.main import run_job
+from cyclesep.config import settings
+from cyclesep.cyclegan.model import CycleGAN
+from cyclesep.data.corpora.composer.track import SyntheticConfig, synthetic_tracks
+from cyclesep.data.corpora.composer.writers import write_stem_mp4
+from cyclesep.data.shards.reading import ShardReader
+from cyclesep.data.shards.verification import verify
+from cyclesep.training.config import TrainConfig
+from tests.support.paths import CHECKOUT
+
+ROOT = CHECKOUT
+RATE = 8000
+RAY_LOG = re.compile(r"(\x1b\[\d+m)?\([\w:]+ pid=")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a job ended; `errors` are its lines on stderr without what Ray repeats of other processes."""
+
+    status: int
+    out: str
+    errors: tuple[str, ...]
+
+    @classmethod
+    def of(cls, status: int, out: str, err: str) -> "Ended":
+        return cls(status=status, out=out, errors=tuple(line for line in err.splitlines() if not RAY_LOG.match(line)))
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """Run a job in this process."""
+
+    def run_words(job: str, *words: object) -> Ended:
+        with pytest.raises(SystemExit) as ended:
+            run_job(job, [str(word) for word in words])
+        told = capsys.readouterr()
+        return Ended.of(int(ended.value.code or 0), told.out, told.err)
+
+    return run_words
+
+
+def assert_refused(ended: Ended, job: str, *told: str) -> None:
+    """One line that holds all of `told` and a remedy, and nothing else."""
+    assert ended.status in (1, 2)
+    assert ended.out == ""
+    (line,) = ended.errors
+    assert line.startswith(f"cyclesep {job}: error: ")
+    assert "; " in line
+    assert len(line) < 600
+    for part in told:
+        assert part in line
+
+
+def write(path: Path, num_samples: int = RATE, *, rate: int = RATE, channels: int = 1, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.random.default_rng(seed).uniform(-0.3, 0.3, (num_samples, channels)), rate)
+    return path
+
+
+def write_bad_files(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "text.wav").write_text("not audio")
+    (folder / "empty.wav").touch()
+    write(folder / "no-samples.wav", 0)
+    soundfile.write(folder / "nan.wav", np.array([0.1, np.nan] * RATE), RATE, subtype="FLOAT")
+    write(folder / "three.wav", 3)
+
+
+def damaged(good: Path, name: str, file: str, content: bytes | None) -> None:
+    """A copy of a checkpoint, one file of it replaced or (None) gone."""
+    folder = shutil.copytree(good, good.with_name(name))
+    (folder / file).unlink() if content is None else (folder / file).write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> Path:
+    """A folder with music, good and bad, and with checkpoints of all kinds of damage."""
+    root = tmp_path_factory.mktemp("place")
+    (root / "nothing").mkdir()
+    (root / "file").write_text("in the way")
+    write_bad_files(root / "bad")
+    for seed, track in enumerate("abc"):
+        for stem in ("vocals", "drums"):
+            write(root / "songs" / track / f"{stem}.wav", seed=2 * seed + (stem == "drums"))
+    for bad in ("text", "empty", "no-samples", "nan"):
+        write(root / "corpora" / bad / "song" / "drums.wav")
+        shutil.copy(root / "bad" / f"{bad}.wav", root / "corpora" / bad / "song" / "vocals.wav")
+    write(root / "corpora" / "three" / "song" / "vocals.wav", 3)
+    (root / "corpora" / "no-files" / "song").mkdir(parents=True)
+    (root / "corpora" / "no-tracks" / "train").mkdir(parents=True)
+    write_stem_mp4(synthetic_tracks(SyntheticConfig(num_train=2, num_valid=0, num_test=1, seconds=2.0)), root / "mp4")
+    cut = sorted((root / "mp4" / "train").iterdir())[0]
+    cut.write_bytes(cut.read_bytes()[:60000])
+    shutil.copy(cut, root / "bad" / "cut.stem.mp4")
+
+    no_manifest = shutil.copytree(tiny_shards, root / "no-manifest")
+    (no_manifest / "manifest.json").unlink()
+    bad_manifest = shutil.copytree(tiny_shards, root / "bad-manifest")
+    (bad_manifest / "manifest.json").write_text("{")
+    no_files = shutil.copytree(tiny_shards, root / "no-lmdb")
+    for file in no_files.glob("*.lmdb"):
+        file.unlink()
+
+    write_checkpoints(root / "checkpoints", tiny_shards)
+    return root
+
+
+def write_checkpoints(root: Path, shards: Path) -> None:
+    small = {"cyclegan.separator.width": 8, "cyclegan.separator.depth": 2, "crops.crop_seconds": 0.5}
+    config = settings.replace(TrainConfig(shards=str(shards)), {**small, "crops.batch_size": 4})
+    model = CycleGAN(config.cyclegan, targets=("vocals",), channels=1, sample_rate=RATE)
+    progress = checkpoints.Progress(step=2, targets=("vocals",), sample_rate=RATE, channels=1)
+    good = root / "good"
+    checkpoints.save(good, model, config, progress)
+    damaged(good, "cut-weights", checkpoints.WEIGHTS, (good / checkpoints.WEIGHTS).read_bytes()[:1000])
+    damaged(good, "other-weights", checkpoints.WEIGHTS, b"x" * 5000)
+    damaged(good, "no-weights", checkpoints.WEIGHTS, None)
+    damaged(good, "no-config", checkpoints.CONFIG, None)
+    damaged(good, "bad-config", checkpoints.CONFIG, b"[")
+    damaged(good, "bad-progress", checkpoints.PROGRESS, b"{")
+    damaged(good, "list-progress", checkpoints.PROGRESS, b"[1]")
+    damaged(good, "cut-state", checkpoints.STATE, (good / checkpoints.STATE).read_bytes()[:1000])
+    damaged(good, "other-state", checkpoints.STATE, b"not a checkpoint")
+    damaged(good, "no-state", checkpoints.STATE, None)
+
+
+DAMAGED_SEPARATORS = [
+    ("checkpoint={place}/nowhere", "neither a checkpoint nor a finished run; give a folder that holds progress.json"),
+    ("checkpoint={place}/nothing", "neither a checkpoint nor a finished run"),
+    ("checkpoint={place}/checkpoints/cut-weights", "separator.safetensors: is missing or damaged"),
+    ("checkpoint={place}/checkpoints/other-weights", "separator.safetensors: is missing or damaged"),
+    ("checkpoint={place}/checkpoints/no-weights", "separator.safetensors: is missing or damaged (No such file"),
+    ("checkpoint={place}/checkpoints/no-config", "no-config/config.yaml: is missing or damaged (there is no such file"),
+    ("checkpoint={place}/checkpoints/bad-config", "bad-config/config.yaml: is missing or damaged"),
+    ("checkpoint={place}/checkpoints/bad-progress", "progress.json: is missing or damaged"),
+    ("checkpoint={place}/checkpoints/list-progress", "progress.json: is missing or damaged"),
+]
+
+
+# ingest
+
+STEMS, MUSDB = "corpus.kind=stems ", "corpus.kind=musdb18 "
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (STEMS + "corpus.path={place}/nowhere", "{place}/nowhere: there is no such file or folder; check corpus.path"),
+        (STEMS + "corpus.path={place}/nothing", "{place}/nothing: holds no track folders"),
+        (STEMS + "corpus.path={place}/corpora/no-tracks", "holds no track folders"),
+        (STEMS + "corpus.path={place}/file", "file: is not a folder"),
+        (STEMS + "corpus.path=", "corpus.path: is empty; give a value as corpus.path=..."),
+        ("corpus.kind=stems", "corpus.path: is empty, and corpus.kind=stems needs it"),
+        (STEMS + "corpus.pth={place}/songs", "corpus.pth: there is no such setting; did you mean corpus.path?"),
+        (STEMS + "corpus.path=[a", "corpus.path: the value '[a' is not valid YAML"),
+        ("corpus.kind=stem", "corpus.kind: 'stem' is refused; did you mean stems? choices: musdb18, stems"),
+        ("corpus=3", "corpus: 3 is refused; it holds settings of its own; set those as corpus.setting=value"),
+        ("sample_rate=fast", "sample_rate: 'fast' is refused; input should be a whole number"),
+        ("channels=3", "channels: 3 is refused; choices: 1 or 2"),
+        ("output=3", "output: 3 is refused; it is read as YAML and is no text; quote it twice: output=\"'3'\""),
+        ("{place}/nowhere.yaml", "nowhere.yaml: cannot be read as a config (No such file or directory)"),
+        ("{place}/songs", "songs' is neither a YAML file nor a setting; write settings as name=value"),
+        ("--outptu", "unrecognized arguments: --outptu; `cyclesep ingest --help` lists"),
+        (MUSDB + "corpus.path={place}/nothing", "nothing: holds neither train/ and test/ nor .stem.mp4 files"),
+        (MUSDB + "corpus.path={place}/corpora/no-tracks", "train hold no .stem.mp4 files and no track folders"),
+        (MUSDB + "corpus.path={place}/bad/cut.stem.mp4", "none of 1 tracks could be ingested; cut: {place}/bad/cut"),
+        (STEMS + "corpus.path={place}/corpora/text", "song: {place}/corpora/text/song/vocals.wav: neither libsndfile"),
+        (STEMS + "corpus.path={place}/corpora/empty", "vocals.wav: neither libsndfile nor ffmpeg can read it as audio"),
+        (STEMS + "corpus.path={place}/corpora/no-samples", "vocals.wav: holds no samples"),
+        (STEMS + "corpus.path={place}/corpora/nan", "8000 samples are NaN or infinite, the first at 0.000 s"),
+        (STEMS + "corpus.path={place}/corpora/three", "song: lasts 0.0004 s; a track needs at least 0.1 s"),
+        (STEMS + "corpus.path={place}/corpora/no-files", "song: holds no audio files"),
+        (
+            "corpus.kind=unpaired corpus.target_path={place}/songs corpus.others_path={place}/songs/a",
+            "one holds the other",
+        ),
+        (
+            "corpus.kind=unpaired corpus.target_path={place}/songs corpus.others_path={place}/nothing",
+            "nothing: holds no audio files",
+        ),
+        (STEMS + "corpus.path={place}/songs output={place}/file", "file: cannot be written"),
+        (STEMS + "corpus.path={place}/songs output={place}/file/out", "file/out: cannot be written"),
+    ],
+)
+def test_ingest_refuses(run: Callable[..., Ended], place: Path, tmp_path: Path, words: str, told: str) -> None:
+    output = f"output={tmp_path}/out"
+    ended = run("ingest", output, "sample_rate=8000", "channels=1", *words.format(place=place).split(" "))
+    assert_refused(ended, "ingest", told.format(place=place))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_setting_without_a_default_is_asked_for(run: Callable[..., Ended]) -> None:
+    assert_refused(run("ingest"), "ingest", "output: has no value and no default; give one as output=...")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("- 1\n", "bad.yaml: holds list, not settings; write lines of name: value"),
+        ("sample_rate: 1\nchannels: [\n", "bad.yaml, line 3: is not valid YAML"),
+        ("corpus: {path: [1]}\n", "corpus.path: [1] is refused"),
+        (
+            "rate: 8000\nchannels: x\n",
+            "channels: 'x' is refused; choices: 1 or 2; rate: there is no such setting; did you mean sample",
+        ),
+    ],
+)
+def test_a_bad_config_file_is_told(run: Callable[..., Ended], tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    assert_refused(run("ingest", tmp_path / "bad.yaml", "output=out"), "ingest", told)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_one_bad_track_of_three_is_named_and_the_others_are_ingested(
+    run: Callable[..., Ended], place: Path, tmp_path: Path
+) -> None:
+    songs = shutil.copytree(place / "songs", tmp_path / "songs")
+    (songs / "b" / "vocals.wav").write_text("not audio")
+    out = tmp_path / "out"
+    ended = run("ingest", "corpus.kind=stems", f"corpus.path={songs}", f"output={out}", "sample_rate=8000")
+    assert (ended.status, ended.errors) == (1, ())
+    (failed,) = [line for line in ended.out.splitlines() if line.startswith("failed: ")]
+    assert failed.startswith(f"failed: b: {songs}/b/vocals.wav: neither libsndfile nor ffmpeg can read it")
+    assert [track.track_id for track in ShardReader(out).manifest.tracks] == ["a", "c"]
+    verify(out)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_cut_mp4_in_a_musdb_folder_does_not_stop_the_others(
+    run: Callable[..., Ended], place: Path, tmp_path: Path
+) -> None:
+    bad, _ = sorted((place / "mp4" / "train").iterdir())
+    path, output = f"corpus.path={place}/mp4", f"output={tmp_path}/out"
+    ended = run("ingest", "corpus.kind=musdb18", path, output, "sample_rate=8000", "channels=1")
+    assert (ended.status, ended.errors) == (1, ())
+    (failed,) = [line for line in ended.out.splitlines() if line.startswith("failed: ")]
+    assert failed.startswith(f"failed: {bad.name.removesuffix('.stem.mp4')}: {bad}: ")
+    assert failed.endswith("; fetch or export it again")
+    assert len(verify(tmp_path / "out").tracks) == 2
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_rates_channels_and_formats_may_be_mixed(run: Callable[..., Ended], tmp_path: Path) -> None:
+    song = tmp_path / "songs" / "song"
+    write(song / "vocals.wav", 44100, rate=44100, channels=2)
+    write(song / "drums.flac", 8000)
+    write(song / "bass.ogg", 22050, rate=22050)
+    ended = run("ingest", "corpus.kind=stems", f"corpus.path={tmp_path}/songs", f"output={tmp_path}/out")
+    assert (ended.status, ended.errors) == (0, ())
+    (track,) = verify(tmp_path / "out").tracks
+    assert (track.sample_rate, track.channels, track.num_samples) == (44100, 2, 44100)
+    assert set(track.stems) == {"mixture", "vocals", "drums", "bass"}
+
+
+# train
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("shards={place}/nowhere", "{place}/nowhere: holds no manifest.json, so no ingest was finished here"),
+        ("shards={place}/nothing", "{place}/nothing: holds no manifest.json"),
+        ("shards={place}/no-manifest", "no-manifest: holds no manifest.json"),
+        ("shards={place}/bad-manifest", "manifest.json: damaged, it is not JSON; run the same ingest again"),
+        ("shards={place}/no-lmdb", "cannot be read (No such file or directory)"),
+        ("stepz=3", "stepz: there is no such setting; did you mean steps?"),
+        ("steps=many", "steps: 'many' is refused; input should be a whole number"),
+        ("steps=0", "steps: 0 is refused"),
+        ("cyclegan.recipe=magic", "cyclegan.recipe: 'magic' is refused"),
+        ("cyclegan.separator.width=9", "cyclegan.separator.width: 9 is refused; input should be a multiple of 8"),
+        ("cyclegan.loss_weights.cycl=3", "loss_weights: recipe=remix has no term cycl; its terms are"),
+        ("cyclegan.recipe=supervised crops.pairing=unpaired", "recipe=supervised needs targets aligned"),
+        ("targets=[]", "targets: [] is refused; it is empty; name at least one: targets=[...]"),
+        ("targets=vocals", "targets: 'vocals' is refused; write a list: targets=[vocals]"),
+        ("targets=[piano]", "holds no stem 'piano'; it holds drums, vocals"),
+        ("targets=[vocals,vocals]", "targets: vocals, vocals names one stem twice"),
+        ("crops.crop_seconds=0.00001", "a step on crops of crops.crop_seconds=1e-05 fails"),
+        ("crops.batch_size=3", "batch_size: 3 is not a multiple"),
+        ("name=../elsewhere", "name: '../elsewhere' is refused"),
+        ("num_workers=3 crops.batch_size=12", "needs 3 CPUs and the cluster has 2; lower one of them"),
+        ("{place}/nowhere", "neither a YAML file, a checkpoint folder nor a setting"),
+        ("{place}/nothing", "nothing: holds no config.yaml; give a checkpoint folder"),
+        ("{place}/checkpoints/no-config", "no-config: holds no config.yaml; give a checkpoint folder"),
+        ("{place}/checkpoints/bad-config", "bad-config/config.yaml, line 1: is not valid YAML"),
+        ("{place}/checkpoints/bad-progress", "progress.json: is missing or damaged"),
+        ("{place}/checkpoints/cut-state", "training_state.pt: is missing or damaged (it cannot be unpacked)"),
+        ("{place}/checkpoints/other-state", "training_state.pt: is missing or damaged (it cannot be unpacked)"),
+        ("{place}/checkpoints/no-state", "training_state.pt: is missing or damaged (No such file"),
+        ("{place}/checkpoints/good cyclegan.separator.width=16", "does not fit the networks of this config"),
+        ("{place}/checkpoints/good steps=2", "has done 2 steps; ask for more"),
+        ("start_from={place}/nowhere", "nowhere: is neither a checkpoint nor a finished run"),
+    ],
+)
+def test_train_refuses(
+    run: Callable[..., Ended], place: Path, tiny_shards: Path, tmp_path: Path, words: str, told: str
+) -> None:
+    usual = ["crops.crop_seconds=0.5", "crops.batch_size=4", f"shards={tiny_shards}", f"storage={tmp_path}/runs"]
+    ended = run("train", *usual, "name=new", "steps=4", *words.format(place=place).split(" "))
+    assert_refused(ended, "train", told.format(place=place))
+    assert list(tmp_path.iterdir()) == []
+
+
+# separate
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("{place}/nowhere.wav", "{place}/nowhere.wav: there is no such file; check the path"),
+        ("{place}/nothing", "inputs: {place}/nothing holds no audio files; give some"),
+        ("{place}/nowhere/*.wav", "holds no audio files"),
+        ("stems=[vocals]", "inputs: has no value and no default"),
+        ("{song} stemz=[vocals]", "stemz: there is no such setting; did you mean stems?"),
+        ("{song} stems=[piano]", "stems: the separator has no 'piano'; it gives vocals"),
+        ("{song} separation.batch_size=two", "separation.batch_size: 'two' is refused; input should be a whole number"),
+        ("{song} separation.window_seconds=0.1", "window_seconds: 0.1 leaves nothing between its ends"),
+        (
+            "{song} file_format=flac sample_format=float",
+            "sample_format: flac holds no float samples; set sample_format=pcm24",
+        ),
+        ("{song} output={place}/file", "cannot be written (Not a directory)"),
+        ("{place}/bad/text.wav", "bad/text.wav: neither libsndfile nor ffmpeg can read it as audio"),
+        ("{place}/bad/empty.wav", "bad/empty.wav: neither libsndfile nor ffmpeg can read it as audio"),
+        ("{place}/bad/no-samples.wav", "bad/no-samples.wav: holds no samples"),
+        ("{place}/bad/nan.wav", "8000 samples are NaN or infinite"),
+        ("{place}/bad/cut.stem.mp4", "bad/cut.stem.mp4: neither libsndfile nor ffmpeg can read it"),
+        *[("{song} " + words, told) for words, told in DAMAGED_SEPARATORS],
+    ],
+)
+def test_separate_refuses(run: Callable[..., Ended], place: Path, tmp_path: Path, words: str, told: str) -> None:
+    names = {"place": place, "song": place / "songs" / "a" / "vocals.wav"}
+    usual = [f"checkpoint={place}/checkpoints/good", f"output={tmp_path}/out"]
+    assert_refused(run("separate", *usual, *words.format(**names).split(" ")), "separate", told.format(**names))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("num_samples", "rate", "channels"), [(3, 44100, 1), (1, 8000, 2), (9001, 22050, 2)])
+def test_a_file_of_any_length_rate_and_channels_is_separated(
+    run: Callable[..., Ended], place: Path, tmp_path: Path, num_samples: int, rate: int, channels: int
+) -> None:
+    song = write(tmp_path / "song.wav", num_samples, rate=rate, channels=channels)
+    assert run("separate", song, f"checkpoint={place}/checkpoints/good", f"output={tmp_path}/out").status == 0
+    for stem in ("vocals", "accompaniment"):
+        found = soundfile.info(tmp_path / "out" / "song" / f"{stem}.wav")
+        assert (found.frames, found.samplerate, found.channels) == (num_samples, rate, channels)
+
+
+def test_bad_files_in_a_folder_are_told_one_by_one_and_the_good_one_is_separated(
+    run: Callable[..., Ended], place: Path, tmp_path: Path
+) -> None:
+    ended = run("separate", place / "bad", f"checkpoint={place}/checkpoints/good", f"output={tmp_path}/out")
+    assert ended.status == 1
+    failed = [line for line in ended.errors if ": error: " in line]
+    names = ("cut.stem.mp4", "empty.wav", "nan.wav", "no-samples.wav", "text.wav")
+    assert [name in line for name, line in zip(names, failed, strict=True)] == [True] * 5
+    assert "failed" not in ended.out
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["three"]
+
+
+# evaluate
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("shards={place}/nowhere", "{place}/nowhere: holds no manifest.json"),
+        ("shards={place}/no-manifest", "no-manifest: holds no manifest.json"),
+        ("shards={place}/bad-manifest", "manifest.json: damaged, it is not JSON"),
+        ("corpus.kind=stems", "shards, corpus: one of them holds the references; give one of them"),
+        ("shards=null", "shards, corpus: one of them holds the references; give one of them"),
+        ("shards=null corpus.kind=stems corpus.path={place}/nowhere", "nowhere: there is no such file or folder"),
+        ("shards=null corpus.kind=musdb18 corpus.path={place}/nothing", "nothing: holds neither train/ and test/"),
+        (
+            "shards=null corpus.kind=stems corpus.path={place}/songs corpus.test_share=0",
+            "corpus stems: holds no tracks of split=test; choose another split",
+        ),
+        ("shardz=3", "shardz: there is no such setting; did you mean shards?"),
+        ("split=all", "split: 'all' is refused; choices: train, valid, test"),
+        ("window_seconds=long", "window_seconds: 'long' is refused; input should be a number"),
+        ("targets=[vocals]", "targets: the checkpoint tells what its targets are; leave them out"),
+        ("estimates={place}/nowhere", "estimates: there is no folder {place}/nowhere/test"),
+        ("checkpoint=null mixture=false heuristic=false oracles=[]", "there is nothing to score; give a checkpoint"),
+        *DAMAGED_SEPARATORS,
+    ],
+)
+def test_evaluate_refuses(
+    run: Callable[..., Ended], place: Path, tiny_shards: Path, tmp_path: Path, words: str, told: str
+) -> None:
+    usual = [f"checkpoint={place}/checkpoints/good", f"shards={tiny_shards}", f"output={tmp_path}/out"]
+    assert_refused(run("evaluate", *usual, *words.format(place=place).split(" ")), "evaluate", told.format(place=place))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_when_no_track_can_be_scored_there_is_a_reason_and_no_table(
+    run: Callable[..., Ended], place: Path, tmp_path: Path
+) -> None:
+    only = ["heuristic=false", "oracles=[]", "targets=[vocals]", f"output={tmp_path}/out"]
+    corpus = ["corpus.kind=stems", f"corpus.path={place}/corpora/nan", "corpus.test_share=1", "corpus.valid_share=0"]
+    ended = run("evaluate", *only, *corpus)
+    assert (ended.status, ended.out) == (1, "")
+    (error,) = [line for line in ended.errors if line.startswith("cyclesep evaluate: error: ")]
+    assert "none of 1 tracks could be scored; mixture: song: " in error
+    assert "samples are NaN or infinite" in error
+    left = [path.relative_to(tmp_path).as_posix() for path in tmp_path.glob("out/**/*")]
+    assert sorted(left) == ["out/evaluation.yaml", "out/parts"]
+
+
+# as users start it
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "told"),
+    [
+        ("ingest.py", "corpus.kind=stems corpus.path=nowhere output=out", "nowhere: there is no such file or folder"),
+        ("separate.py", "nowhere.wav checkpoint=nowhere", "nowhere: is neither a checkpoint nor a finished run"),
+    ],
+)
+def test_a_script_tells_the_same(tmp_path: Path, script: str, words: str, told: str) -> None:
+    command = [sys.executable, str(ROOT / "jobs" / script), *words.split(" ")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert_refused(Ended.of(done.returncode, done.stdout, done.stderr), script.removesuffix(".py"), told)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,278 @@
+"""Training runs and searches whose folder lies in S3: what is there, who reads it, and what goes on from there."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet
+import pytest
+import ray
+import torch
+
+from cyclesep import checkpoints, storage
+from cyclesep.config import settings
+from cyclesep.evaluation.config import EvaluateConfig
+from cyclesep.evaluation.evaluate import evaluate
+from cyclesep.reports.training_report import write_training_page
+from cyclesep.storage.path import Folder
+from cyclesep.training.config import TrainConfig
+from cyclesep.training.fit import TrainingReport, fit
+from cyclesep.tuning.config import TuneConfig
+from cyclesep.tuning.search import search
+from cyclesep.tuning.search_result import SearchReport
+from tests.support.tiny_evaluation import WINDOWS
+from tests.support.tiny_models import flattened
+
+if TYPE_CHECKING:
+    from tests.support.s3_server import S3
+
+# Half a minute on an idle machine of two cores.
+pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(1200)]
+
+SMALL = {
+    "crops": {"crop_seconds": 0.5, "batch_size": 8, "pairing": "unpaired"},
+    "cyclegan": {
+        "separator": {"width": 8, "depth": 2},
+        "discriminator": {"width": 4},
+        "optimizer": {"schedule": "constant"},
+        "replay_pool": 16,
+    },
+    "steps": 8,
+    "validate_every": 2,
+    "num_validation_crops": 4,
+    "num_sample_crops": 1,
+    "num_loader_processes": 0,
+    "name": "tiny",
+}
+SNAPSHOT = "checkpoint_manager_snapshot.json"
+
+Configured = Callable[..., TrainConfig]
+
+
+@pytest.fixture(scope="module")
+def configured(tiny_shards: Path) -> Configured:
+    """A config of a small unpaired run with all that has a state."""
+
+    def build(storage: Path | str, **changes: Any) -> TrainConfig:
+        return settings.build(TrainConfig, SMALL | {"shards": str(tiny_shards), "storage": str(storage)} | changes)
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def undisturbed(configured: Configured, tmp_path_factory: pytest.TempPathFactory) -> TrainingReport:
+    """A run in a folder of this machine that nothing happened to."""
+    return fit(configured(tmp_path_factory.mktemp("runs")))
+
+
+@pytest.fixture(scope="module")
+def in_two_goes(s3: "S3", configured: Configured) -> TrainingReport:
+    """A run in S3 that was begun with four steps, and went on to eight."""
+    place = f"{s3.new_prefix()}/runs"
+    fit(configured(place, steps=4))
+    return fit(configured(place))
+
+
+def state(report: TrainingReport) -> Any:
+    """The whole training state at the end, so that == compares every bit."""
+    folder = report.last.at_hand(checkpoints.STATE)
+    return flattened(torch.load(folder / checkpoints.STATE, weights_only=True))
+
+
+def metrics(report: TrainingReport) -> list[dict[str, float]]:
+    return [json.loads(line) for line in report.folder.read_text("metrics.jsonl").splitlines()]
+
+
+def test_a_run_in_s3_that_goes_on_is_bit_for_bit_that_of_a_folder(
+    in_two_goes: TrainingReport, undisturbed: TrainingReport
+) -> None:
+    assert state(in_two_goes) == state(undisturbed)
+    assert [line["step"] for line in metrics(in_two_goes)] == [2, 4, 6, 8]
+    sdr = [[line["validation/sdr"] for line in metrics(report)] for report in (in_two_goes, undisturbed)]
+    assert sdr[0] == sdr[1]
+
+
+def test_its_folder_holds_what_a_local_one_does(in_two_goes: TrainingReport, undisturbed: TrainingReport) -> None:
+    there, here = in_two_goes.folder, undisturbed.folder
+    assert there.sizes("").keys() == here.sizes("").keys() >= {"run.json", "config.yaml", "metrics.jsonl", SNAPSHOT}
+    assert there.folders() == here.folders() == sorted({"logs", "tensorboard", *checkpoints.steps_of(here)})
+    assert there.sizes("step-00000008").keys() == here.sizes("step-00000008").keys()
+    log = [json.loads(line)["message"] for line in there.read_text("logs/rank-0.jsonl").splitlines()]
+    assert log.count("started") == log.count("ended") == 2
+    assert log.count("validated") == 4
+    assert len(there.sizes("tensorboard")) == 2
+
+
+def test_its_page_has_the_curves_and_the_sounds_of_both_goes(
+    in_two_goes: TrainingReport, undisturbed: TrainingReport
+) -> None:
+    assert write_training_page(in_two_goes.folder) == in_two_goes.folder.path_of("report.html")
+    write_training_page(undisturbed.folder)
+    there, here = (report.folder.read_text("report.html") for report in (in_two_goes, undisturbed))
+    in_two_goes.folder.delete("report.html")
+    undisturbed.folder.delete("report.html")
+    for mark in ("<svg", 'class="lane"', "vocals"):
+        assert there.count(mark) == here.count(mark) > 0
+
+
+def test_no_secret_lies_in_the_run_or_in_what_ray_has_written(s3: "S3", in_two_goes: TrainingReport) -> None:
+    secret = s3.server.secret_key.encode()
+    for name in storage.listed(in_two_goes.folder.place):
+        with in_two_goes.folder.reading(name) as file:
+            assert secret not in file.read_bytes(), name
+    session = Path(ray._private.worker._global_node.get_session_dir_path())
+    logs = [file for file in session.rglob("*") if file.is_file() and not file.is_symlink()]
+    assert len(logs) > 10
+    assert [file.name for file in logs if secret in file.read_bytes()] == []
+
+
+def test_it_is_evaluated_and_started_from(
+    in_two_goes: TrainingReport, configured: Configured, tiny_shards: Path, tmp_path: Path
+) -> None:
+    run = in_two_goes.folder.place
+    config = EvaluateConfig(
+        checkpoint=run, shards=str(tiny_shards), separation=WINDOWS, heuristic=False, output=str(tmp_path / "out")
+    )
+    done = evaluate(config)
+    assert done.failed == ()
+    (card,) = [
+        each["card"] for each in json.loads((tmp_path / "out/summary.json").read_text())["systems"] if each["card"]
+    ]
+    assert card["path"] == in_two_goes.best.place
+    further = fit(configured(tmp_path / "runs", name="further", start_from=in_two_goes.last.place, steps=10))
+    assert [line["step"] for line in metrics(further)] == [10]
+
+
+DRIVER = """
+import sys
+from cyclesep.config import settings
+from cyclesep.cluster import connect
+from cyclesep.training.config import TrainConfig
+from cyclesep.training.fit import fit
+if __name__ == "__main__":
+    with connect():
+        fit(settings.load(TrainConfig, [sys.argv[1]]))
+"""
+
+
+def wait_for_a_checkpoint(folder: Folder, ended: Callable[[], bool] = lambda: False) -> None:
+    end = time.monotonic() + 300
+    while not folder.holds(SNAPSHOT):
+        assert time.monotonic() < end
+        assert not ended()
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_killed_driver_started_again_with_an_empty_cache_leaves_no_trace(
+    configured: Configured, prefix: str, tmp_path: Path
+) -> None:
+    """As Kubernetes starts a job again on another machine: nothing is there but what lies in S3."""
+    straight = fit(configured(tmp_path / "runs", steps=40))
+    config = configured(f"{prefix}/runs", steps=40)
+    (tmp_path / "config.yaml").write_text(settings.to_yaml(config))
+    (tmp_path / "driver.py").write_text(DRIVER)
+    driver = subprocess.Popen(
+        [sys.executable, str(tmp_path / "driver.py"), str(tmp_path / "config.yaml")],
+        env=os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address},
+    )
+    wait_for_a_checkpoint(Folder.of(f"{prefix}/runs/tiny"), lambda: driver.poll() is not None)
+    driver.kill()
+    driver.wait()
+    report = fit(config)
+    assert state(report) == state(straight)
+    assert [line["step"] for line in metrics(report)] == list(range(2, 41, 2))
+    assert json.loads(report.folder.read_text("logs/rank-0.jsonl").splitlines()[-1])["message"] == "ended"
+    assert ".train.lock" not in report.folder.sizes("")
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced_and_leaves_no_trace(
+    configured: Configured, prefix: str, undisturbed: TrainingReport
+) -> None:
+    config = configured(f"{prefix}/runs")
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        wait_for_a_checkpoint(Folder.of(f"{prefix}/runs/tiny"))
+        names = [int(path.name) for path in Path("/proc").glob("[0-9]*") if _is_worker_of_this_test(path)]
+        os.kill(names[0], signal.SIGKILL)
+        killed.append(names[0])
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    report = fit(config)
+    killer.join()
+    assert len(killed) == 1
+    assert state(report) == state(undisturbed)
+    assert [line["step"] for line in metrics(report)] == [2, 4, 6, 8]
+
+
+def _is_worker_of_this_test(process: Path) -> bool:
+    """Whether a process is a worker of Ray Train below this one, by Linux's process table."""
+    try:
+        if "RayTrainWorker" not in (process / "cmdline").read_text():
+            return False
+        while process.name not in ("0", "1", str(os.getpid())):
+            process = process.with_name((process / "stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return False
+    return process.name == str(os.getpid())
+
+
+TUNE = {
+    "name": "hunt",
+    "search": "grid",
+    "scheduler": "none",
+    "grace_steps": 8,
+    "finalists": 1,
+    "final_seeds": 1,
+    "space": {"crops.batch_size": {"choice": [4, 8]}},
+}
+TUNED = {
+    "steps": 8,
+    "validate_every": 4,
+    "num_validation_crops": 4,
+    "num_loader_processes": 0,
+    "num_sample_crops": 0,
+    "crops": {"crop_seconds": 0.5, "batch_size": 4},
+    "cyclegan": {
+        "recipe": "supervised",
+        "separator": {"name": "tfsep", "width": 8, "depth": 1},
+        "optimizer": {"lr_separator": 0.02, "schedule": "constant", "warmup_steps": 0},
+    },
+}
+
+
+def kept_checkpoints(report: SearchReport) -> set[str]:
+    names = storage.listed(report.folder.place)
+    return {name.rpartition("/step-")[0] for name in names if "/step-" in name}
+
+
+@pytest.mark.slow
+def test_a_search_in_s3_leaves_what_one_in_a_folder_does_and_is_not_run_again(prefix: str, tiny_shards: Path) -> None:
+    train = TUNED | {"shards": str(tiny_shards)}
+    config = settings.build(TuneConfig, TUNE | {"storage": f"{prefix}/searches", "train": train})
+    report = search(config)
+    folder = report.folder
+    assert folder.place == f"{prefix}/searches/hunt"
+    assert {"best.yaml", "trials.parquet", "report.html", "summary.json", "run.json"} <= folder.sizes("").keys()
+    assert ".tune.lock" not in folder.sizes("")
+    with folder.reading("trials.parquet") as file:
+        assert pyarrow.parquet.read_table(file).num_rows == len(report.rows) + len(report.finals) == 4
+    assert [row.outcome for row in report.rows] == ["completed", "completed"]
+    # The finals' winner, and of the two trials the better one.
+    assert len(kept_checkpoints(report)) == 2
+    assert checkpoints.load_separator(folder.place).targets == ("vocals",)
+    again = search(config)
+    assert (again.rows, again.finals) == (report.rows, report.finals)
+    # What Tune knows is enough to tell the trials again.
+    folder.delete("search.parquet")
+    assert {row.trial: row.curve for row in search(config).rows} == {row.trial: row.curve for row in report.rows}

@@ -1,0 +1,550 @@
+"""Evaluation on a real Ray cluster of this machine: what is scored, kept, resumed and told."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute
+import pyarrow.parquet
+import pytest
+import soundfile
+from ray import cloudpickle
+
+from cyclesep import checkpoints
+from cyclesep.audio.audio_io import Waveform, write_wav
+from cyclesep.config import settings
+from cyclesep.data.corpora.corpus import CorpusConfig
+from cyclesep.data.shards.reading import ShardReader
+from cyclesep.errors import ConfigError, CorpusError, CyclesepError, ScoringError
+from cyclesep.evaluation import evaluate as evaluate_module
+from cyclesep.evaluation.config import EvaluateConfig
+from cyclesep.evaluation.evaluate import EvaluationReport, evaluate
+from cyclesep.evaluation.excerpts import Excerpt, finished_excerpts
+from cyclesep.evaluation.references import ReferenceTrack, ShardTrack, digest_of, find_references
+from cyclesep.evaluation.results import Part, Results
+from cyclesep.evaluation.systems import Comparison, System, find_systems
+from cyclesep.evaluation.tasks import items_of
+from cyclesep.evaluation.track_progress import Display
+from cyclesep.evaluation.track_result import TrackOutcome
+from cyclesep.evaluation.track_scores import TrackTable
+from cyclesep.evaluation.worker import Item, PackedEstimates, SeparationActor, score
+from cyclesep.inference.stems import separate_waveform
+from cyclesep.metrics import ScoreTable, score_track
+from cyclesep.storage.path import Folder
+from tests.support.tiny_evaluation import WINDOWS, save_separator
+
+# Ray's workers cannot import this file, and some tracks of its own go there.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained separator of vocals, mono at 8 kHz."""
+    return save_separator(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def configured(checkpoint: Path, tiny_shards: Path) -> Callable[..., EvaluateConfig]:
+    """A config for the checkpoint on the two test songs of the tiny corpus, with the given changes."""
+
+    def build(**changes: object) -> EvaluateConfig:
+        values: dict[str, object] = {"checkpoint": str(checkpoint), "shards": str(tiny_shards), "separation": WINDOWS}
+        return EvaluateConfig(**(values | changes))  # type: ignore[arg-type]
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def evaluated(
+    configured: Callable[..., EvaluateConfig],
+    tmp_path_factory: pytest.TempPathFactory,
+    ray_cluster: object,  # noqa: ARG001  (a fixture of this scope cannot use a mark)
+) -> EvaluationReport:
+    """Mixture, heuristic, separator and IRM2 on two songs, with estimates."""
+    output = tmp_path_factory.mktemp("evaluation")
+    return evaluate(configured(output=str(output), save_estimates=True))
+
+
+def sdr(table: ScoreTable, system: str, track_id: str, target: str = "vocals") -> float:
+    (value,) = [
+        value.value
+        for value in table.track_values()
+        if (value.system, value.track_id, value.target, value.metric) == (system, track_id, target, "SDR")
+    ]
+    return value
+
+
+def test_every_system_is_scored_on_every_track_of_the_split(evaluated: EvaluationReport) -> None:
+    assert [(outcome.system, outcome.track_id) for outcome in evaluated.outcomes] == [
+        (system, track) for system in ("mixture", "heuristic", "separator", "IRM2") for track in ("Song 8", "Song 9")
+    ]
+    assert evaluated.failed == ()
+    assert evaluated.num_kept == 0
+    targets = {(value.system, value.target) for value in evaluated.table.track_values()}
+    assert {target for _, target in targets} == {"vocals", "accompaniment"}
+    assert len(targets) == 8
+
+
+def test_the_table_holds_what_the_scorer_says_of_what_the_separator_gives(
+    evaluated: EvaluationReport, checkpoint: Path, tiny_shards: Path
+) -> None:
+    reader = ShardReader(tiny_shards)
+    track = next(track for track in reader.manifest.tracks if track.track_id == "Song 9")
+    stems = ShardTrack(folder=tiny_shards, record=track).read()
+    separated = separate_waveform(checkpoints.load_separator(checkpoint), stems["mixture"], WINDOWS)
+    references = {name: stems[name] for name in ("vocals", "drums")}
+    expected = score_track(references, separated, track_id="Song 9").of("vocals")
+    assert sdr(evaluated.table, "separator", "Song 9") == pytest.approx(np.nanmedian(expected.sdr), abs=1e-6)
+
+
+def test_the_oracle_stands_far_above_the_mixture(evaluated: EvaluationReport) -> None:
+    for track in ("Song 8", "Song 9"):
+        assert sdr(evaluated.table, "IRM2", track) > sdr(evaluated.table, "mixture", track) + 5
+
+
+def test_all_files_are_there_and_readable_by_others(evaluated: EvaluationReport) -> None:
+    output = Path(evaluated.output)
+    assert ScoreTable.read(output / "scores.parquet").table.equals(evaluated.table.table)
+    assert TrackTable.read(output / "tracks.parquet").summary() == evaluated.tracks.summary()
+    summary = json.loads((output / "summary.json").read_text())
+    assert (summary["tracks"], summary["failed"], len(summary["scores"])) == (2, [], 8)
+    assert summary["audio_seconds"] == 32.0
+    museval = json.loads((output / "museval/separator/test/Song 8.json").read_text())
+    assert [target["name"] for target in museval["targets"]] == ["vocals", "accompaniment"]
+    stems = sorted(path.name for path in (output / "estimates/separator/test/Song 9").iterdir())
+    assert stems == ["accompaniment.wav", "vocals.wav"]
+    assert not list(output.rglob("*.partial"))
+
+
+def test_there_is_a_row_for_each_checkpoint_track_and_target(evaluated: EvaluationReport, checkpoint: Path) -> None:
+    rows = pyarrow.parquet.read_table(Path(evaluated.output) / "tracks.parquet").to_pylist()
+    keys = [(row["system"], row["checkpoint"], row["track_id"], row["target"]) for row in rows]
+    digest = checkpoints.load_separator(checkpoint).digest
+    assert keys[4:8] + keys[8:12] == [
+        *[("heuristic", "", song, target) for song in ("Song 8", "Song 9") for target in ("vocals", "accompaniment")],
+        *[
+            ("separator", digest, song, target)
+            for song in ("Song 8", "Song 9")
+            for target in ("vocals", "accompaniment")
+        ],
+    ]
+    assert len(keys) == len(set(keys)) == 16
+    assert {row["seconds"] for row in rows} == {4.0}
+    for row in rows:
+        assert row["SDR"] == sdr(evaluated.table, row["system"], row["track_id"], row["target"])
+        assert (row["separation_seconds"] > 0) == (row["separation_peak_bytes"] > 0) == (row["system"] == "separator")
+        assert row["scoring_seconds"] > 0
+        # Less than Python with torch, or more than a small machine has, would be no measurement.
+        assert 50e6 < row["scoring_peak_bytes"] < 4e9
+
+
+def test_the_digest_of_references_is_that_of_their_samples(evaluated: EvaluationReport, tiny_shards: Path) -> None:
+    track = ShardReader(tiny_shards).manifest.split("test")[0]
+    stems = ShardTrack(folder=tiny_shards, record=track).read()
+    references = {name: stems[name] for name in ("drums", "vocals")}
+    assert {row.references for row in evaluated.tracks.rows if row.track_id == track.track_id} == {
+        digest_of(references)
+    }
+    stems["drums"].samples[0, 7] += 1 / 32768
+    assert digest_of(references) not in {row.references for row in evaluated.tracks.rows}
+
+
+def test_a_second_run_does_nothing_and_tells_the_same(
+    evaluated: EvaluationReport, configured: Callable[..., EvaluateConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Not even a cluster.
+    monkeypatch.delattr(evaluate_module, "connect")
+    monkeypatch.delattr(evaluate_module, "Schedule")
+    again = evaluate(configured(output=str(evaluated.output), save_estimates=True))
+    assert again.num_kept == 8
+    assert again.table.table.equals(evaluated.table.table)
+    assert again.outcomes == evaluated.outcomes
+
+
+def test_only_what_is_missing_or_damaged_is_done_again_with_the_identical_table(
+    evaluated: EvaluationReport, configured: Callable[..., EvaluateConfig]
+) -> None:
+    parts = sorted((Path(evaluated.output) / "parts").glob("separator-*.json"))
+    parts[0].unlink()
+    oracle = sorted((Path(evaluated.output) / "parts").glob("IRM2-*.parquet"))[0]
+    oracle.write_bytes(oracle.read_bytes()[:100])
+    untouched = {path: path.stat().st_mtime_ns for path in (Path(evaluated.output) / "parts").iterdir()}
+    again = evaluate(configured(output=str(evaluated.output), save_estimates=True))
+    assert again.num_kept == 6
+    assert again.table.table.equals(evaluated.table.table)
+    changed = [path for path, before in untouched.items() if path.stat().st_mtime_ns != before]
+    assert len({path.stem for path in changed}) == 2
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_interrupted_run_goes_on_where_it_stopped_with_the_identical_table(
+    evaluated: EvaluationReport,
+    configured: Callable[..., EvaluateConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = configured(output=str(tmp_path), checkpoint=None, targets=("vocals",))
+
+    def interrupt(_display: Display, _outcome: TrackOutcome) -> None:
+        raise KeyboardInterrupt
+
+    advance = Display.advance
+    monkeypatch.setattr(Display, "advance", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(config)
+    monkeypatch.setattr(Display, "advance", advance)
+    assert not (tmp_path / "scores.parquet").exists()
+    finished = len(list((tmp_path / "parts").glob("*.json")))
+    assert finished >= 1
+    report = evaluate(config)
+    assert finished <= report.num_kept < 6
+    rows = evaluated.table.table
+    assert report.table.table.equals(rows.filter(pyarrow.compute.not_equal(rows["system"], "separator")))
+
+
+def test_written_estimates_score_as_the_separator_that_wrote_them(
+    evaluated: EvaluationReport, configured: Callable[..., EvaluateConfig], tmp_path: Path
+) -> None:
+    config = configured(
+        checkpoint=None,
+        targets=("vocals",),
+        estimates=str(Path(evaluated.output) / "estimates/separator"),
+        mixture=False,
+        heuristic=False,
+        oracles=(),
+        output=str(tmp_path),
+    )
+    (system,) = find_systems(config)
+    assert system.name == "separator"
+    items = [item(system, track, tmp_path) for track in find_references(config)]
+    assert [score(entry).reason for entry in items] == ["", ""]
+    table = ScoreTable.concatenate(entry.results.read_scores(entry.part) for entry in items)
+    for track_id in ("Song 8", "Song 9"):
+        for target in ("vocals", "accompaniment"):
+            expected = sdr(evaluated.table, "separator", track_id, target)
+            assert sdr(table, "separator", track_id, target) == expected
+
+
+def item(system: System, track: ReferenceTrack, output: Path) -> Item:
+    return Item(
+        system=system,
+        track=track,
+        part=Part.of(system.name, track.track_id, system.digest(track)),
+        results=Results(folder=Folder.of(output)),
+        window_seconds=1.0,
+        save_estimates=False,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TroubledTrack:
+    """A track that cannot be read, or that takes its process along the first time it is read."""
+
+    inner: ShardTrack
+    track_id: str
+    deadly: Path | None = None
+    """A file that is made when it kills; its name is the method that does."""
+
+    @property
+    def split(self) -> str:
+        return self.inner.split
+
+    def digest(self) -> str:
+        return self.track_id
+
+    def read(self) -> dict[str, Waveform]:
+        self._cause_trouble("read")
+        return self.inner.read()
+
+    def mixture(self) -> Waveform:
+        self._cause_trouble("mixture")
+        return self.inner.mixture()
+
+    def _cause_trouble(self, asked: str) -> None:
+        if self.deadly is None:
+            raise ValueError("the tape is torn")
+        if self.deadly.name == asked and not self.deadly.exists():
+            self.deadly.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+# Without actors a process reads all stems; with them an actor reads the mixture and a task all stems.
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize(("num_separators", "at"), [(None, "read"), (1, "mixture"), (1, "read")])
+def test_a_failing_track_is_told_a_killed_process_is_replaced_and_the_rest_finish(
+    evaluated: EvaluationReport,
+    configured: Callable[..., EvaluateConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    num_separators: int | None,
+    at: str,
+) -> None:
+    config = configured(output=str(tmp_path), mixture=False, heuristic=False, oracles=(), num_separators=num_separators)
+    good, other = find_references(config)
+    assert isinstance(other, ShardTrack)
+    torn = TroubledTrack(inner=other, track_id="torn")
+    deadly = TroubledTrack(inner=other, track_id="Song 9", deadly=tmp_path / at)
+    monkeypatch.setattr(evaluate_module, "find_references", lambda _: [deadly, torn, good])
+    report = evaluate(config)
+    assert (tmp_path / at).exists()
+    assert [(outcome.track_id, outcome.failed) for outcome in report.outcomes] == [
+        ("Song 9", False),
+        ("torn", True),
+        ("Song 8", False),
+    ]
+    for song in ("Song 8", "Song 9"):
+        assert sdr(report.table, "separator", song) == sdr(evaluated.table, "separator", song)
+    assert [str(outcome) for outcome in report.failed] == ["separator: torn: ValueError: the tape is torn"]
+    assert "failed: separator: torn: ValueError: the tape is torn" in capfd.readouterr().err
+    assert json.loads((tmp_path / "summary.json").read_text())["failed"] == [str(report.failed[0])]
+    rows = pyarrow.parquet.read_table(tmp_path / "tracks.parquet").to_pylist()
+    assert [row["reason"] for row in rows] == [*[""] * 2, "ValueError: the tape is torn", *[""] * 2]
+    # The failure is not kept as a result: only that track is tried again.
+    monkeypatch.setattr(evaluate_module, "find_references", lambda _: [deadly, other, good])
+    again = evaluate(config)
+    assert (again.num_kept, again.failed) == (2, ())
+
+
+def write_stems(folder: Path, **stems: Waveform) -> None:
+    for name, waveform in stems.items():
+        write_wav(folder / f"{name}.wav", waveform, subtype="PCM_16")
+
+
+def noise(seed: int, seconds: float, sample_rate: int = 11025, channels: int = 2) -> Waveform:
+    samples = np.random.default_rng(seed).normal(0, 0.1, (channels, round(seconds * sample_rate)))
+    return Waveform(samples=samples.astype(np.float32), sample_rate=sample_rate)
+
+
+@pytest.fixture
+def four_stems(tmp_path: Path) -> EvaluateConfig:
+    """One stereo song of four stems at 11.025 kHz, read from its folder."""
+    music = tmp_path / "music"
+    stems = {name: noise(number, 2.0) for number, name in enumerate(("vocals", "drums", "bass", "other"))}
+    write_stems(music / "test" / "A song", **stems)
+    return EvaluateConfig(
+        corpus=CorpusConfig(kind="stems", path=str(music)), output=str(tmp_path / "out"), oracles=("IRM1", "MWF")
+    )
+
+
+def test_a_corpus_is_scored_at_its_own_rate_and_channels_with_all_its_stems(four_stems: EvaluateConfig) -> None:
+    (track,) = find_references(four_stems)
+    stems = track.read()
+    assert set(stems) == {"mixture", "vocals", "drums", "bass", "other"}
+    assert all((wave.sample_rate, wave.channels, wave.num_samples) == (11025, 2, 22050) for wave in stems.values())
+    systems = find_systems(four_stems)
+    assert [system.name for system in systems] == ["mixture", "heuristic", "IRM1", "MWF"]
+    for system in systems:
+        entry = item(system, track, Path(four_stems.output))
+        assert score(entry).reason == ""
+        found = entry.results.read_scores(entry.part)
+        # Four stems together, and vocals beside the accompaniment, as museval pairs them.
+        companies = {(value.target, value.scored_with) for value in found.track_values()}
+        assert (
+            len({target for target, company in companies if company.count("+") == 3}) == 4 or system.name == "mixture"
+        )
+        assert {target for target, company in companies if company.count("+") == 1} == {"vocals", "accompaniment"}
+
+
+def test_a_reference_that_ends_early_is_told(four_stems: EvaluateConfig, caplog: pytest.LogCaptureFixture) -> None:
+    assert four_stems.corpus is not None
+    drums = Path(four_stems.corpus.path) / "test/A song/drums.wav"
+    samples, rate = soundfile.read(drums)
+    soundfile.write(drums, samples[: round(0.45 * rate)], rate)
+    (track,) = find_references(four_stems)
+    assert track.read()["drums"].seconds == 2.0
+    assert "A song: reference drums: padded, it ends 1.55 s before the longest stem" in caplog.text
+
+
+def test_estimates_of_several_targets_stay_as_they_are_and_one_gets_its_accompaniment(
+    four_stems: EvaluateConfig,
+) -> None:
+    (track,) = find_references(four_stems)
+    stems = track.read()
+
+    def names(system_name: str, *targets: str) -> set[str]:
+        systems = find_systems(settings.replace(four_stems, {"targets": list(targets)}))
+        system = next(system for system in systems if system.name == system_name)
+        assert isinstance(system, Comparison)
+        estimates = system.estimates(stems, track)
+        if len(targets) == 1:
+            total = estimates[targets[0]].samples + estimates["accompaniment"].samples
+            np.testing.assert_allclose(total, stems["mixture"].samples, atol=1e-6)
+        return set(estimates)
+
+    assert names("heuristic", "drums") == names("IRM1", "drums") == {"drums", "accompaniment"}
+    assert names("heuristic", "drums", "bass") == names("MWF", "drums", "bass") == {"drums", "bass"}
+
+
+def test_estimates_travel_in_sixteen_bits_and_lose_nothing_that_is_scored() -> None:
+    loud = noise(0, 0.5)
+    loud = Waveform(samples=30 * loud.samples, sample_rate=loud.sample_rate)
+    packed = PackedEstimates.of({"vocals": loud})
+    assert packed.stems["vocals"][0].dtype == np.int16
+    once = packed.unpacked()["vocals"].samples
+    step = 2 ** np.ceil(np.log2(np.abs(loud.samples).max())) / 32768
+    np.testing.assert_allclose(once, loud.samples, atol=step / 2)
+    twice = PackedEstimates.of(packed.unpacked()).unpacked()["vocals"].samples
+    assert np.array_equal(once, twice)
+
+
+def test_the_actor_gives_a_reason_instead_of_a_traceback(checkpoint: Path, tiny_shards: Path) -> None:
+    actor = SeparationActor(str(checkpoint), WINDOWS, "cpu")
+    record = ShardReader(tiny_shards).manifest.tracks[0]
+    gone = ShardTrack(folder=tiny_shards / "gone", record=record)
+    separation, estimates = actor.separate(gone)
+    assert "gone" in separation.reason
+    assert estimates is None
+    outcome = score(item(find_systems(EvaluateConfig(shards="x"))[0], gone, tiny_shards))
+    assert (outcome.failed, outcome.reason) == (True, separation.reason)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem", "told"),
+    [
+        ({"shards": None}, ConfigError, "give one of them"),
+        ({"corpus": CorpusConfig()}, ConfigError, "give one of them"),
+        ({"split": "train", "targets": ("vocals",)}, ConfigError, "targets: the checkpoint tells"),
+        ({"name": "IRM2"}, ConfigError, "two systems would be called 'IRM2'"),
+        ({"checkpoint": None, "mixture": False, "heuristic": False, "oracles": ()}, ConfigError, "nothing to score"),
+        ({"estimates": "/nowhere"}, ConfigError, "no folder /nowhere/test"),
+        ({"estimates": "s3://bucket/theirs"}, ConfigError, "s3://bucket/theirs lies in S3; copy it to a folder"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_before_anything_is_written(
+    configured: Callable[..., EvaluateConfig],
+    tmp_path: Path,
+    changes: Mapping[str, object],
+    problem: type[CyclesepError],
+    told: str,
+) -> None:
+    with pytest.raises(problem, match=told):
+        evaluate(configured(output=str(tmp_path / "out"), **changes))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(".inf", "input should be a finite number"), ("0.001", "input should be greater than or equal to 0.01")],
+)
+def test_frames_that_no_track_could_be_cut_into_are_refused_with_the_settings(value: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=f"window_seconds: .* is refused; {told}"):
+        settings.build(EvaluateConfig, dict([settings.parse_word(f"window_seconds={value}")]))
+
+
+def test_a_split_without_tracks_is_refused(four_stems: EvaluateConfig) -> None:
+    with pytest.raises(CorpusError, match="holds no tracks of split=valid"):
+        find_references(settings.replace(four_stems, {"split": "valid"}))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_the_cluster_cannot_give_is_refused(configured: Callable[..., EvaluateConfig], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="num_separators: 64, but the cluster has 2 CPUs"):
+        evaluate(configured(output=str(tmp_path), num_separators=64))
+    cuda = settings.replace(WINDOWS, {"device": "cuda"})
+    with pytest.raises(ConfigError, match="the cluster has no GPU"):
+        evaluate(configured(output=str(tmp_path), separation=cuda))
+
+
+def test_a_part_of_which_a_byte_is_missing_does_not_count(tmp_path: Path, four_stems: EvaluateConfig) -> None:
+    (track,) = find_references(four_stems)
+    entry = item(find_systems(four_stems)[0], track, tmp_path)
+
+    def read() -> TrackOutcome | None:
+        return entry.results.read_outcome(entry.part, entry.results.folder.sizes("parts"))
+
+    assert read() is None
+    assert score(entry) == read()
+    assert read() is not None
+    scores = tmp_path / "parts" / entry.part.scores
+    scores.write_bytes(scores.read_bytes()[:-1])
+    assert read() is None
+
+
+def test_a_folder_without_a_track_s_estimates_is_told(four_stems: EvaluateConfig, tmp_path: Path) -> None:
+    (tmp_path / "theirs/test").mkdir(parents=True)
+    config = settings.replace(four_stems, {"estimates": str(tmp_path / "theirs"), "targets": ["vocals"]})
+    system = next(system for system in find_systems(config) if system.name == "theirs")
+    assert isinstance(system, Comparison)
+    (track,) = find_references(config)
+    with pytest.raises(ScoringError, match=r"theirs/test/A song: holds no accompaniment or vocals"):
+        system.estimates(track.read(), track)
+
+
+@pytest.fixture
+def three_songs(tmp_path: Path) -> EvaluateConfig:
+    """Three songs of three stems, and a folder `theirs` of estimates of all of them."""
+    for number in (1, 2, 3):
+        for place in ("music", "theirs"):
+            stems = {name: noise(seed, 1.0, channels=1) for seed, name in enumerate(("vocals", "drums", "bass"))}
+            write_stems(tmp_path / place / "test" / f"Song {number}", **stems)
+    return EvaluateConfig(
+        corpus=CorpusConfig(kind="stems", path=str(tmp_path / "music")),
+        estimates=str(tmp_path / "theirs"), mixture=False, heuristic=False, oracles=(), output=str(tmp_path / "out"),
+    )  # fmt: skip
+
+
+def items_of_folder(config: EvaluateConfig) -> list[Item]:
+    return items_of(config, Results(folder=Folder.of(config.output)), find_systems(config), find_references(config))
+
+
+def test_tracks_that_lack_estimates_which_others_have_are_told_once(
+    three_songs: EvaluateConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs = tmp_path / "theirs/test"
+    (theirs / "Song 1/._vocals.wav").write_bytes(b"")
+    (theirs / "Song 1/mixture.wav").write_bytes(b"")
+    items_of_folder(three_songs)
+    assert caplog.text == ""
+    (theirs / "Song 3/drums.wav").unlink()
+    items_of_folder(three_songs)
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith("theirs: 1 of 3 tracks lacks targets that others have (Song 3: drums); ")
+    # What is not asked for is not missed, and a track without any estimate fails with a reason of its own.
+    caplog.clear()
+    items_of_folder(settings.replace(three_songs, {"targets": ["vocals", "bass"]}))
+    shutil.rmtree(theirs / "Song 1")
+    items_of_folder(settings.replace(three_songs, {"targets": ["vocals", "bass"]}))
+    assert caplog.text == ""
+    write_stems(theirs / "Song 1", bass=noise(0, 1.0))
+    items_of_folder(three_songs)
+    assert "2 of 3 tracks lack targets that others have (Song 1: drums, vocals; Song 3: drums); " in caplog.text
+
+
+def test_two_files_of_one_target_are_refused_before_anything_starts(
+    three_songs: EvaluateConfig, tmp_path: Path
+) -> None:
+    place = tmp_path / "theirs/test/Song 2"
+    for other in ("vocals.flac", "vocals.extra.wav"):
+        (place / other).write_bytes((place / "vocals.wav").read_bytes())
+    with pytest.raises(ConfigError, match=r"test/Song 2 holds vocals.flac and vocals.wav; keep one of them"):
+        evaluate(three_songs)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_accompaniments_alone_is_scored_against_the_vocals_too(
+    three_songs: EvaluateConfig, tmp_path: Path
+) -> None:
+    for folder in (tmp_path / "theirs/test").iterdir():
+        shutil.rmtree(folder)
+        write_stems(folder, accompaniment=noise(5, 1.0, channels=1))
+    entries = items_of_folder(three_songs)
+    assert [score(entry).reason for entry in entries] == [""] * 3
+    table = ScoreTable.concatenate(entry.results.read_scores(entry.part) for entry in entries)
+    (summary,) = [summary for summary in table.summary() if summary.metric == "SIR"]
+    assert (summary.target, summary.scored_with, summary.tracks) == ("accompaniment", "vocals+accompaniment", 3)
+    assert finished_excerpts(entries[0].results.folder) == {entry.part.name for entry in entries}
+
+
+def test_estimates_longer_than_a_short_track_are_scored_and_heard(three_songs: EvaluateConfig, tmp_path: Path) -> None:
+    write_stems(tmp_path / "theirs/test/Song 2", vocals=noise(0, 1.5, channels=1))
+    entries = items_of_folder(three_songs)
+    assert [score(entry).reason for entry in entries] == [""] * 3
+    excerpt = Excerpt.read(entries[1].results.folder, entries[1].part.name)
+    assert len(excerpt.estimates["vocals"]) == len(excerpt.mixture) == 11025

@@ -1,0 +1,119 @@
+"""`cyclesep.load(...).separate(...)`: what docs/python.md shows is true."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+import cyclesep
+from cyclesep.errors import AudioError, CheckpointError, ConfigError
+from cyclesep.inference.model import Model
+from tests.support.paths import CHECKOUT
+from tests.support.tiny_evaluation import save_separator
+
+DOCS = CHECKOUT / "docs"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a run named `vocals` and a song."""
+    monkeypatch.chdir(tmp_path)
+    save_separator(tmp_path / "runs/vocals/step-1")
+    (tmp_path / "runs/vocals/run.json").write_text('{"best": "step-1", "last": "step-1"}')
+    soundfile.write("song.flac", np.random.default_rng(0).uniform(-0.5, 0.5, (22050, 2)), 11025)
+    return tmp_path
+
+
+@pytest.fixture
+def model(here: Path) -> Model:  # noqa: ARG001
+    return cyclesep.load("vocals", device="cpu")
+
+
+def test_the_stems_have_the_shape_of_the_input_and_add_up_to_it(model: Model) -> None:
+    audio = np.random.default_rng(1).uniform(-0.5, 0.5, (2, 30_000)).astype(np.float32)
+    for sample_rate in (8000, 44_100):
+        stems = model.separate(audio, sample_rate)
+        assert tuple(stems) == model.stems == ("vocals", "accompaniment")
+        for stem in stems.values():
+            assert (stem.shape, stem.dtype) == (audio.shape, np.float32)
+        np.testing.assert_allclose(stems["vocals"] + stems["accompaniment"], audio, atol=1e-6)
+
+
+def test_the_same_input_gives_the_same_bits_and_is_left_alone(model: Model) -> None:
+    audio = np.random.default_rng(2).normal(0, 0.1, (1, 20_000)).astype(np.float32)
+    before = audio.copy()
+    first, second = (model.separate(audio, 8000)["vocals"] for _ in range(2))
+    assert np.array_equal(first, second)
+    assert np.array_equal(audio, before)
+
+
+def test_a_run_folder_a_checkpoint_and_a_name_are_the_same_model(here: Path, model: Model) -> None:
+    assert model.path == Path("runs/vocals/step-1")
+    assert cyclesep.load(here / "runs/vocals").path == here / "runs/vocals/step-1"
+    assert cyclesep.load("runs/vocals/step-1").targets == ("vocals",)
+    assert (model.sample_rate, model.channels) == (8000, 1)
+    assert repr(model) == "Model('runs/vocals/step-1': vocals at 8000 Hz)"
+
+
+@pytest.mark.parametrize(
+    ("audio", "told"),
+    [
+        (np.zeros((2, 100), np.int16), "divide integers by their full scale"),
+        (np.zeros(100, np.float32), "give mono as audio[None]"),
+        (np.zeros((100, 2), np.float32), "give audio.T"),
+        (np.zeros((0, 100), np.float32), "no channels; give (channels, time)"),
+        (np.full((1, 8000), 1e30), "the audio peaks at 1e+30, where full scale is 1"),
+        (np.zeros((2, 0), np.float32), "holds no samples"),
+        (np.full((1, 10), np.nan, np.float32), "NaN"),
+    ],
+)
+def test_what_is_no_audio_is_refused_with_the_remedy(model: Model, audio: np.ndarray, told: str) -> None:
+    with pytest.raises(AudioError, match=re.escape(told)):
+        model.separate(audio, 8000)
+
+
+@pytest.mark.parametrize("rate", [0, 1, 44.1, 44100.5, 999, 768_001, 1e9, np.nan, np.inf, "44100", None, True])
+def test_a_rate_that_is_no_rate_is_refused_with_its_value(model: Model, rate: Any) -> None:
+    told = f"sample_rate: a sample rate of {rate!r} is no whole number of Hz from 1000 to 768000; give"
+    with pytest.raises(AudioError, match=re.escape(told)):
+        model.separate(np.zeros((1, 100), np.float32), rate)
+
+
+@pytest.mark.parametrize("rate", [8000.0, np.int64(8000), np.float32(8000)])
+def test_a_rate_may_be_any_kind_of_whole_number(model: Model, rate: Any) -> None:
+    noise = np.random.default_rng(3).normal(0, 0.1, (1, 4000)).astype(np.float32)
+    assert np.array_equal(model.separate(noise, rate)["vocals"], model.separate(noise, 8000)["vocals"])
+
+
+def test_one_sample_of_many_channels_is_audio(model: Model) -> None:
+    stems = model.separate(np.full((32, 1), 0.5, np.float32), 8000)
+    assert {stem.shape for stem in stems.values()} == {(32, 1)}
+
+
+def test_a_missing_run_or_gpu_is_an_error(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(CheckpointError, match="did you mean vocals"):
+        cyclesep.load("vocal")
+    with pytest.raises(ConfigError, match="torch finds no GPU"):
+        cyclesep.load("vocals", device="cuda")
+
+
+def test_importing_the_package_imports_neither_torch_nor_numpy() -> None:
+    code = "import sys, cyclesep; cyclesep.load; print({'torch', 'numpy', 'ray'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_the_snippets_of_the_page_run(here: Path) -> None:
+    snippets = re.findall(r"```python\n(.*?)```", (DOCS / "python.md").read_text(), flags=re.DOTALL)
+    assert len(snippets) >= 2
+    names: dict[str, object] = {}
+    for snippet in snippets:
+        exec(snippet, names)
+    assert (here / "vocals.wav").is_file()

@@ -1,0 +1,43 @@
+"""The ancestor's discriminator: its table, the notebook's logits, its last layer as a matrix product."""
+
+import pytest
+import torch
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.notebook_step import NotebookDiscriminator
+from benchmarks.step_baselines import copy_weights
+from cyclesep.models.discriminators.wavegan import MatrixConv, SeedDiscriminator
+
+torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("network", [SeedDiscriminator(1, width=64, max_shift=2), NotebookDiscriminator(64)])
+def test_at_width_64_it_does_the_multiplications_of_its_table(network: torch.nn.Module) -> None:
+    inputs = (torch.zeros(1, 1, 16384), None) if isinstance(network, SeedDiscriminator) else (torch.zeros(1, 1, 16384),)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(*inputs)
+    assert counter.get_total_flops() / 2e6 == pytest.approx(845, abs=1)
+
+
+def test_without_a_shuffle_it_gives_the_notebooks_logits() -> None:
+    torch.manual_seed(0)
+    ours, theirs = SeedDiscriminator(1, width=8, max_shift=0).double(), NotebookDiscriminator(8).double()
+    copy_weights(ours, theirs)
+    windows = torch.randn(3, 1, 16384, dtype=torch.float64)
+    logits = ours(windows, torch.Generator())[-1]
+    torch.testing.assert_close(logits.flatten(1), theirs(windows), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("num_frames", [1, 24, 65])
+def test_a_convolution_as_a_matrix_product_equals_a_convolution(num_frames: int) -> None:
+    torch.manual_seed(0)
+    layer = MatrixConv(3, 5, 25, 4, padding=11).double()
+    hidden = torch.randn(2, 3, num_frames + 3, dtype=torch.float64, requires_grad=True)
+    plain = functional.conv1d(hidden, layer.weight, layer.bias, stride=4, padding=11)
+    torch.testing.assert_close(layer(hidden), plain, rtol=1e-12, atol=1e-12)
+    inputs = [hidden, layer.weight, layer.bias]
+    wanted = torch.autograd.grad(plain.square().sum(), inputs)
+    found = torch.autograd.grad(layer(hidden).square().sum(), inputs)
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)

@@ -1,0 +1,385 @@
+import concurrent.futures
+import hashlib
+import io
+import logging
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from cyclesep import storage
+from cyclesep.errors import StorageError
+from cyclesep.storage import Upload, client, locks, transfers
+from cyclesep.storage.uri import parse
+from tests.support.fault_proxy import Fault
+from tests.support.s3_server import free_ports
+
+MIB = 2**20
+
+
+def write(path: Path, num_bytes: int, seed: int = 0) -> Upload:
+    """A file of noise, to be uploaded; its URI is to be put in."""
+    content = b"".join(hashlib.sha256(f"{seed} {n}".encode()).digest() for n in range(-(-num_bytes // 32)))[:num_bytes]
+    path.write_bytes(content)
+    return Upload(path=path, uri="", sha256=hashlib.sha256(content).hexdigest())
+
+
+def put(prefix: str, path: Path, num_bytes: int, seed: int = 0) -> Upload:
+    """A file of noise that has been uploaded."""
+    file = write(path, num_bytes, seed)
+    there = Upload(path=path, uri=f"{prefix}/{path.name}", sha256=file.sha256)
+    storage.upload([there])
+    return there
+
+
+# Names
+
+
+def test_locations_are_told_from_paths_and_joined_with_single_slashes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert storage.is_remote("s3://bucket/a")
+    assert not storage.is_remote("/s3://bucket")
+    assert not storage.is_remote(Path("s3://bucket/a"))
+    assert parse("s3://bucket/a/b/") == ("bucket", "a/b")
+    assert parse("s3://bucket") == ("bucket", "")
+    assert storage.join("s3://bucket/a/", "b", "c") == "s3://bucket/a/b/c"
+    assert storage.absolute("s3://bucket/a/") == "s3://bucket/a" == storage.shown("s3://bucket/a")
+    assert storage.absolute("data/songs") == str(tmp_path / "data" / "songs")
+    assert storage.shown(storage.absolute("data/songs")) == "data/songs"
+
+
+def test_a_location_with_credentials_is_refused_without_repeating_them():
+    with pytest.raises(StorageError, match="holds no credentials") as refused:
+        storage.read_text("s3://key:hidden@bucket/a")
+    assert "hidden" not in str(refused.value)
+    with pytest.raises(StorageError, match="s3://b/a: is no location in S3; write s3://bucket/prefix"):
+        storage.read_text("s3://b/a")
+
+
+# Small objects
+
+
+def test_text_is_read_as_it_was_written_listed_with_its_size_and_deleted(prefix):
+    storage.write_text(f"{prefix}/one", "eins\n")
+    storage.write_text(f"{prefix}/two", "zwölf")
+    storage.write_text(f"{prefix}/below/three", "3")
+    assert storage.read_text(f"{prefix}/two") == "zwölf"
+    assert storage.sizes(prefix) == {"one": 5, "two": 6}
+    storage.delete(prefix, ["one", "never there"])
+    assert storage.sizes(prefix) == {"two": 6}
+    with pytest.raises(storage.NoSuchObject, match=f"{prefix}/one: there is no such object"):
+        storage.read_text(f"{prefix}/one")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("status", value=500, times=2),
+        Fault("status", value=503, times=2),
+        Fault("reset", times=2),
+        Fault("cut", value=3, times=2),
+    ],
+    ids=lambda fault: f"{fault.kind}-{fault.value}",
+)
+def test_a_read_outlives_failures_throttling_resets_and_truncated_bodies(s3, prefix, fault):
+    storage.write_text(f"{prefix}/a", "whole")
+    with s3.proxy.harming(fault):
+        assert storage.read_text(f"{prefix}/a") == "whole"
+    assert len(s3.proxy.seen("GET", "/a")) == 3
+
+
+# Up
+
+
+def test_large_files_go_up_in_parts_and_keep_their_hash(s3, prefix, tmp_path, monkeypatch):
+    monkeypatch.setattr(client, "PART_BYTES", 5 * MIB)
+    large, small = write(tmp_path / "large", 11 * MIB), write(tmp_path / "small", 1000, seed=1)
+    named = [Upload(path=file.path, uri=f"{prefix}/{file.path.name}", sha256=file.sha256) for file in (large, small)]
+    storage.upload(named)
+    parts = [request.target.partition("partNumber=")[2][:1] for request in s3.proxy.seen("PUT", "/large")]
+    assert sorted(parts) == ["1", "2", "3"]
+    assert len(s3.proxy.seen("PUT", "/small")) == 1
+    for file in named:
+        bucket, key = parse(file.uri)
+        assert s3.client().head_object(Bucket=bucket, Key=key)["Metadata"] == {"sha256": file.sha256}
+        storage.download(file.uri, tmp_path / "back", sha256=file.sha256)
+        assert (tmp_path / "back").read_bytes() == file.path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Fault("status", "PUT", value=503, times=2), Fault("reset", "PUT", times=2), Fault("flip-sent", "PUT", value=700)],
+    ids=lambda fault: fault.kind,
+)
+def test_an_upload_outlives_throttling_resets_and_damage_on_the_way(s3, prefix, tmp_path, fault):
+    with s3.proxy.harming(fault):
+        file = put(prefix, tmp_path / "a", 1000)
+    assert fault.done == fault.times
+    storage.download(file.uri, tmp_path / "back", sha256=file.sha256)
+
+
+def test_an_upload_that_fails_for_good_says_so_and_leaves_no_parts(s3, prefix, tmp_path, monkeypatch):
+    monkeypatch.setattr(client, "PART_BYTES", 5 * MIB)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    s3.configure()
+    with (
+        s3.proxy.harming(Fault("status", "PUT", "partNumber=2", times=99, value=503)),
+        pytest.raises(StorageError, match=r"/a: the server goes on failing; try again later.* \(SlowDown\)"),
+    ):
+        put(prefix, tmp_path / "a", 6 * MIB)
+    assert storage.sizes(prefix) == {}
+    assert storage.abort_uploads(prefix) == 0
+
+
+def test_parts_of_uploads_that_were_killed_are_thrown_away_directly_below_a_prefix_only(s3, prefix):
+    bucket, key = parse(prefix)
+    for name in ("killed", "below/going-on"):
+        s3.client().create_multipart_upload(Bucket=bucket, Key=f"{key}/{name}")
+    assert storage.abort_uploads(prefix) == 1
+    assert storage.abort_uploads(f"{prefix}/below") == 1
+
+
+# Down
+
+
+def test_a_transfer_that_is_cut_off_goes_on_where_it_stopped(s3, prefix, tmp_path):
+    file = put(prefix, tmp_path / "a", 3 * MIB)
+    with s3.proxy.harming(Fault("cut", contains="/a", value=2 * MIB + 17, times=1)):
+        storage.download(file.uri, tmp_path / "back", sha256=file.sha256)
+    first, second = s3.proxy.seen("GET", "/a")
+    assert "range" not in first.headers
+    # The last byte comes twice: a range that begins at the end would be refused.
+    assert second.headers["range"] == f"bytes={2 * MIB + 16}-"
+    assert (tmp_path / "back").read_bytes() == file.path.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "back"]
+
+
+def test_the_next_process_goes_on_where_a_killed_one_stopped(s3, prefix, tmp_path):
+    file = put(prefix, tmp_path / "a", 3 * MIB)
+    script = "import sys; from pathlib import Path; from cyclesep import storage; "
+    script += "storage.download(sys.argv[1], Path(sys.argv[2]))"
+    release = threading.Event()
+    cut, held = Fault("cut", contains="/a", value=MIB), Fault("hold", contains="/a", value=release)
+    with s3.proxy.harming(cut, held):
+        process = subprocess.Popen([sys.executable, "-c", script, file.uri, str(tmp_path / "back")])
+        while not held.done:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        release.set()
+    (partial,) = tmp_path.glob(".back.*.partial")
+    assert partial.stat().st_size == MIB
+    s3.proxy.clear()
+    storage.download(file.uri, tmp_path / "back", sha256=file.sha256)
+    (request,) = s3.proxy.seen("GET", "/a")
+    assert request.headers["range"] == f"bytes={MIB - 1}-"
+
+
+def test_an_object_that_changed_in_between_is_fetched_anew_and_not_glued_to_the_old(s3, prefix, tmp_path):
+    file = put(prefix, tmp_path / "a", MIB)
+    partial = transfers._partial_of(
+        tmp_path / "back", s3.client().head_object(Bucket="tests", Key=parse(file.uri).key)["ETag"]
+    )
+    partial.write_bytes(file.path.read_bytes()[:1000])
+    changed = put(prefix, tmp_path / "a", MIB, seed=1)
+    storage.download(changed.uri, tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == changed.path.read_bytes()
+    conditional, anew = s3.proxy.seen("GET", "/a")
+    assert conditional.headers["range"] == "bytes=999-"
+    assert "range" not in anew.headers
+    assert not partial.exists()
+
+
+def test_a_damaged_body_is_fetched_once_more_and_refused_if_it_stays_so(s3, prefix, tmp_path):
+    file = put(prefix, tmp_path / "a", 10_000)
+    with s3.proxy.harming(Fault("flip", contains="/a", value=5000)):
+        storage.download(file.uri, tmp_path / "back", sha256=file.sha256)
+    assert (tmp_path / "back").read_bytes() == file.path.read_bytes()
+    (tmp_path / "back").unlink()
+    with (
+        s3.proxy.harming(Fault("flip", contains="/a", value=5000, times=9)),
+        pytest.raises(StorageError, match="its SHA-256 is not the one that was written down"),
+    ):
+        storage.download(file.uri, tmp_path / "back", sha256=file.sha256)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_transfer_without_progress_is_given_up_and_can_be_taken_up_later(s3, prefix, tmp_path, monkeypatch):
+    monkeypatch.setattr(transfers, "_MAX_WAIT_SECONDS", 0.0)
+    file = put(prefix, tmp_path / "a", 1000)
+    with (
+        s3.proxy.harming(Fault("cut", contains="/a", value=1, times=99)),
+        pytest.raises(StorageError, match="breaks off again and again"),
+    ):
+        storage.download(file.uri, tmp_path / "back")
+    storage.download(file.uri, tmp_path / "back", sha256=file.sha256)
+
+
+def test_a_full_disk_is_told_and_leaves_no_file(prefix, tmp_path):
+    file = put(prefix, tmp_path / "a", 1000)
+    (tmp_path / "no-folder").write_text("")
+    with pytest.raises(StorageError, match="no-folder/back: cannot be written"):
+        storage.download(file.uri, tmp_path / "no-folder" / "back")
+
+
+# What can be wrong
+
+
+def test_what_can_be_wrong_is_said_in_one_line_with_its_remedy_and_without_a_secret(s3, prefix, monkeypatch):
+    def told(uri: str = f"{prefix}/a", **configuration) -> str:
+        s3.configure(**configuration)
+        with pytest.raises(StorageError) as problem:
+            storage.read_text(uri)
+        text = f"{problem.value}{problem.value.__cause__!r}{pickle.dumps(problem.value)!r}"
+        assert not any(secret in text for secret in (s3.server.secret_key, "not-the-secret"))
+        assert "\n" not in str(problem.value)
+        return str(problem.value)
+
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    storage.write_text(f"{prefix}/a", "a")
+    assert told("s3://nowhere/a").startswith("s3://nowhere/a: there is no such bucket; create it or correct the name")
+    assert "the credentials are refused; correct AWS_ACCESS_KEY_ID" in told(secret_key="not-the-secret")
+    assert "access is denied to these credentials; ask for the rights" in told(access_key=s3.server.stranger_key)
+    (port,) = free_ports(1)
+    assert f"no S3 server answers at http://127.0.0.1:{port} (EndpointConnectionError)" in told(port=port)
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    assert "(nobody) could not be found; correct AWS_PROFILE" in told()
+    monkeypatch.delenv("AWS_PROFILE")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    assert "no credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE" in told()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "no url")
+    assert "Invalid endpoint: no url; correct AWS_ENDPOINT_URL" in told()
+
+
+def test_an_endpoint_with_a_password_is_shown_without_it(s3, prefix, monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    (port,) = free_ports(1)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://user:password@127.0.0.1:{port}")
+    s3.configure()
+    with pytest.raises(StorageError, match=f"no S3 server answers at http://127.0.0.1:{port}") as problem:
+        storage.read_text(f"{prefix}/a")
+    assert "password" not in str(problem.value)
+
+
+def test_no_secret_reaches_the_logs_or_what_is_pickled(s3, prefix, tmp_path):
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    logging.getLogger().addHandler(handler)
+    try:
+        file = put(prefix, tmp_path / "a", 1000)
+        storage.download(file.uri, tmp_path / "back")
+    finally:
+        logging.getLogger().removeHandler(handler)
+    lock = storage.StorageLock(f"{prefix}/lock")
+    assert s3.server.secret_key not in stream.getvalue() + repr(pickle.dumps(file))
+    lock.acquire()
+    try:
+        assert s3.server.secret_key not in storage.read_text(f"{prefix}/lock")
+    finally:
+        lock.release()
+
+
+def test_a_forked_child_has_a_connection_of_its_own(prefix):
+    storage.write_text(f"{prefix}/a", "parent")
+    child = os.fork()
+    if not child:
+        storage.write_text(f"{prefix}/b", storage.read_text(f"{prefix}/a"))
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert storage.read_text(f"{prefix}/b") == "parent"
+
+
+# Locks
+
+
+def test_one_of_many_gets_the_lock_and_the_others_are_told_who(prefix):
+    taken = [storage.StorageLock(f"{prefix}/lock") for _ in range(8)]
+
+    def outcome(lock: storage.StorageLock) -> str:
+        try:
+            lock.acquire()
+            return "mine"
+        except storage.LockHeldError as problem:
+            return str(problem)
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(outcome, taken))
+    (winner,) = [lock for lock, told in zip(taken, outcomes, strict=True) if told == "mine"]
+    for told in set(outcomes) - {"mine"}:
+        assert f"held by process {os.getpid()} on " in told
+        assert f"delete {prefix}/lock" in told
+    winner.check()
+    winner.release()
+    assert storage.sizes(prefix) == {}
+
+
+def test_the_lock_of_a_process_that_was_killed_on_this_machine_is_taken_over_at_once(prefix):
+    script = "import os, sys; from cyclesep import storage; storage.StorageLock(sys.argv[1]).acquire(); "
+    script += "os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", script, f"{prefix}/lock"], check=False).returncode == -signal.SIGKILL
+    assert storage.sizes(prefix).keys() == {"lock"}
+    lock = storage.StorageLock(f"{prefix}/lock")
+    lock.acquire()
+    lock.release()
+
+
+def test_a_lock_of_another_machine_is_taken_over_when_it_was_not_renewed_and_its_owner_notices(prefix, monkeypatch):
+    monkeypatch.setattr(locks, "_process", lambda _: None)
+    first, second = (storage.StorageLock(f"{prefix}/lock") for _ in range(2))
+    first.acquire()
+    with pytest.raises(storage.LockHeldError, match="last renewed [0-9] s ago"):
+        second.acquire()
+    monkeypatch.setattr(locks, "STALE_SECONDS", -10.0)
+    second.acquire()
+    monkeypatch.setattr(locks, "STALE_SECONDS", 90.0)
+    with pytest.raises(
+        StorageError, match=r"the lock was lost, it is now that of process .*run the same command again"
+    ):
+        first.check()
+    first.release()
+    second.check()
+    assert storage.sizes(prefix).keys() == {"lock"}
+    second.release()
+
+
+def test_a_lock_is_renewed_while_it_is_held_and_lost_when_it_is_deleted(prefix, monkeypatch):
+    monkeypatch.setattr(locks, "RENEW_SECONDS", 0.3)
+    lock = storage.StorageLock(f"{prefix}/lock")
+    lock.acquire()
+    began = lock._renewed
+    try:
+        deadline = threading.Event()
+        for _ in range(200):
+            if lock._renewed > began:
+                break
+            deadline.wait(0.05)
+        assert lock._renewed > began
+        lock.check()
+        for _ in range(200):
+            # Again and again, because Swift refuses a renewal that is bound to what was there.
+            storage.delete(prefix, ["lock"])
+            if lock._lost:
+                break
+            deadline.wait(0.05)
+        with pytest.raises(StorageError, match="the lock was lost, it was deleted"):
+            lock.check()
+    finally:
+        lock.release()
+    assert storage.sizes(prefix) == {}
+
+
+def test_a_server_without_conditional_requests_still_keeps_the_second_one_out(s3, prefix, monkeypatch):
+    monkeypatch.setattr(locks, "_SETTLE_SECONDS", 0.0)
+    first, second = (storage.StorageLock(f"{prefix}/lock") for _ in range(2))
+    with s3.proxy.harming(Fault("status", "PUT", "/lock", value=501)):
+        first.acquire()
+    with pytest.raises(storage.LockHeldError):
+        second.acquire()
+    first.release()

@@ -1,0 +1,175 @@
+"""Ray nodes of this machine for tests, as `ray start` makes them, behind a token, on their own ports."""
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import requests
+
+from tests.support import processes
+
+_START_SECONDS = 90.0
+_RAY = str(Path(sys.executable).parent / "ray")
+# What workers print stays in their own files.
+_QUIET = ("--include-log-monitor", "false")
+_STORE = ("--object-store-memory", str(100 * 2**20))
+
+
+class _RayStart:
+    """A `ray start --block` with a folder of its own; a context manager, at whose end nothing of it is left."""
+
+    def __init__(self, token: str, environment: dict[str, str], words: tuple[str, ...]) -> None:
+        # Not below TMPDIR, which may be long: the paths of Ray's sockets may have 107 characters.
+        self.folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+        self._log = (self.folder / "start.log").open("w")
+        own = {
+            "RAY_TMPDIR": str(self.folder),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": token,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_TRAIN_V2_ENABLED": "1",
+            "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+            # How long a node that gets SIGTERM lets its workers go on.
+            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+            # The tests need little of a disk, however full it is.
+            "RAY_local_fs_capacity_threshold": "1",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONUNBUFFERED": "1",
+        }
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        self.process = subprocess.Popen(
+            # A node without a folder of its own shares the head's, and deletes there what its jobs no longer need.
+            [_RAY, "start", "--block", "--temp-dir", str(self.folder / "ray"), *_STORE, *words],
+            env=kept | own | {"PATH": path} | environment,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def __exit__(self, *_: object) -> None:
+        children = processes.below(self.process.pid)
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        processes.kill({child: command for child, command in children.items() if _is_there(child, command)})
+        self._log.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def told(self) -> str:
+        """The end of what it has printed."""
+        return (self.folder / "start.log").read_text()[-2000:]
+
+    def _wait(self, is_up: Callable[[], bool]) -> None:
+        until = time.monotonic() + _START_SECONDS
+        while not is_up():
+            if time.monotonic() > until or self.process.poll() is not None:
+                told = self.told
+                self.__exit__()
+                raise RuntimeError(f"Ray did not start: {told}")
+            time.sleep(0.2)
+
+    def _runs(self) -> bool:
+        return "Ray runtime started" in self.told
+
+
+class RayHead(_RayStart):
+    """A head, with the dashboard that takes jobs or, in fewer processes, without it."""
+
+    def __init__(
+        self,
+        environment: dict[str, str] | None = None,
+        *,
+        num_cpus: int = 2,
+        node_address: str | None = None,
+        dashboard: bool = True,
+    ) -> None:
+        self.token = secrets.token_hex(16)
+        ports = {name: str(_free_port()) for name in ("gcs", "dashboard", "agent", "client")}
+        self.url = f"http://127.0.0.1:{ports['dashboard']}"
+        self.address = f"{node_address or '127.0.0.1'}:{ports['gcs']}"
+        """Where nodes and drivers join."""
+        words = [
+            "--head", "--num-cpus", str(num_cpus), "--port", ports["gcs"], "--dashboard-host", "127.0.0.1",
+            "--dashboard-port", ports["dashboard"], "--dashboard-agent-listen-port", ports["agent"],
+            "--ray-client-server-port", ports["client"],
+        ]  # fmt: skip
+        words += ["--node-ip-address", node_address] if node_address else []
+        words += [] if dashboard else ["--include-dashboard=false", *_QUIET]
+        super().__init__(self.token, environment or {}, tuple(words))
+        self._wait(self._answers if dashboard else self._runs)
+
+    def __enter__(self) -> "RayHead":
+        return self
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a shell needs to reach this head."""
+        return {"RAY_ADDRESS": self.url, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
+
+    def kill(self) -> None:
+        """SIGKILL everything of it at once, as when its machine goes."""
+        children = processes.below(self.process.pid)
+        self.process.kill()
+        processes.kill(children)
+        self.process.wait()
+
+    def _answers(self) -> bool:
+        headers = {"Authorization": f"Bearer {self.token}"}
+        with suppress(requests.RequestException):
+            return requests.get(f"{self.url}/api/jobs/", headers=headers, timeout=5).ok
+        return False
+
+
+class RayNode(_RayStart):
+    """A node that joins a head, with an address of its own (127.0.0.2 and up), resources and environment."""
+
+    def __init__(
+        self, head: RayHead, node_address: str, environment: dict[str, str] | None = None, *, num_cpus: int = 1
+    ) -> None:
+        self.is_leaving = False
+        words = ("--address", head.address, "--node-ip-address", node_address, "--num-cpus", str(num_cpus))
+        ports = ("--dashboard-agent-listen-port", str(_free_port()))
+        super().__init__(head.token, environment or {}, (*words, *ports, *_QUIET))
+        self._wait(self._runs)
+
+    def __enter__(self) -> "RayNode":
+        return self
+
+    def kill(self) -> None:
+        """SIGKILL its raylet, with which its workers go; `ray start` sees that and ends."""
+        # A worker that it is about to start looks like it for a moment.
+        assert processes.kill(processes.below(self.process.pid), called="/raylet ") >= 1
+        self.process.wait(60)
+
+    def interrupt(self) -> None:
+        """SIGTERM, as a pod or a machine gets it that will be taken away."""
+        self.is_leaving = True
+        self.process.send_signal(signal.SIGTERM)
+
+
+def _is_there(process: int, command: str) -> bool:
+    """Whether a process still runs, and is no other one that has got its id."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text().replace("\0", " ") == command
+    except OSError:
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])

@@ -1,0 +1,118 @@
+"""Folders of evaluations as `cyclesep evaluate` leaves them, made up, for the tests of pages."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cyclesep.audio.audio_io import Samples
+from cyclesep.config import settings
+from cyclesep.evaluation.config import EvaluateConfig
+from cyclesep.evaluation.excerpts import Excerpt
+from cyclesep.evaluation.results import Part, Results
+from cyclesep.evaluation.track_result import TrackOutcome
+from cyclesep.evaluation.track_scores import TrackTable, rows_of
+from cyclesep.metrics import ScoreTable, TargetScore, TrackScore
+from cyclesep.storage.path import Folder
+
+RATE = 16000
+LEVELS = {"mixture": -4.0, "separator": 5.0, "IRM2": 11.0}
+HOSTILE = "</script><script>window.harmed = 1</script><img src=x onerror='window.harmed = 1'> \"$x^2$\" & \x07"
+
+
+def tone(hertz: float, amplitude: float, seconds: float = 4.0) -> Samples:
+    """A sine `(time,)` that begins at zero."""
+    return np.float32(amplitude * np.sin(2 * np.pi * hertz * np.arange(round(RATE * seconds)) / RATE))
+
+
+def write_evaluation(
+    folder: Path | str,
+    tracks: Sequence[str],
+    *,
+    seconds: int = 6,
+    silent: Sequence[str] = (),
+    heard: Sequence[str] = (),
+) -> Folder:
+    """An evaluation of `LEVELS`; all frames of `silent` tracks are NaN, of `heard` ones excerpts are kept.
+
+    In an excerpt the mixture is 500 Hz, its reference half of that, the estimate 1000 Hz; those of the accompaniment
+    are 2000 Hz.
+    """
+    rng = np.random.default_rng(0)
+    results, rows, parts = Results(folder=Folder.of(folder)), [], []
+    for system, level in LEVELS.items():
+        for track in tracks:
+            score = _score(track, rng.normal(level, 2.0, seconds), silent=track in silent)
+            table = ScoreTable.from_scores(system, [score])
+            outcome = TrackOutcome(rows=rows_of(table, seconds=float(seconds)))
+            parts.append(Part.of(system, track, []))
+            results.write_part(parts[-1], table, outcome)
+            rows += outcome.rows
+    names = [f"separator-{number}" for number, _ in enumerate(heard)]
+    for name, track in zip(names, heard, strict=True):
+        write_excerpt(results.folder, name, track)
+    results.join_scores(parts)
+    results.write_tracks(TrackTable(rows=tuple(rows)))
+    results.folder.write_text("summary.json", json.dumps(_summary(len(tracks), seconds, names)))
+    return results.folder
+
+
+def write_excerpt(folder: Folder, name: str, track: str) -> None:
+    """Four seconds from the first second on."""
+    Excerpt(
+        system="separator",
+        track_id=track,
+        split="test",
+        start_seconds=1.0,
+        sample_rate=RATE,
+        mixture=tone(500, 0.5),
+        references={"vocals": tone(500, 0.25), "accompaniment": tone(2000, 0.25)},
+        estimates={"vocals": tone(1000, 0.5), "accompaniment": tone(2000, 0.25)},
+    ).write(folder, name)
+
+
+def _score(track: str, sdr: NDArray[np.float64], *, silent: bool) -> TrackScore:
+    """Those of the accompaniment are 3 dB better."""
+    targets = []
+    for target, better in {"vocals": 0.0, "accompaniment": 3.0}.items():
+        own = np.full(len(sdr), np.nan) if silent else sdr + better
+        targets.append(
+            TargetScore(
+                target=target,
+                scored_with=("vocals", "accompaniment"),
+                sdr=own,
+                isr=own + 4,
+                sir=own + 6,
+                sar=own + 2,
+                si_sdr=float(own.mean()),
+                usdr=float(own.mean()),
+                conditioning="exact",
+            )
+        )
+    return TrackScore(
+        track_id=track, split="test", sample_rate=RATE, window_seconds=1.0, hop_seconds=1.0, targets=tuple(targets)
+    )
+
+
+def _summary(tracks: int, seconds: int, excerpts: Sequence[str]) -> dict[str, object]:
+    progress = {"step": 10, "targets": ["vocals"], "sample_rate": RATE, "channels": 1, "commit": "abc"}
+    card = {"path": "runs/x/step-10", "progress": progress, "config": {"seed": 7, "steps": 10}}
+    kinds = {"mixture": "Untouched", "separator": "Separator", "IRM2": "IdealMask"}
+    return {
+        "version": "0",
+        "commit": "abcdef",
+        "hardware": "a machine",
+        "config": settings.to_dict(EvaluateConfig(checkpoint="runs/x", shards="data/x")),
+        "systems": [
+            {"name": name, "kind": kinds[name], "card": card if name == "separator" else {}} for name in LEVELS
+        ],
+        "tracks": tracks,
+        "corpus_digest": "0123",
+        "failed": ["separator: Lost: its process was lost <b>3</b> times"],
+        "kept_from_before": 0,
+        "wall_seconds": 1.0,
+        "audio_seconds": float(tracks * seconds),
+        "excerpts": list(excerpts),
+    }

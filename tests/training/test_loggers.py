@@ -1,0 +1,160 @@
+"""Where a run's figures go: TensorBoard, Ray's metrics, MLflow, Weights & Biases; none of them can end a run."""
+
+import io
+import logging
+import re
+import time
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import soundfile
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from cyclesep.errors import ConfigError
+from cyclesep.evaluation.track_progress import SCORED
+from cyclesep.training import loggers
+from cyclesep.training.audio_samples import separated_samples
+from cyclesep.training.loggers import RayMetrics, TensorBoard, Tracker, Trackers, open_trackers
+from tests.support.paths import CHECKOUT
+
+RATE = 8000
+TONE = (0.5 * np.sin(2 * np.pi * 440 * np.arange(RATE) / RATE, dtype=np.float32))[None].repeat(2, 0)
+PICTURE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+
+
+class Halving(torch.nn.Module):
+    """A separator of one target that gives half of the mixture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, mixture: torch.Tensor) -> torch.Tensor:
+        return self.gain * mixture[:, None]
+
+
+def test_tensorboard_holds_curves_sound_and_pictures(tmp_path: Path) -> None:
+    board = TensorBoard(tmp_path, 0)
+    board.scalars(3, {"separator/cycle": 0.25})
+    board.sample(3, "samples/crop-0/mixture", TONE, RATE, PICTURE)
+    board.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"audio": 0, "images": 0})
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("separator/cycle")] == [(3, 0.25)]
+    (sound,) = events.Audio("samples/crop-0/mixture")
+    heard, rate = soundfile.read(io.BytesIO(sound.encoded_audio_string))
+    assert (sound.step, rate) == (3, RATE)
+    np.testing.assert_allclose(heard, TONE[0], atol=1e-4)
+    (picture,) = events.Images("samples/crop-0/mixture")
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(picture.encoded_image_string))), PICTURE)
+
+
+def test_steps_that_are_made_again_are_struck_out(tmp_path: Path) -> None:
+    for start in (0, 5):
+        board = TensorBoard(tmp_path, start)
+        for step in range(start, 10):
+            board.scalars(step, {"loss": float(start)})
+        board.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.value for event in events.Scalars("loss")] == [0.0] * 5 + [5.0] * 5
+
+
+def test_samples_are_mixture_estimate_and_reference_of_each_crop_with_pictures_in_one_scale() -> None:
+    mixtures = torch.from_numpy(TONE)[None].repeat(2, 1, 1)
+    samples = list(separated_samples(Halving(), mixtures, mixtures[:, None], ("vocals",), RATE))
+    parts = ("mixture", "vocals-estimate", "vocals-reference")
+    assert [sample.name for sample in samples] == [f"samples/crop-{index}/{part}" for index in (0, 1) for part in parts]
+    mixture, estimate, reference = samples[:3]
+    np.testing.assert_allclose(estimate.samples, 0.5 * mixture.samples)
+    np.testing.assert_array_equal(reference.image, mixture.image)
+    # Half the level is darker, on the scale of the loudest.
+    assert estimate.image.astype(int).sum() < mixture.image.astype(int).sum()
+
+
+def test_a_place_that_fails_is_told_of_once_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    class Lists(Tracker):
+        def __init__(self) -> None:
+            self.taken: list[int] = []
+
+        def scalars(self, step: int, values: Mapping[str, float]) -> None:
+            self.taken.append(step)
+            assert values == {}
+
+    class Breaks(Lists):
+        def scalars(self, step: int, values: Mapping[str, float]) -> None:
+            super().scalars(step, values)
+            raise OSError("the server\nis gone")
+
+    kept, broken = Lists(), Breaks()
+    trackers = Trackers([broken, kept])
+    with caplog.at_level(logging.WARNING):
+        for step in range(3):
+            trackers.scalars(step, {})
+    assert (kept.taken, broken.taken) == ([0, 1, 2], [0])
+    assert [record.message for record in caplog.records] == ["Breaks takes nothing more: the server is gone"]
+
+
+def test_mlflow_goes_on_with_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path}/mlflow")
+    mlflow.set_tracking_uri(f"file://{tmp_path}/mlflow")
+    for start in (0, 4):
+        trackers = open_trackers("mine", tmp_path, step=start, service="mlflow", settings={"steps": 8})
+        trackers.scalars(start + 4, {"validation/sdr": 1.0 + start})
+        trackers.sample(start + 4, "samples/crop-0/mixture", TONE, RATE, PICTURE)
+        trackers.close()
+    (run,) = mlflow.search_runs(experiment_names=["cyclesep"], output_format="list")
+    assert (run.info.run_name, run.data.params["steps"]) == ("mine", "8")
+    history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "validation/sdr")
+    assert [(metric.step, metric.value) for metric in history] == [(4, 1.0), (8, 5.0)]
+    files = {path.name for path in (tmp_path / "mlflow").rglob("*") if path.is_file()}
+    assert {"mixture-00000004.png", "mixture-00000004.wav", "mixture-00000008.wav"} <= files
+
+
+def test_wandb_is_given_everything_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    trackers = open_trackers("mine", tmp_path, step=0, service="wandb", settings={"steps": 8})
+    trackers.scalars(4, {"validation/sdr": 1.0})
+    trackers.sample(4, "samples/crop-0/mixture", TONE, RATE, PICTURE)
+    trackers.close()
+    (run,) = (tmp_path / "wandb").glob("offline-run-*-mine")
+    kinds = {path.suffix for path in run.rglob("*") if path.is_file()}
+    assert {".wandb", ".png", ".wav"} <= kinds
+
+
+def test_a_service_that_is_not_there_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    with pytest.raises(ConfigError, match=r"track_with=wandb: is not installed on the workers; pip install wandb"):
+        open_trackers("mine", tmp_path, step=0, service="wandb", settings={})
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_prometheus_finds_the_runs_figures_at_a_ray_node() -> None:
+    metrics = RayMetrics("night-run")
+    port = ray.nodes()[0]["MetricsExportPort"]
+    wanted = "cyclesep_crops_per_second{"
+    for _ in range(60):
+        metrics.scalars(1, {"speed/crops_per_second": 123.0, "separator/cycle": 1.0})
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            lines = [line for line in answer.read().decode().splitlines() if wanted in line]
+        if lines:
+            break
+        time.sleep(0.5)
+    (line,) = lines
+    assert 'run="night-run"' in line.lower() or 'Run="night-run"' in line
+    assert line.endswith(" 123.0")
+
+
+def test_the_dashboard_names_only_metrics_that_are_exported() -> None:
+    dashboard = CHECKOUT / "cluster/grafana-dashboard.json"
+    names = set(re.findall(r"ray_(cyclesep_\w+)", dashboard.read_text()))
+    assert names == {name for name, _ in loggers.EXPORTED.values()} | {f"{SCORED}_total"}

@@ -1,0 +1,188 @@
+"""Runs that are stopped, killed or continued by another number of workers, on a real Ray cluster of this machine."""
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+
+from cyclesep import checkpoints
+from cyclesep.config import settings
+from cyclesep.training.config import TrainConfig
+from cyclesep.training.fit import TrainingReport, fit
+from tests.support.tiny_models import flattened
+
+# A minute on an idle machine of two cores; ten where ten others share them.
+pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(900)]
+
+STEPS, EVERY = 24, 4
+SMALL = {
+    "crops": {"crop_seconds": 0.5, "batch_size": 8, "pairing": "unpaired"},
+    "cyclegan": {
+        "separator": {"width": 8, "depth": 2},
+        "discriminator": {"width": 4, "r1_gamma": 1.0, "r1_every": 4},
+        "optimizer": {"schedule": "constant"},
+        "replay_pool": 16,
+        "balancer": {"adversarial_share": 0.1},
+    },
+    "steps": STEPS,
+    "validate_every": EVERY,
+    "num_validation_crops": 4,
+    "num_loader_processes": 0,
+    "num_checkpoints": 2,
+    "num_workers": 2,
+}
+
+Configured = Callable[..., TrainConfig]
+
+
+@pytest.fixture(scope="module")
+def configured(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Configured:
+    """A config of an unpaired remix run with all that has a state, in one storage folder."""
+    storage = tmp_path_factory.mktemp("runs")
+
+    def build(name: str, **changes: Any) -> TrainConfig:
+        return settings.build(
+            TrainConfig, SMALL | {"name": name, "shards": str(tiny_shards), "storage": str(storage)} | changes
+        )
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def undisturbed(configured: Configured) -> Callable[[], TrainingReport]:
+    """The report of a run on two workers that nothing happened to."""
+    return functools.cache(lambda: fit(configured("undisturbed")))
+
+
+def state(report: TrainingReport) -> Any:
+    """The whole training state at the end, so that == compares every bit."""
+    assert report.progress.step == STEPS
+    return flattened(torch.load(report.last.path / checkpoints.STATE, weights_only=True))
+
+
+def curve(report: TrainingReport) -> dict[int, float]:
+    """Validation SDR by step; a step that was done twice counts as it was done last."""
+    lines = [json.loads(line) for line in (report.folder.path / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["validation/sdr"] for line in lines}
+
+
+def wait_for(there: Callable[[], bool], seconds: float = 240.0) -> None:
+    """Raise TimeoutError unless something is there in time."""
+    end = time.monotonic() + seconds
+    while not there():
+        if time.monotonic() > end:
+            raise TimeoutError
+        time.sleep(0.01)
+
+
+def checkpointed(config: TrainConfig) -> bool:
+    return any((Path(config.storage) / config.name).glob(f"step-*/{checkpoints.PROGRESS}"))
+
+
+def workers_of_this_process() -> list[int]:
+    """The ids of the Ray Train workers below this process, by Linux's process table."""
+    parents: dict[int, int] = {}
+    named = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            title = (folder / "cmdline").read_text()
+        except OSError:
+            continue
+        parents[int(folder.name)] = int(fields[1])
+        named += [int(folder.name)] if "RayTrainWorker" in title else []
+
+    def below(process: int) -> bool:
+        return process == os.getpid() or (process in parents and below(parents[process]))
+
+    return [process for process in named if below(process)]
+
+
+def test_two_workers_have_the_curve_of_one(configured: Configured, undisturbed: Callable[[], TrainingReport]) -> None:
+    alone = curve(fit(configured("one", num_workers=1)))
+    assert list(alone) == list(range(EVERY, STEPS + 1, EVERY))
+    assert curve(undisturbed()) == pytest.approx(alone, abs=0.02)
+
+
+@pytest.mark.slow
+def test_two_goes_equal_one(configured: Configured, undisturbed: Callable[[], TrainingReport]) -> None:
+    fit(configured("two-goes", steps=12))
+    assert state(fit(configured("two-goes"))) == state(undisturbed())
+
+
+@pytest.mark.slow
+def test_more_workers_go_on_with_the_curve(configured: Configured, undisturbed: Callable[[], TrainingReport]) -> None:
+    fit(configured("grown", steps=12, num_workers=1))
+    report = fit(configured("grown", num_workers=2))
+    assert report.progress.hardware.startswith("2 x")
+    assert curve(report) == pytest.approx(curve(undisturbed()), abs=0.02)
+
+
+@pytest.mark.slow
+def test_fewer_workers_go_on_with_the_curve_by_parts(
+    configured: Configured, undisturbed: Callable[[], TrainingReport]
+) -> None:
+    fit(configured("shrunk", steps=12))
+    report = fit(configured("shrunk", num_workers=1, cyclegan=SMALL["cyclegan"] | {"accumulate": 2}))
+    assert curve(report) == pytest.approx(curve(undisturbed()), abs=0.02)
+
+
+def test_a_killed_worker_is_replaced_and_leaves_no_trace(
+    configured: Configured, undisturbed: Callable[[], TrainingReport]
+) -> None:
+    config = configured("worker-killed")
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        wait_for(lambda: checkpointed(config))
+        worker = workers_of_this_process()[0]
+        os.kill(worker, signal.SIGKILL)
+        killed.append(worker)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    report = fit(config)
+    killer.join()
+    assert len(killed) == 1
+    assert state(report) == state(undisturbed())
+
+
+DRIVER = """
+import sys
+from cyclesep.config import settings
+from cyclesep.cluster import connect
+from cyclesep.training.config import TrainConfig
+from cyclesep.training.fit import fit
+if __name__ == "__main__":
+    with connect():
+        fit(settings.load(TrainConfig, [sys.argv[1]]))
+"""
+
+
+def test_a_killed_driver_started_again_leaves_no_trace(
+    configured: Configured, undisturbed: Callable[[], TrainingReport], tmp_path: Path
+) -> None:
+    config = configured("driver-killed")
+    (tmp_path / "config.yaml").write_text(settings.to_yaml(config))
+    (tmp_path / "driver.py").write_text(DRIVER)
+    address = ray.get_runtime_context().gcs_address
+    driver = subprocess.Popen(
+        [sys.executable, str(tmp_path / "driver.py"), str(tmp_path / "config.yaml")],
+        env=os.environ | {"RAY_ADDRESS": address},
+    )
+    wait_for(lambda: checkpointed(config) or driver.poll() is not None)
+    assert driver.poll() is None
+    driver.kill()
+    driver.wait()
+    assert state(fit(config)) == state(undisturbed())

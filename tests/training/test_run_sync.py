@@ -1,0 +1,102 @@
+"""Files of a run that grow: appended to on a disk, put there whole in S3, and gone on with by the next worker."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from cyclesep.errors import StorageError
+from cyclesep.storage.path import Folder
+from cyclesep.training import loggers
+from cyclesep.training.loggers import TENSORBOARD, TensorBoard
+from cyclesep.training.run_sync import METRICS, run_files
+
+if TYPE_CHECKING:
+    from tests.support.s3_server import S3
+
+
+@pytest.fixture(params=["local", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    folder = Folder.of(tmp_path / "run" if request.param == "local" else f"{request.getfixturevalue('prefix')}/run")
+    folder.write_text("config.yaml", "")
+    return folder
+
+
+def steps(folder: Folder) -> list[int]:
+    return [json.loads(line)["step"] for line in folder.read_text(METRICS).splitlines()]
+
+
+def test_the_next_worker_goes_on_with_metrics_and_log_and_does_no_step_twice(folder: Folder) -> None:
+    with run_files(folder, 0) as written:
+        written.add_metrics(2, {"sdr": 1.0})
+        written.publish()
+        assert steps(folder) == [2]
+        written.add_metrics(4, {"sdr": float("nan")})
+        written.add_metrics(6, {"sdr": 3.0})
+        with (written.path / METRICS).open("a") as file:
+            file.write('{"step": 8, "sd')
+        (written.path / "logs").mkdir()
+        (written.path / "logs" / "rank-0.jsonl").write_text("one\n")
+    with run_files(folder, 0) as written:
+        written.forget_metrics_after(4)
+        written.add_metrics(6, {"sdr": 4.0})
+        with (written.path / "logs" / "rank-0.jsonl").open("a") as file:
+            file.write("two\n")
+    assert steps(folder) == [2, 4, 6]
+    assert json.loads(folder.read_text(METRICS).splitlines()[-1])["sdr"] == 4.0
+    assert folder.read_text("logs/rank-0.jsonl") == "one\ntwo\n"
+
+
+def fail_after_a_line(folder: Folder) -> None:
+    with run_files(folder, 0) as written:
+        written.add_metrics(2, {})
+        raise KeyError
+
+
+def test_a_worker_that_fails_leaves_what_it_wrote(folder: Folder) -> None:
+    with pytest.raises(KeyError):
+        fail_after_a_line(folder)
+    assert steps(folder) == [2]
+
+
+def test_a_place_that_cannot_be_written_is_told(s3: "S3", prefix: str) -> None:
+    with run_files(Folder.of(prefix), 0) as written:
+        written.add_metrics(2, {})
+        s3.configure(access_key=s3.server.stranger_key)
+        with pytest.raises(StorageError, match="access is denied"):
+            written.publish()
+        s3.configure()
+
+
+def test_what_has_not_changed_is_not_sent_again(s3: "S3", prefix: str) -> None:
+    with run_files(Folder.of(prefix), 0) as written:
+        (written.path / "once").write_text("x")
+        for step in range(3):
+            written.add_metrics(step, {})
+            written.publish()
+    assert len(s3.proxy.seen("PUT", "once")) == 1
+    assert len(s3.proxy.seen("PUT", METRICS)) == 3
+
+
+def test_sounds_go_to_new_event_files_so_that_each_goes_to_s3_once(
+    s3: "S3", prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loggers, "_LARGEST_EVENT_FILE", 10_000)
+    folder, noise = Folder.of(prefix), np.random.default_rng(0).uniform(-1, 1, (1, 8000)).astype(np.float32)
+    with run_files(folder, 0) as written:
+        board = TensorBoard(written.path, 0)
+        for step in range(4):
+            board.scalars(step, {"loss": float(step)})
+            board.sample(step, "crop", noise, 8000, np.zeros((8, 8, 3), np.uint8))
+            board.flush()
+            written.publish()
+        board.close()
+    files = folder.below(TENSORBOARD).sizes("")
+    assert len(files) == 4
+    assert len(s3.proxy.seen("PUT", "events.out")) == 4
+    events = EventAccumulator(str(folder.below(TENSORBOARD).at_hand(*files)), size_guidance={"audio": 0}).Reload()
+    assert [event.value for event in events.Scalars("loss")] == [0.0, 1.0, 2.0, 3.0]
+    assert len(events.Audio("crop")) == 4

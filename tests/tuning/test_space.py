@@ -1,0 +1,131 @@
+"""A search space is checked before anything starts: names, distributions, values, and that trials can be compared."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cyclesep.config import settings
+from cyclesep.errors import ConfigError
+from cyclesep.training.config import TrainConfig
+from cyclesep.tuning.config import TuneConfig
+from cyclesep.tuning.space import Parameter, grid_size, read_space
+from cyclesep.tuning.tune_experiment import domain
+from cyclesep.tuning.validation_set import read_yardstick
+
+BASE = TrainConfig()
+LR = "cyclegan.optimizer.lr_separator"
+
+
+def space_of(text: str) -> Any:
+    """What a YAML file with this `space` gives."""
+    return read_space(settings.build(TuneConfig, {"space": settings.parse_word(f"space={text}")[1]}).space, BASE)
+
+
+def test_nested_and_dotted_names_are_the_same_space(tmp_path: Path) -> None:
+    file = tmp_path / "tune.yaml"
+    file.write_text(
+        "space:\n"
+        f"  {LR}: {{loguniform: [1.0e-4, 1.0e-2]}}\n"
+        "  cyclegan.loss_weights: {cycle: {uniform: [0, 10]}, identity: {choice: [0, 1]}}\n"
+        "  cyclegan: {accumulate: {randint: [1, 3]}}\n"
+    )
+    space = read_space(settings.load(TuneConfig, [file]).space, BASE)
+    again = tmp_path / "again.yaml"
+    again.write_text(settings.to_yaml(settings.load(TuneConfig, [file])))
+    assert settings.load(TuneConfig, [again]) == settings.load(TuneConfig, [file])
+    assert {each.name: (each.kind, each.values) for each in space.parameters} == {
+        LR: ("loguniform", (1e-4, 1e-2)),
+        "cyclegan.loss_weights.cycle": ("uniform", (0, 10)),
+        "cyclegan.loss_weights.identity": ("choice", (0, 1)),
+        "cyclegan.accumulate": ("randint", (1, 3)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("space", "told"),
+    [
+        ("{cyclegan.optimizer.lr_seperator: {uniform: [1, 2]}}", f"no such setting; did you mean {LR}?"),
+        ("{optimizer.ema_decay: {uniform: [0, 0.5]}}", "did you mean cyclegan.optimizer.ema_decay?"),
+        ("{cyclegan.loss_weights.cycel: {uniform: [0, 1]}}", "did you mean cyclegan.loss_weights.cycle?"),
+        (f"{{{LR}: {{loguniforn: [1, 2]}}}}", "no distribution 'loguniforn'; did you mean loguniform?"),
+        (f"{{{LR}: 0.1}}", "0.1 is no distribution; write"),
+        (f"{{{LR}: {{uniform: [1, 2], choice: [1, 2]}}}}", "is no distribution; write"),
+        (f"{{{LR}: {{uniform: 3}}}}", "3 is no list"),
+        (f"{{{LR}: {{uniform: [2, 1]}}}}", "is empty; give the lower end first"),
+        (f"{{{LR}: {{loguniform: [0, 1]}}}}", "has no logarithm"),
+        (f"{{{LR}: {{uniform: [-1, 1]}}}}", "-1 is refused"),
+        ("{cyclegan.separator.width: {choice: [16, 20]}}", "20 is refused"),
+        ("{cyclegan.separator.depth: {uniform: [1, 4]}}", "fractional part"),
+        ("{cyclegan.accumulate: {randint: [1, 2.5]}}", "not whole numbers"),
+        ("{cyclegan.separator.name: {choice: [tfsep]}}", "a choice of 1"),
+        ("{seed: {choice: [1, 2]}}", "is not searched; finalists are trained with several seeds"),
+        ("{}", "is empty; name settings"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused_with_a_remedy(space: str, told: str) -> None:
+    with pytest.raises(ConfigError, match="^space") as refused:
+        space_of(space)
+    assert told in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_all_problems_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as refused:
+        space_of(f"{{{LR}: {{uniform: [2, 1]}}, cyclegan.clip_norn: {{uniform: [1, 2]}}}}")
+    assert "give the lower end first" in str(refused.value)
+    assert "did you mean cyclegan.optimizer.clip_norm?" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"scheduler": "pbt", "search": "optuna"}, "set search=random"),
+        ({"objectives": ["sdr", "seconds"]}, "set search=optuna"),
+        ({"objectives": ["seconds"]}, "put sdr or si_sdr before seconds"),
+        ({"gpu_share": 0.5, "train": {"num_workers": 2}}, "cannot share a GPU"),
+    ],
+)
+def test_settings_of_a_search_that_do_not_fit_are_refused(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        settings.build(TuneConfig, changes)
+
+
+def test_a_list_is_drawn_as_text_and_set_as_a_list() -> None:
+    space = space_of("{cyclegan.optimizer.betas_separator: {choice: [[0.5, 0.9], [0.8, 0.99]]}}")
+    (parameter,) = space.parameters
+    drawn = {parameter.name: parameter.to_plain(parameter.values[1])}
+    assert drawn == {parameter.name: "[0.8, 0.99]"}
+    config = settings.replace(BASE, space.changes(drawn | {"seed": 3}))
+    assert config.cyclegan.optimizer.betas_separator == (0.8, 0.99)
+    assert config.seed == BASE.seed
+
+
+def test_both_ends_of_a_randint_come() -> None:
+    drawn = domain(Parameter(name="x", kind="randint", values=(1, 3)))
+    assert {drawn.sample() for _ in range(200)} == {1, 2, 3}
+
+
+def test_a_grid_is_the_product_of_its_choices() -> None:
+    space = space_of("{cyclegan.separator.width: {choice: [8, 16, 24]}, cyclegan.separator.depth: {choice: [1, 2]}}")
+    assert grid_size(space) == 6
+    with pytest.raises(ConfigError, match="set search=random"):
+        grid_size(space_of(f"{{{LR}: {{uniform: [1, 2]}}}}"))
+
+
+def test_trials_are_measured_on_the_same_crops(tiny_shards: Path) -> None:
+    base = settings.replace(BASE, {"shards": str(tiny_shards), "num_validation_crops": 4, "crops.crop_seconds": 0.5})
+    augmented = read_space({"crops.augment.gain_db": {"uniform": [0, 12]}}, base)
+    measured = read_yardstick(base, augmented)
+    assert measured == read_yardstick(base, augmented)
+    assert measured.num_crops == 4
+    # Vocals and drums are about equally loud.
+    assert -6 < measured.mixture_sdr < 6
+    with pytest.raises(ConfigError, match="changes the validation crops, so that trials could not be compared"):
+        read_yardstick(base, read_space({"crops.crop_seconds": {"choice": [0.5, 0.25]}}, base))
+
+
+def test_targets_that_the_shards_lack_are_refused(tiny_shards: Path) -> None:
+    base = settings.replace(BASE, {"shards": str(tiny_shards), "targets": ["piano"]})
+    with pytest.raises(ConfigError, match="no stem 'piano'; it holds drums, vocals"):
+        read_yardstick(base, read_space({LR: {"uniform": [1, 2]}}, base))
