@@ -8,7 +8,7 @@ PROTOC := $(RUN)/python -m grpc_tools.protoc -Iprotos
 
 help:
 	@echo "make quickstart   compose music, train a separator on it, separate and score songs it never heard (under 10 minutes)"
-	@echo "make tune-demo    search for settings of a small separator on composed songs, and train the winner on (some minutes)"
+	@echo "make tune-demo    search for settings of a small separator on synthetic songs, and train the winner on (some minutes)"
 	@echo "make cluster-demo a Ray head, two nodes and an S3 server on loopback; four jobs sent to them, one node killed (under 10 minutes)"
 	@echo "make notebook     run docs/notebook.ipynb and save it with its outputs (some minutes)"
 	@echo "make test         format, lint, types, generated code, layers and all tests but the slow ones"
@@ -25,7 +25,7 @@ quickstart: .venv/.installed | ffmpeg
 tune-demo: .venv/.installed | ffmpeg
 	@$(RUN)/cyclesep ingest jobs/configs/tune-demo/ingest.yaml
 	@$(RUN)/cyclesep tune jobs/configs/tune-demo/tune.yaml
-	@$(RUN)/cyclesep train searches/tune-demo/best.yaml start_from=searches/tune-demo steps=250
+	@$(RUN)/cyclesep train searches/tune-demo/best.yaml init_from=searches/tune-demo steps=250
 
 cluster-demo: .venv/.installed-dev | ffmpeg
 	@PYTHONPATH=. $(RUN)/python cluster/demo.py

@@ -20,7 +20,7 @@ _SEGMENT_SECONDS = 4.0
 def write_songs(corpus: CropCorpus) -> None:
     """Write the plain arrays, from which all ways make their files, and the shards.
 
-    Each track is one composed song, repeated from another place with a level that falls from first to last sample, so
+    Each track is one synthetic song, repeated from another place with a level that falls from first to last sample, so
     that no two places hold the same samples.
     """
     song = _converted(corpus.layout)

@@ -1,6 +1,6 @@
 """A training step on a GPU: the notebook's at its own batch, and the corrected step at the best batch.
 
-Ours is timed as the trainer makes it with `cyclegan.bfloat16`, through torch.compile, and as one CUDA graph. The graph
+Ours is timed as the trainer makes it with `method.precision`, through torch.compile, and as one CUDA graph. The graph
 holds the whole step but for what asks the processor something: it does not skip a step that is not finite, does not
 clip, and shuffles phases by the same shifts each time.
 """
@@ -18,9 +18,9 @@ from benchmarks.notebook_step import NotebookStep
 from benchmarks.step_baselines import CORRECTED, SAMPLE_RATE, build_model, compiled, gigaflops_per_crop, random_batch
 from benchmarks.table import Row, Table
 from cyclesep.cyclegan.adversarial import AdversarialLoss
-from cyclesep.cyclegan.distributed import Ranks
+from cyclesep.cyclegan.distributed import DistributedContext
 from cyclesep.cyclegan.model import CycleGAN
-from cyclesep.cyclegan.optimization import train_fast
+from cyclesep.cyclegan.optimization import enable_tf32
 from cyclesep.data.crops.dataset import Batch
 
 UNIT = "crops/s"
@@ -59,12 +59,12 @@ def _own_ways(width: int) -> dict[str, Callable[[], Step]]:
 
 
 def _corrected(width: int, wrap: Callable[[nn.Module], nn.Module] = lambda module: module) -> CycleGAN:
-    train_fast(tf32=True)
-    return build_model({**CORRECTED, "bfloat16": True}, width=width, device="cuda", wrap=wrap)
+    enable_tf32(tf32=True)
+    return build_model({**CORRECTED, "precision": "bf16"}, width=width, device="cuda", wrap=wrap)
 
 
 def _notebook(width: int, *, tf32: bool) -> Step:
-    train_fast(tf32=tf32)
+    enable_tf32(tf32=tf32)
     notebook = NotebookStep(width=width, device=torch.device("cuda"))
 
     def step(batch: Batch) -> object:
@@ -130,7 +130,12 @@ class GraphedStep:
             capturable=on_gpu,
         )
         self._adversary = AdversarialLoss(
-            config, model.discriminators, model.discriminators, sample_rate=SAMPLE_RATE, seed=0, ranks=Ranks()
+            config,
+            model.discriminators,
+            model.discriminators,
+            sample_rate=SAMPLE_RATE,
+            seed=0,
+            ranks=DistributedContext(),
         )
         self._graph: torch.cuda.CUDAGraph | None = None
         self._batch: Batch | None = None
@@ -147,7 +152,7 @@ class GraphedStep:
     def eager(self, batch: Batch) -> None:
         """The same step without a graph: generators first, then discriminators on the same fakes."""
         config, rng = self._model.config, torch.Generator().manual_seed(0)
-        autocast = torch.autocast(self._model.device.type, dtype=torch.bfloat16, enabled=config.bfloat16)
+        autocast = torch.autocast(self._model.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
         self._generator_optimizer.zero_grad(set_to_none=True)
         with autocast:
             passes = self._model.recipe.passes(self._model.generators, batch)

@@ -55,7 +55,7 @@ class IngestBenchmark:
 
 @dataclass(frozen=True, kw_only=True)
 class RepeatedTrack(SyntheticTrack):
-    """A composed song played several times over: long music in little time."""
+    """A synthetic song played several times over: long music in little time."""
 
     times: int
 

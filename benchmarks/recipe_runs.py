@@ -12,7 +12,7 @@ from torch import nn
 
 from cyclesep.audio.audio_io import Waveform
 from cyclesep.config import settings
-from cyclesep.cyclegan.config import CycleGANConfig
+from cyclesep.cyclegan.config import MethodConfig
 from cyclesep.cyclegan.model import CycleGAN
 from cyclesep.data.corpora.corpus import Track
 from cyclesep.data.crops.config import CropConfig
@@ -41,7 +41,7 @@ class RecipeRun:
     """One row of the benchmark before it has run."""
 
     cyclegan: Mapping[str, Any]
-    """What differs from the defaults of `CycleGANConfig`."""
+    """What differs from the defaults of `MethodConfig`."""
     pairing: Literal["paired", "unpaired", "semi_supervised"]
     judged_share: float = 1.0
     """The last share of the steps in which discriminators take part."""
@@ -139,7 +139,7 @@ def _pairing(run: RecipeRun, num_tracks: int) -> dict[str, Any]:
 
 
 def _model(run: RecipeRun, *, seed: int, num_steps: int, judged_from: int) -> CycleGAN:
-    config = settings.build(CycleGANConfig, {**run.cyclegan, "adversarial_from_step": judged_from})
+    config = settings.build(MethodConfig, {**run.cyclegan, "adversarial_start_step": judged_from})
     return CycleGAN(config, targets=[TARGET], channels=1, sample_rate=SAMPLE_RATE, num_steps=num_steps, seed=seed)
 
 

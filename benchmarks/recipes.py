@@ -38,7 +38,12 @@ _MODERN: Mapping[str, Any] = {
 }
 # The way back without a gradient through the residual, which is the default.
 _BOOTSTRAP = {"cycle": 0.0, "bootstrap": 10.0}
-_NOTEBOOK = {"preset": "seed", "seed_exact": True, "separator": {"exact": True}, "discriminator": {"phase_shuffle": 0}}
+_NOTEBOOK = {
+    "preset": "seed",
+    "notebook_exact": True,
+    "separator": {"exact": True},
+    "discriminator": {"phase_shuffle": 0},
+}
 
 
 def _remix(weights: Mapping[str, float]) -> dict[str, Any]:
@@ -74,7 +79,7 @@ class RecipesBenchmark:
     """Which rows, on which songs, for how long."""
 
     folder: str = "runs/recipes-benchmark"
-    """Holds the composed songs and a line for each finished run; the same settings go on where they stopped."""
+    """Holds the synthetic songs and a line for each finished run; the same settings go on where they stopped."""
     runs: tuple[str, ...] = tuple(RUNS)
     """Rows, by name."""
     seeds: Annotated[int, Gt(0)] = 3
@@ -92,7 +97,7 @@ class RecipesBenchmark:
     songs: SyntheticConfig = field(
         default_factory=lambda: SyntheticConfig(num_train=96, num_valid=0, num_test=12, seconds=12.0)
     )
-    """Composed songs, trained on and tested on."""
+    """Synthetic songs, trained on and tested on."""
 
 
 def run(config: RecipesBenchmark) -> Sequence[Table]:
@@ -104,7 +109,7 @@ def run(config: RecipesBenchmark) -> Sequence[Table]:
     if unknown:
         raise ConfigError(f"runs: there is no {unknown[0]!r}; known: {', '.join(RUNS)}")
     folder = Path(config.folder)
-    songs = _Songs.at_hand(config, folder)
+    songs = _Songs.local_path(config, folder)
     done = _Results(folder / "rows.jsonl")
     with _one_thread():
         references = _references(config, songs, done)
@@ -122,19 +127,19 @@ class _Songs:
     """The MUSDB18 test track of which stempeg carries six seconds."""
 
     @classmethod
-    def at_hand(cls, config: RecipesBenchmark, folder: Path) -> "_Songs":
+    def local_path(cls, config: RecipesBenchmark, folder: Path) -> "_Songs":
         """Shards of these songs, made if they are not there."""
         digest = _digest(settings.to_dict(config.songs))
         return cls(
             composed=_shards(folder / f"songs-{digest}", lambda: synthetic_tracks(config.songs)),
             real=_shards(
                 folder / "excerpt",
-                lambda: musdb18.find_tracks(Path(stempeg.example_stem_path()), flat_split="test"),
+                lambda: musdb18.find_tracks(Path(stempeg.example_stem_path()), default_split="test"),
             ),
         )
 
     def scored(self, score: Callable[[ShardReader], Mapping[str, float]]) -> dict[str, float]:
-        """Scores on the composed songs, and under `real ...` those on the real track."""
+        """Scores on the synthetic songs, and under `real ...` those on the real track."""
         real = {f"real {metric}": value for metric, value in score(self.real).items()}
         return {**score(self.composed), **real}
 
@@ -191,7 +196,7 @@ def _table(
     rows = [_row(name, runs, floor) for name, runs in found.items()]
     rows += [_row(name, [scores], floor) for name, scores in references.items()]
     return Table(
-        title=f"Vocals of {config.songs.num_test} composed songs after {budget} a run, {config.seeds} seeds. "
+        title=f"Vocals of {config.songs.num_test} synthetic songs after {budget} a run, {config.seeds} seeds. "
         "Gain: dB of SI-SDR above the mixture. SDR, SIR, SAR: museval v4, median of songs. "
         "Real: six seconds of a MUSDB18 test track",
         unit=UNIT,

@@ -38,11 +38,11 @@ class ScalingBenchmark:
     rounds: Annotated[int, Gt(0)] = 3
     """Times that each run is made, in turns; the median counts."""
     shards: str = ""
-    """Shards that are trained on; by default 24 composed songs of 12 s."""
+    """Shards that are trained on; by default 24 synthetic songs of 12 s."""
     songs: SyntheticConfig = field(
         default_factory=lambda: SyntheticConfig(num_train=24, num_valid=2, num_test=0, seconds=12.0)
     )
-    """Composed songs, where no shards are given."""
+    """Synthetic songs, where no shards are given."""
     train: TrainConfig = field(default_factory=_run)
     """The run; the speed of its first third of steps does not count."""
 
@@ -70,9 +70,9 @@ def run(config: ScalingBenchmark) -> Sequence[Table]:
         for number in range(config.rounds):
             for plan in plans:
                 name = f"workers-{plan[0]}-batch-{plan[1]}-round-{number}"
-                train = replace(config.train, shards=shards, storage=folder, name=name)
+                train = replace(config.train, shards=shards, output_dir=folder, name=name)
                 found[plan].append(_measured(train, *plan))
-    told = f"{config.train.steps} steps of `cyclesep train` ({config.train.cyclegan.recipe})"
+    told = f"{config.train.steps} steps of `cyclesep train` ({config.train.method.recipe})"
     return [
         _table(f"{told}, a batch of {batch} crops shared among workers", shared, found),
         _table(f"{told}, {batch // first} crops for each worker", each, found),
@@ -91,14 +91,14 @@ def _measured(train: TrainConfig, workers: int, batch_size: int) -> _Speed:
     )
     report = fit(train, show=False)
     scalars = read_scalars(report.folder)
-    rates = scalars.get("speed/crops_per_second", Told())
+    rates = scalars.get("perf/crops_per_second", Told())
     # The last is of what is left of a second.
     counted = [i for i, step in enumerate(rates.steps) if _WARM_UP * train.steps < step < train.steps]
     if not counted:
         raise ConfigError(f"train.steps={train.steps}: too few to have a speed, which is told once a second; give more")
     return _Speed(
         crops_per_second=statistics.median(rates.values[i] for i in counted),
-        data_wait=statistics.median(scalars["speed/data_wait"].values[i] for i in counted),
+        data_wait=statistics.median(scalars["perf/data_wait_fraction"].values[i] for i in counted),
     )
 
 

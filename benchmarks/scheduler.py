@@ -23,15 +23,15 @@ from cyclesep.evaluation import score_display
 from cyclesep.evaluation.cluster_resources import Capacity, Cluster
 from cyclesep.evaluation.config import EvaluateConfig
 from cyclesep.evaluation.references import find_references
-from cyclesep.evaluation.resource_usage import forget_peak, peak_bytes, resident_bytes
+from cyclesep.evaluation.resource_usage import peak_bytes, reset_peak_memory, resident_bytes
 from cyclesep.evaluation.results import Results
 from cyclesep.evaluation.schedule import Schedule
 from cyclesep.evaluation.tasks import items_of, kept_of
-from cyclesep.evaluation.track_result import TrackOutcome
-from cyclesep.evaluation.track_scores import SUMMARY, TrackTable
+from cyclesep.evaluation.track_result import TrackResult
+from cyclesep.evaluation.track_scores import SUMMARY, TrackScores
 from cyclesep.evaluation.worker import Item
 from cyclesep.metrics import to_museval_json
-from cyclesep.storage.path import Folder
+from cyclesep.storage.path import StoragePath
 
 UNIT = "tracks/s"
 READ = "read the manifest"
@@ -75,7 +75,7 @@ class _Stages:
 
     def timed(self, stage: str, num_tracks: int, action: Callable[[], _Answer]) -> _Answer:
         before = resident_bytes()
-        forget_peak()
+        reset_peak_memory()
         began = time.perf_counter()
         answer = action()
         seconds = time.perf_counter() - began
@@ -98,7 +98,7 @@ def run(config: SchedulerBenchmark) -> Sequence[Table]:
 
 
 def _before_and_after(config: SchedulerBenchmark, folder: Path) -> tuple[list[Item], Table]:
-    shards, results = folder / "shards", Results(folder=Folder.of(folder / "output"))
+    shards, results = folder / "shards", Results(folder=StoragePath.of(folder / "output"))
     shards.mkdir()
     stages, number = _Stages(), config.tracks
     stages.timed("write it (an ingest does)", number, lambda: write_manifest(shards, make_manifest(records(number))))
@@ -126,8 +126,8 @@ def _keep(results: Results, items: Sequence[Item]) -> None:
         results.write_part(item.part, table_of(item), outcome_of(item))
 
 
-def _write_tables(results: Results, outcomes: Sequence[TrackOutcome]) -> None:
-    table = TrackTable(rows=tuple(row for outcome in outcomes for row in outcome.rows))
+def _write_tables(results: Results, outcomes: Sequence[TrackResult]) -> None:
+    table = TrackScores(rows=tuple(row for outcome in outcomes for row in outcome.rows))
     results.write_tracks(table)
     results.folder.write_text(SUMMARY, score_display.summary_json(table))
 
@@ -149,7 +149,7 @@ def _handing_out(config: SchedulerBenchmark, items: Sequence[Item]) -> Table:
 
 def _hand_out(items: Sequence[Item], *, cpus: int) -> float:
     """Seconds until each item has its outcome."""
-    made: dict[str, TrackOutcome] = {}
+    made: dict[str, TrackResult] = {}
     began = time.perf_counter()
     schedule = Schedule(EvaluateConfig(), items, task=outcome_of, cluster=_Told(cpus))
     schedule.run(lambda item, outcome: made.update({item.part.name: outcome}))

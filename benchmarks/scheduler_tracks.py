@@ -6,8 +6,8 @@ import numpy as np
 
 from cyclesep.data.shards.manifest import ShardFile, TrackRecord
 from cyclesep.evaluation.references import ReferenceTrack
-from cyclesep.evaluation.systems import Untouched
-from cyclesep.evaluation.track_result import TrackOutcome
+from cyclesep.evaluation.systems import MixtureBaseline
+from cyclesep.evaluation.track_result import TrackResult
 from cyclesep.evaluation.track_scores import METRICS, TrackRow
 from cyclesep.evaluation.worker import Item
 from cyclesep.metrics import ScoreTable, TargetScore, TrackScore
@@ -15,7 +15,7 @@ from cyclesep.metrics import ScoreTable, TargetScore, TrackScore
 SECONDS, SAMPLE_RATE, SEGMENT_SECONDS = 240, 44100, 4
 STEMS = ("mixture", "vocals", "drums", "bass", "other")
 TARGETS = STEMS[1:]
-SYSTEM = Untouched(name="mixture", targets=TARGETS)
+SYSTEM = MixtureBaseline(name="mixture", targets=TARGETS)
 
 # Of 16-bit stereo and the fields beside it.
 _RECORD_BYTES = len(STEMS) * 2 * 2 * SEGMENT_SECONDS * SAMPLE_RATE + 64
@@ -61,7 +61,7 @@ def frames_of(track: ReferenceTrack) -> TrackScore:
     targets = tuple(
         TargetScore(
             target=target,
-            scored_with=TARGETS,
+            scoring_group=TARGETS,
             **{name: rng.normal(5.0, 3.0, SECONDS) for name in ("sdr", "isr", "sir", "sar")},
             si_sdr=5.0,
             usdr=5.0,
@@ -73,7 +73,7 @@ def frames_of(track: ReferenceTrack) -> TrackScore:
         track_id=track.track_id,
         split=track.split,
         sample_rate=SAMPLE_RATE,
-        window_seconds=1.0,
+        frame_seconds=1.0,
         hop_seconds=1.0,
         targets=targets,
     )
@@ -84,7 +84,7 @@ def table_of(item: Item) -> ScoreTable:
     return ScoreTable.from_scores(item.system.name, [frames_of(item.track)])
 
 
-def outcome_of(item: Item, *_: object) -> TrackOutcome:
+def outcome_of(item: Item, *_: object) -> TrackResult:
     """Rows as of a track that was scored; what a task does here."""
     rows = tuple(
         TrackRow(
@@ -92,7 +92,7 @@ def outcome_of(item: Item, *_: object) -> TrackOutcome:
             track_id=item.track.track_id,
             split=item.track.split,
             target=target,
-            scored_with="+".join(TARGETS),
+            scoring_group="+".join(TARGETS),
             conditioning="exact",
             values=dict.fromkeys(METRICS, 5.0),
             frames=SECONDS,
@@ -104,4 +104,4 @@ def outcome_of(item: Item, *_: object) -> TrackOutcome:
         )
         for target in TARGETS
     )
-    return TrackOutcome(rows=rows)
+    return TrackResult(rows=rows)

@@ -28,7 +28,7 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringBenchmark:
-    """One track of a composed song in stereo, scored in several ways."""
+    """One track of a synthetic song in stereo, scored in several ways."""
 
     seconds: Annotated[float, Ge(2.0)] = 240.0
     """Length of the track."""

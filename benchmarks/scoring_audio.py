@@ -1,4 +1,4 @@
-"""The audio of the scoring benchmark: one composed song and estimates that leak, as files that every way maps."""
+"""The audio of the scoring benchmark: one synthetic song and estimates that leak, as files that every way maps."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -111,14 +111,14 @@ def _ways(config: StepBenchmark) -> dict[str, Step]:
     }
     for name, changes in {"same gradients": EXACT, "corrected": CORRECTED}.items():
         for bfloat16 in (False, True):
-            model = build_model({**changes, "bfloat16": bfloat16}, width=config.width)
+            model = build_model({**changes, "precision": "bf16" if bfloat16 else "fp32"}, width=config.width)
             ways[f"{name}, {'bfloat16' if bfloat16 else 'float32'}"] = model.step
     return ways
 
 
 def _compiled(config: StepBenchmark, batch: Batch) -> Step:
     """The corrected step after its first call, which compiles."""
-    model = build_model({**CORRECTED, "bfloat16": True}, width=config.width, wrap=compiled)
+    model = build_model({**CORRECTED, "precision": "bf16"}, width=config.width, wrap=compiled)
     model.step(batch)
     return model.step
 

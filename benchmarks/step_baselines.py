@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.notebook_step import NotebookStep
 from cyclesep.config import settings
-from cyclesep.cyclegan.config import CycleGANConfig
+from cyclesep.cyclegan.config import MethodConfig
 from cyclesep.cyclegan.model import CycleGAN
 from cyclesep.data.crops.dataset import Batch
 from cyclesep.errors import TrainingError
@@ -22,10 +22,10 @@ SAME = 1e-10
 # The trainer's switches for the notebook's own step: no phase shuffle, no level matching, no clipping.
 EXACT: Mapping[str, Any] = {
     "preset": "seed",
-    "seed_exact": True,
-    "separator.exact": True,
+    "notebook_exact": True,
+    "separator.original_layers": True,
     "discriminator.phase_shuffle": 0,
-    "matching.level": False,
+    "discriminator_input.normalize_level": False,
     "optimizer.clip_norm": 1e30,
 }
 CORRECTED: Mapping[str, Any] = {"preset": "seed"}
@@ -40,7 +40,7 @@ def build_model(
 ) -> CycleGAN:
     """The trainer's networks and optimizers with settings changed from their defaults, for mono at 16 kHz."""
     config = settings.replace(
-        CycleGANConfig(preset="seed"), {**changes, "separator.width": width, "discriminator.width": width}
+        MethodConfig(preset="notebook"), {**changes, "separator.channels": width, "discriminator.channels": width}
     )
     return CycleGAN(config, targets=["target"], channels=1, sample_rate=SAMPLE_RATE, device=device, wrap=wrap)
 

@@ -1,6 +1,6 @@
 """The road to a cluster on one machine: a Ray head, two nodes and an S3 server on loopback, jobs by cluster/submit.
 
-Composed songs are ingested, trained on, searched over and scored, all of it in S3; one node is killed while it trains.
+Synthetic songs are ingested, trained on, searched over and scored, all of it in S3; one node is killed while it trains.
 The nodes and the S3 server are those of the tests, which are on the path: `make cluster-demo`.
 """
 
@@ -69,7 +69,7 @@ def _submitted(site: Site, job: str) -> int:
 
 def _kill_a_node(site: Site, submit: subprocess.Popen[bytes]) -> None:
     """When the run has its first checkpoint, kill one of its two nodes, and start another one."""
-    while not (found := [key for key in site.listed(RUN) if key.endswith(f"/{checkpoints.PROGRESS}")]):
+    while not (found := [key for key in site.listed(RUN) if key.endswith(f"/{checkpoints.METADATA}")]):
         if submit.poll() is not None:
             return
         time.sleep(0.2)

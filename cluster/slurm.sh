@@ -9,7 +9,7 @@
 #SBATCH --signal=B:TERM@120
 # One job on a Ray cluster of the nodes that Slurm gives, which starts with it and ends with it. From the checkout:
 #
-#     sbatch cluster/slurm.sh train shards=/scratch/musdb18 storage=/scratch/runs name=vocals num_workers=8 use_gpu=true
+#     sbatch cluster/slurm.sh train shards=/scratch/musdb18 output_dir=/scratch/runs name=vocals num_workers=8 use_gpu=true
 #
 # Options for sbatch go before the script (sbatch --nodes=4 cluster/slurm.sh ...). Checkout, .venv, shards and runs lie
 # where all nodes see them. A run that was requeued, or sent again, goes on under its name.

@@ -3,7 +3,7 @@
 from sphinx.application import Sphinx
 
 from benchmarks.command import BENCHMARKS
-from cyclesep.cli.main import JOBS, TOOLS, Job, imported
+from cyclesep.cli.main import JOBS, TOOLS, Job, import_object
 from cyclesep.cli.print_config import markdown_table
 
 project = "cyclesep"
@@ -66,5 +66,5 @@ def job_reference(name: str, job: Job, depth: int = 2) -> str:
         rows = [f"| `{f'{flag.name} {flag.value or str()}'.strip()}` | {flag.sentence} |" for flag in job.flags]
         parts.append("\n".join([f"{heading} Options of {name}\n", "| option | what it does |", "|---|---|", *rows]))
     # Groups of settings have headings of depth 3.
-    table = markdown_table(imported(job.config)).replace("\n### ", f"\n{heading}# ")
+    table = markdown_table(import_object(job.config)).replace("\n### ", f"\n{heading}# ")
     return "\n\n".join([*parts, f"{heading} Settings of {name}\n\n{table}"])

@@ -12,7 +12,7 @@ import stempeg
 from rich.console import Console
 
 from cyclesep.cli import commands
-from cyclesep.cli.main import guarded
+from cyclesep.cli.main import run_with_error_handling
 from cyclesep.cluster.connect import connect
 from cyclesep.config import settings
 from cyclesep.data.ingest import IngestConfig
@@ -76,7 +76,7 @@ STEPS = (
     ("compose songs and turn them into shards, one Ray task per song", compose_and_ingest),
     ("the same for a real MUSDB18 test track", ingest_excerpt),
     ("train a cycle-consistent adversarial separator on two Ray Train workers", train),
-    ("separate and score composed songs that it never heard", evaluate_songs),
+    ("separate and score synthetic songs that it never heard", evaluate_songs),
     ("separate and score the real track", evaluate_excerpt),
     ("separate the real file at its own 44.1 kHz stereo", separate_excerpt),
 )
@@ -92,7 +92,7 @@ reports       {RUN}/test-songs/report.html, {RUN}/test-excerpt/report.html and {
 what to try next:
   separate your own music      .venv/bin/cyclesep separate song.mp3 checkpoint={RUN}
   train twice as long          .venv/bin/cyclesep train {shown(CONFIGS)}/train.yaml name=longer steps=2000
-  train its supervised twin    .venv/bin/cyclesep train {shown(CONFIGS)}/twin.yaml
+  train its supervised baseline    .venv/bin/cyclesep train {shown(CONFIGS)}/supervised-baseline.yaml
   MUSDB18, your own stems, unpaired recordings, a cluster: README.md"""
 
 
@@ -101,4 +101,4 @@ def _config(config_class: type, file: str, **values: Any) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded("quickstart", main))
+    sys.exit(run_with_error_handling("quickstart", main))

@@ -29,7 +29,7 @@ def top_name(path: Path) -> str:
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-def imported(path: Path) -> set[str]:
+def import_object(path: Path) -> set[str]:
     """Dotted names of all modules that a file imports, `from cyclesep import x` as cyclesep.x."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -43,7 +43,7 @@ def imported(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_down(path: Path) -> None:
     layer = LAYER_OF[top_name(path)]
-    for name in imported(path):
+    for name in import_object(path):
         package, _, rest = name.partition(".")
         if package == "cyclesep" and rest and not rest.startswith("__"):
             assert LAYER_OF[rest.split(".")[0]] <= layer, f"{path.name} (layer {layer}) imports {name} from above"

@@ -3,7 +3,7 @@
 separator.safetensors   the weights that are shipped: the moving average of the separator's
 training_state.pt       all weights, optimizers and counters, for an exact resume (tensors and numbers only)
 config.yaml             the resolved config of the run
-progress.json           step, metrics, and what they were made from and on: the checkpoint's card
+metadata.json           step, metrics, and what they were made from and on: the checkpoint's card
 
 Wherever a checkpoint or a run is named, it may lie in S3; the files that are needed are then copied to this machine.
 """
@@ -28,9 +28,9 @@ from cyclesep.cyclegan.model import CycleGAN
 from cyclesep.errors import CheckpointError, ConfigError
 from cyclesep.models.separators.separator import SeparatorConfig, build_separator
 from cyclesep.storage import atomic_io
-from cyclesep.storage.path import Folder
+from cyclesep.storage.path import StoragePath
 
-WEIGHTS, STATE, CONFIG, PROGRESS = "separator.safetensors", "training_state.pt", "config.yaml", "progress.json"
+WEIGHTS, STATE, CONFIG, METADATA = "separator.safetensors", "training_state.pt", "config.yaml", "metadata.json"
 RUN = "run.json"
 # What names of a run's checkpoints begin with.
 STEP = "step-"
@@ -39,7 +39,7 @@ RUNS = "runs"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class CheckpointMetadata:
     """How far a run has come, and the card of what it has made."""
 
     step: int
@@ -79,27 +79,27 @@ class LoadedSeparator:
     """Where it lies: the path again, or s3://bucket/prefix."""
 
 
-def save(folder: Path, model: CycleGAN, config: object, progress: Progress) -> None:
-    """Write a checkpoint into `folder`; each file appears whole or not at all, progress.json last."""
+def save(folder: Path, model: CycleGAN, config: object, progress: CheckpointMetadata) -> None:
+    """Write a checkpoint into `folder`; each file appears whole or not at all, metadata.json last."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.ema_separator.state_dict().items()}
     with atomic_io.replacing(folder / WEIGHTS) as partial:
         save_file(weights, partial)
     with atomic_io.replacing(folder / STATE) as partial:
         torch.save(model.state_dict(), partial)
     atomic_io.write_text(folder / CONFIG, settings.to_yaml(config))
-    atomic_io.write_text(folder / PROGRESS, json.dumps(asdict(progress), indent=2) + "\n")
+    atomic_io.write_text(folder / METADATA, json.dumps(asdict(progress), indent=2) + "\n")
 
 
-def load_state(path: Path | str | Folder, model: CycleGAN) -> Progress:
+def load_state(path: Path | str | StoragePath, model: CycleGAN) -> CheckpointMetadata:
     """Put the whole training state of a checkpoint, or of a run's best one, into `model`.
 
     Raises CheckpointError if there is none or it does not fit.
     """
     folder = located(path)
-    progress = read_progress(folder)
+    progress = read_metadata(folder)
     told = folder.path_of(STATE)
     try:
-        state = torch.load(folder.at_hand(STATE) / STATE, map_location="cpu", weights_only=True)
+        state = torch.load(folder.local_path(STATE) / STATE, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as problem:
         # What torch says of a damaged file tells about torch.
         why = _short(problem) if isinstance(problem, OSError) else "it cannot be unpacked"
@@ -113,13 +113,13 @@ def load_state(path: Path | str | Folder, model: CycleGAN) -> Progress:
     return progress
 
 
-def load_separator(path: Path | str | Folder, device: torch.device | str = "cpu") -> LoadedSeparator:
+def load_separator(path: Path | str | StoragePath, device: torch.device | str = "cpu") -> LoadedSeparator:
     """The separator of a checkpoint folder, or of the best checkpoint of a run folder, on `device`.
 
     Raises CheckpointError for a folder that is not a checkpoint, or whose weights are damaged or of another network.
     """
     folder = located(path)
-    progress = read_progress(folder)
+    progress = read_metadata(folder)
     module = build_separator(
         _separator_config(folder),
         targets=len(progress.targets),
@@ -127,7 +127,7 @@ def load_separator(path: Path | str | Folder, device: torch.device | str = "cpu"
         sample_rate=progress.sample_rate,
     )
     told = folder.path_of(WEIGHTS)
-    here = folder.at_hand(WEIGHTS, CONFIG, PROGRESS)
+    here = folder.local_path(WEIGHTS, CONFIG, METADATA)
     try:
         module.load_state_dict(load_file(here / WEIGHTS))
     except (OSError, safetensors.SafetensorError) as problem:
@@ -149,51 +149,51 @@ def load_separator(path: Path | str | Folder, device: torch.device | str = "cpu"
     )
 
 
-def find(path: Path | str | Folder) -> Path:
+def find(path: Path | str | StoragePath) -> Path:
     """The checkpoint folder that `path` means, on this machine; see `located`.
 
     Of one in S3 it holds all but the training state.
     """
-    return located(path).at_hand(WEIGHTS, CONFIG, PROGRESS)
+    return located(path).local_path(WEIGHTS, CONFIG, METADATA)
 
 
-def located(path: Path | str | Folder) -> Folder:
+def located(path: Path | str | StoragePath) -> StoragePath:
     """The checkpoint that `path` means: itself, or the best one of the run folder that it is.
 
     The name of a run alone means the one below `runs`. Raises CheckpointError if there is none.
     """
     folder = run_folder(path)
-    if folder.holds(PROGRESS):
+    if folder.holds(METADATA):
         return folder
     if folder.holds(RUN):
         return folder.below(_best(folder))
     raise CheckpointError(f"{folder.place}: is neither a checkpoint nor a finished run; {_remedy(folder)}")
 
 
-def run_folder(path: Path | str | Folder) -> Folder:
+def run_folder(path: Path | str | StoragePath) -> StoragePath:
     """A place as it is, or below `runs` if it is the name of a run there and nothing of that name lies here."""
-    if isinstance(path, Folder):
+    if isinstance(path, StoragePath):
         return path
     if storage.is_remote(path):
-        return Folder.of(path)
+        return StoragePath.of(path)
     path = Path(path)
     named = Path(RUNS) / path
-    return Folder(str(named if len(path.parts) == 1 and not path.exists() and named.is_dir() else path))
+    return StoragePath(str(named if len(path.parts) == 1 and not path.exists() and named.is_dir() else path))
 
 
-def _best(run: Folder) -> str:
+def _best(run: StoragePath) -> str:
     best = _read_json(run, RUN).get("best")
     if not isinstance(best, str) or not atomic_io.is_name(best):
         raise CheckpointError(f"{run.path_of(RUN)}: best is {best!r} and no folder beside it; copy the run again")
     return best
 
 
-def read_progress(folder: Path | str | Folder) -> Progress:
-    """progress.json of a checkpoint folder."""
+def read_metadata(folder: Path | str | StoragePath) -> CheckpointMetadata:
+    """metadata.json of a checkpoint folder."""
     folder = run_folder(folder)
-    told = folder.path_of(PROGRESS)
+    told = folder.path_of(METADATA)
     try:
-        progress = settings.build(Progress, _read_json(folder, PROGRESS))
+        progress = settings.build(CheckpointMetadata, _read_json(folder, METADATA))
     except ConfigError as problem:
         raise CheckpointError(f"{told}: was written by another version of cyclesep ({problem})") from problem
     for target in progress.targets:
@@ -203,31 +203,31 @@ def read_progress(folder: Path | str | Folder) -> Progress:
     return progress
 
 
-def steps_of(run: Folder) -> list[str]:
+def steps_of(run: StoragePath) -> list[str]:
     """Names of a run's checkpoints, the earliest first."""
-    return [name for name in run.folders() if name.startswith(STEP) and run.below(name).holds(PROGRESS)]
+    return [name for name in run.folders() if name.startswith(STEP) and run.below(name).holds(METADATA)]
 
 
-def write_run(folder: Path | str | Folder, *, best: str, last: str) -> None:
+def write_run(folder: Path | str | StoragePath, *, best: str, last: str) -> None:
     """Write run.json, by which a run folder stands for its best checkpoint; both names are folders inside it."""
     run_folder(folder).write_text(RUN, json.dumps({"best": best, "last": last}, indent=2) + "\n")
 
 
-def _remedy(folder: Folder) -> str:
+def _remedy(folder: StoragePath) -> str:
     """What to give in place of a folder: a run of a similar name, if it is the name of one."""
     runs = sorted(each.parent.name for each in Path(RUNS).glob(f"*/{RUN}"))
     if "/" in folder.place or Path(folder.place).exists() or not runs:
-        return f"give a folder that holds {PROGRESS} or {RUN}"
+        return f"give a folder that holds {METADATA} or {RUN}"
     near = difflib.get_close_matches(folder.name, runs, n=1)
     return f"did you mean {near[0]}?" if near else f"runs here: {', '.join(runs)}"
 
 
-def _separator_config(folder: Folder) -> SeparatorConfig:
+def _separator_config(folder: StoragePath) -> SeparatorConfig:
     told = folder.path_of(CONFIG)
     try:
         values = yaml.safe_load(folder.read_text(CONFIG))
-        return settings.build(SeparatorConfig, values["cyclegan"]["separator"])
-    except (storage.NoSuchObject, yaml.YAMLError, KeyError, TypeError) as problem:
+        return settings.build(SeparatorConfig, values["method"]["separator"])
+    except (storage.ObjectNotFound, yaml.YAMLError, KeyError, TypeError) as problem:
         raise CheckpointError(
             f"{told}: is missing or damaged ({_short(problem)}); copy the checkpoint again"
         ) from problem
@@ -235,16 +235,16 @@ def _separator_config(folder: Folder) -> SeparatorConfig:
         raise CheckpointError(f"{told}: was written by another version of cyclesep ({problem})") from problem
 
 
-def _read_json(folder: Folder, name: str) -> dict[str, Any]:
+def _read_json(folder: StoragePath, name: str) -> dict[str, Any]:
     try:
         return dict(json.loads(folder.read_text(name)))
-    except (storage.NoSuchObject, ValueError, TypeError) as problem:
+    except (storage.ObjectNotFound, ValueError, TypeError) as problem:
         told = f"{folder.path_of(name)}: is missing or damaged ({_short(problem)})"
         raise CheckpointError(f"{told}; copy the checkpoint again") from problem
 
 
 def _short(problem: BaseException) -> str:
-    if isinstance(problem, storage.NoSuchObject):
+    if isinstance(problem, storage.ObjectNotFound):
         return "there is no such file"
     if isinstance(problem, OSError) and problem.strerror:
         return problem.strerror

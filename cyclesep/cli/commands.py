@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from cyclesep.checkpoints import Progress
+from cyclesep.checkpoints import CheckpointMetadata
 from cyclesep.cluster.connect import connect
 from cyclesep.data import ingest as ingest_module
 from cyclesep.data.corpora.corpus import find_tracks
@@ -20,11 +20,11 @@ from cyclesep.evaluation.compare import CompareConfig
 from cyclesep.evaluation.config import EvaluateConfig
 from cyclesep.inference.config import SeparateConfig
 from cyclesep.inference.separate import separate_paths
-from cyclesep.reports.evaluation_report import write_evaluation_page
-from cyclesep.reports.report import report_on
-from cyclesep.reports.training_report import write_training_page
+from cyclesep.reports.evaluation_report import write_evaluation_report
+from cyclesep.reports.report import write_report
+from cyclesep.reports.training_report import write_training_report
 from cyclesep.storage import shown
-from cyclesep.storage.path import Folder
+from cyclesep.storage.path import StoragePath
 from cyclesep.training.config import TrainConfig
 from cyclesep.training.fit import fit
 
@@ -33,7 +33,7 @@ def ingest(config: IngestConfig) -> int:
     """Turn music into shards; the status is 1 if a track failed."""
     # What is most often wrong, before Ray, which takes seconds to start.
     tracks = find_tracks(config.corpus)
-    Folder.of(config.output).exists()
+    StoragePath.of(config.output).exists()
     with connect():
         done = ingest_module.ingest(config, tracks)
     print(done.summary())
@@ -44,13 +44,13 @@ def train(config: TrainConfig) -> int:
     """Train a separator, or go on with a run."""
     # What is most often wrong, before Ray, which takes seconds to start.
     ShardReader(config.shards)
-    Folder.of(config.storage).exists()
+    StoragePath.of(config.output_dir).exists()
     with connect():
         done = fit(config)
     folder = shown(done.folder.place)
     print(f"{folder}: {_told(done.progress)}")
     print(f"best checkpoint {done.best.name}, last {done.last.name}; separate with checkpoint={folder}")
-    report_on(done.folder, write_training_page)
+    write_report(done.folder, write_training_report)
     return 0
 
 
@@ -76,14 +76,14 @@ def evaluate(config: EvaluateConfig) -> int:
     score_display.print_summary(done.tracks, console=Console())
     for failure in done.failed:
         print(f"failed: {failure}")
-    report_on(done.output, write_evaluation_page)
+    write_report(done.output, write_evaluation_report)
     return 1 if done.failed else 0
 
 
 def compare(config: CompareConfig) -> int:
     """Put evaluations side by side; what makes them hard to compare is told on stderr."""
     done = compare_module.compare(config)
-    score_display.print_comparison(done, noise_db=config.noise_db, console=Console())
+    score_display.print_comparison(done, min_effect_db=config.min_effect_db, console=Console())
     return _published(done.warnings, done.to_json(), config.output)
 
 
@@ -100,11 +100,11 @@ def _published(warnings: Sequence[str], text: str, output: str | None) -> int:
         print(f"warning: {warning}", file=sys.stderr)
     if output is not None:
         place, _, name = output.rpartition("/")
-        Folder.of(place or ".").write_text(name, text)
+        StoragePath.of(place or ".").write_text(name, text)
     return 0
 
 
-def _told(progress: Progress) -> str:
+def _told(progress: CheckpointMetadata) -> str:
     """One line about a run: how far, how long, how good."""
     told = f"{progress.step} steps in {progress.training_seconds:.0f} s on {progress.hardware}"
     if "validation/sdr" in progress.metrics:

@@ -1,4 +1,4 @@
-"""Which sub-commands `cyclesep` has: what each is told, shows as examples, and runs (imported when it is chosen)."""
+"""Which sub-commands `cyclesep` has: what each is told, shows as examples, and runs (import_object when it is chosen)."""
 
 import importlib
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Flag:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One sub-command: what it does and where its config and its function live (imported when it is chosen)."""
+    """One sub-command: what it does and where its config and its function live (import_object when it is chosen)."""
 
     sentence: str
     config: str
@@ -60,10 +60,10 @@ JOBS = {
         examples=(
             "jobs/configs/quickstart/train.yaml",
             "shards=data/musdb18 name=vocals targets=[vocals] num_workers=4 use_gpu=true",
-            "jobs/configs/quickstart/train.yaml cyclegan.recipe=supervised name=twin",
+            "jobs/configs/quickstart/train.yaml method.recipe=supervised name=supervised-baseline",
             "runs/quickstart/step-00000700 name=longer steps=1400",
         ),
-        checkpoint_fills="start_from",
+        checkpoint_fills="init_from",
     ),
     "tune": Job(
         sentence="Search for settings of a training run, such as loss weights and learning rates, with Ray Tune.",
@@ -71,7 +71,7 @@ JOBS = {
         function="cyclesep.tuning.command:tune",
         examples=(
             "jobs/configs/tune-demo/tune.yaml",
-            "jobs/configs/tune-vocals-16k.yaml name=weights search=random scheduler=pbt trials=8",
+            "jobs/configs/tune-vocals-16k.yaml name=weights search=random scheduler=pbt num_trials=8",
             "jobs/configs/tune-vocals-16k.yaml name=small search=optuna scheduler=none objectives=[sdr,parameters]",
         ),
     ),
@@ -81,8 +81,8 @@ JOBS = {
         function="cyclesep.cli.commands:separate",
         examples=(
             "song.mp3 checkpoint=runs/quickstart",
-            "folder-of-songs 'more/*.m4a' checkpoint=quickstart output=stems file_format=flac",
-            "song.mp3 checkpoint=quickstart --two-stems vocals name='{track} ({stem}).{ext}' file_format=mp3",
+            "folder-of-songs 'more/*.m4a' checkpoint=quickstart output=stems format=flac",
+            "song.mp3 checkpoint=quickstart --two-stems vocals filename_template='{track} ({stem}).{ext}' format=mp3",
         ),
         words_fill="inputs",
         flags=(
@@ -123,7 +123,7 @@ JOBS = {
         config="cyclesep.evaluation.compare:CompareConfig",
         function="cyclesep.cli.commands:compare",
         examples=(
-            "runs/quickstart/test-songs runs/twin/test-songs",
+            "runs/quickstart/test-songs runs/supervised-baseline/test-songs",
             "runs/quickstart/test-songs systems=[heuristic,separator] metrics=[SDR,SI-SDR] output=comparison.json",
         ),
         words_fill="runs",
@@ -145,7 +145,7 @@ JOBS = {
             "data/quickstart --audio",
             "s3://music/musdb18 --json",
         ),
-        words_fill="places",
+        words_fill="paths",
         flags=(
             Flag(
                 name="--audio", sentence="read the audio of shards and tell its LUFS (slower)", settings=("audio=true",)
@@ -192,7 +192,7 @@ TOOLS = {
 }
 
 
-def imported(place: str) -> Any:
+def import_object(place: str) -> Any:
     """What `module:name` means."""
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from cyclesep import __version__
 from cyclesep.cli.help import job_help
-from cyclesep.cli.jobs import JOBS, TOOLS, Job, imported
+from cyclesep.cli.jobs import JOBS, TOOLS, Job, import_object
 from cyclesep.cli.reference import job_reference
 from cyclesep.config import settings
 from cyclesep.errors import ConfigError, CyclesepError
@@ -27,14 +27,14 @@ __all__ = [
     "TOOLS",
     "Job",
     "Parser",
+    "classify_args",
     "fail",
-    "guarded",
-    "imported",
+    "import_object",
     "is_setting",
     "main",
     "run_job",
+    "run_with_error_handling",
     "run_words",
-    "sorted_words",
 ]
 
 
@@ -52,7 +52,7 @@ def _main(words: Sequence[str]) -> None:
         print(f"cyclesep {__version__}")
         sys.exit(0)
     if words[0] in TOOLS:
-        imported(TOOLS[words[0]].function)(words[1:])
+        import_object(TOOLS[words[0]].function)(words[1:])
     if words[0] not in JOBS:
         near = difflib.get_close_matches(words[0], [*JOBS, *TOOLS], n=1)
         fail(
@@ -101,7 +101,7 @@ def run_words(name: str, job: Job, words: Sequence[str]) -> NoReturn:
     parser.add_argument("words", nargs="*")
     chosen = parser.parse_intermixed_args(words[:end])
     chosen.words += words[end + 1 :]
-    sys.exit(guarded(name, lambda: _run(name, job, chosen), debug=chosen.debug, as_json=parser.as_json))
+    sys.exit(run_with_error_handling(name, lambda: _run(name, job, chosen), debug=chosen.debug, as_json=parser.as_json))
 
 
 class Parser(argparse.ArgumentParser):
@@ -123,13 +123,13 @@ def _run(name: str, job: Job, chosen: argparse.Namespace) -> int:
     if chosen.help:
         print(_help(name, job))
         return 0
-    config = settings.load(imported(job.config), *sorted_words(job, [*chosen.words, *_flag_words(job, chosen)]))
+    config = settings.load(import_object(job.config), *classify_args(job, [*chosen.words, *_flag_words(job, chosen)]))
     if chosen.print_config:
         print(settings.to_yaml(config), end="")
         return 0
-    outcome = imported(job.function)(config)
+    outcome = import_object(job.function)(config)
     if job.gives_tables:
-        imported("benchmarks.table:publish")(outcome, chosen.json)
+        import_object("benchmarks.table:publish")(outcome, chosen.json)
         return 0
     status: int = outcome
     return status
@@ -141,7 +141,7 @@ def _flag_words(job: Job, chosen: argparse.Namespace) -> list[str]:
     return [word.replace("{}", _quoted(str(value))) for flag, value in given.items() for word in flag.settings]
 
 
-def sorted_words(job: Job, words: Sequence[str]) -> tuple[list[str], list[str]]:
+def classify_args(job: Job, words: Sequence[str]) -> tuple[list[str], list[str]]:
     """YAML files, and `name=value` words; what other words mean the job says, or they are refused."""
     files, values, others = [], [], []
     for word in words:
@@ -178,7 +178,7 @@ def _quoted(word: str) -> str:
     return "'" + word.replace("'", "''") + "'"
 
 
-def guarded(name: str, action: Callable[[], int], *, debug: bool = False, as_json: bool = False) -> int:
+def run_with_error_handling(name: str, action: Callable[[], int], *, debug: bool = False, as_json: bool = False) -> int:
     """Run a job; gives its exit status, or prints its error as one line and gives that error's status.
 
     With `as_json` stdout gets the error as its one document: `{"error": {"status": ..., "reason": ...}}`.

@@ -11,7 +11,7 @@ import yaml
 from pydantic_core import to_jsonable_python
 
 from cyclesep.cli.help import shown
-from cyclesep.cli.main import JOBS, Parser, fail, guarded, imported, sorted_words
+from cyclesep.cli.main import JOBS, Parser, classify_args, fail, import_object, run_with_error_handling
 from cyclesep.cli.reference import job_reference
 from cyclesep.config import settings
 from cyclesep.config.settings import Group, Setting
@@ -44,7 +44,9 @@ def run_config(words: Sequence[str]) -> NoReturn:
     if name not in JOBS:
         near = difflib.get_close_matches(name, JOBS, n=1)
         fail("cyclesep config", f"there is no job {name!r}; {f'did you mean {near[0]}?' if near else ', '.join(JOBS)}")
-    sys.exit(guarded("config", lambda: _print(name, rest, markdown=chosen.markdown), debug=chosen.debug))
+    sys.exit(
+        run_with_error_handling("config", lambda: _print(name, rest, markdown=chosen.markdown), debug=chosen.debug)
+    )
 
 
 def commented_yaml(config_class: type, values: Mapping[str, Any] | None = None) -> str:
@@ -68,8 +70,8 @@ def _print(name: str, words: Sequence[str], *, markdown: bool) -> int:
     values: dict[str, Any] = {}
     if words:
         # Only its dataclasses know what may be said, and they come with all that the job imports.
-        config_class = imported(JOBS[name].config)
-        values = settings.read(config_class, *sorted_words(JOBS[name], words))
+        config_class = import_object(JOBS[name].config)
+        values = settings.read(config_class, *classify_args(JOBS[name], words))
         settings.check(config_class, values)
     print(_commented(known.settings, values), end="")
     return 0

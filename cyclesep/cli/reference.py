@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic_core import to_jsonable_python
 
-from cyclesep.cli.jobs import JOBS, Job, imported
+from cyclesep.cli.jobs import JOBS, Job, import_object
 from cyclesep.config import settings
 from cyclesep.config.settings import Group, Setting
 from cyclesep.storage.atomic_io import write_text
@@ -31,8 +31,8 @@ class Reference:
 
 
 def job_reference(name: str, job: Job) -> Reference:
-    """The reference of a job: out of the file, so that nothing of it is imported; of one that is not there, its own."""
-    return _read(_file()[name]) if name in _file() else reference_of(imported(job.config))
+    """The reference of a job: out of the file, so that nothing of it is import_object; of one that is not there, its own."""
+    return _read(_file()[name]) if name in _file() else reference_of(import_object(job.config))
 
 
 def reference_of(config_class: type) -> Reference:
@@ -42,7 +42,7 @@ def reference_of(config_class: type) -> Reference:
 
 def reference_text() -> str:
     """What the file should hold: the references of all jobs, as JSON."""
-    plain = {name: _plain(imported(job.config)) for name, job in JOBS.items()}
+    plain = {name: _plain(import_object(job.config)) for name, job in JOBS.items()}
     return json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# Read by Ray when it is imported: Train V2 only, no usage report, no reminder lines that a user cannot act on; nor a
+# Read by Ray when it is import_object: Train V2 only, no usage report, no reminder lines that a user cannot act on; nor a
 # complaint every few seconds where a disk is 95 % full, as a person's often is.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -30,13 +30,13 @@ import ray  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 from cyclesep.cluster.local_cluster import private_cluster  # noqa: E402
-from cyclesep.cluster.log_filters import leave_out_idle_talk  # noqa: E402
+from cyclesep.cluster.log_filters import filter_ray_logs  # noqa: E402
 from cyclesep.cluster.shared_cluster import on_cluster  # noqa: E402
 from cyclesep.errors import ClusterError  # noqa: E402
 
-__all__ = ["actor_here", "connect", "lack_of_memory", "ray"]
+__all__ = ["connect", "local_actor", "out_of_memory_error", "ray"]
 
-leave_out_idle_talk()
+filter_ray_logs()
 
 
 @contextmanager
@@ -52,10 +52,10 @@ def connect(*, num_cpus: int | None = None, log_to_driver: bool = True) -> Itera
         try:
             yield
         except ray.exceptions.OutOfMemoryError as problem:
-            raise lack_of_memory(problem) from problem
+            raise out_of_memory_error(problem) from problem
 
 
-def lack_of_memory(problem: ray.exceptions.OutOfMemoryError) -> ClusterError:
+def out_of_memory_error(problem: ray.exceptions.OutOfMemoryError) -> ClusterError:
     """What Ray's page about processes that it ended comes to."""
     seen = re.search(r"Memory on the node \(IP: ([^,)]+).*?was (\S+) used / (\S+) limit", str(problem))
     machine = f"{seen[1]} ({seen[2]} of {seen[3]} used)" if seen else "a machine of the cluster"
@@ -65,7 +65,7 @@ def lack_of_memory(problem: ray.exceptions.OutOfMemoryError) -> ClusterError:
     )
 
 
-def actor_here(kind: type) -> Any:
+def local_actor(kind: type) -> Any:
     """A new actor of `kind` without CPUs, on the node of this process: on another one it would be lost with that."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(num_cpus=0, scheduling_strategy=here)(kind).remote()

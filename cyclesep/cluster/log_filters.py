@@ -21,7 +21,7 @@ _IDLE_TALK = re.compile(
 _LOST_NODE = re.compile(r"(?s)^The node with node id: \w+ and address: (\S+) .* has been marked dead .*")
 
 
-def leave_out_idle_talk() -> None:
+def filter_ray_logs() -> None:
     """Let Ray print of what its processes say only what is no idle talk."""
     print_all = ray_worker.print_to_stdstream
 

@@ -99,7 +99,7 @@ def _bring_token_if_asked(address: str) -> None:
 
 
 def _authenticate_by(mode: str | None) -> None:
-    """Set what Ray otherwise reads when it is imported."""
+    """Set what Ray otherwise reads when it is import_object."""
     if mode is None:
         os.environ.pop(_AUTHENTICATION, None)
     else:

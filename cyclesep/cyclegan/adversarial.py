@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from cyclesep.cyclegan import losses
-from cyclesep.cyclegan.config import CycleGANConfig
+from cyclesep.cyclegan.config import MethodConfig
 from cyclesep.cyclegan.discriminator_input import matched
-from cyclesep.cyclegan.distributed import Ranks
-from cyclesep.cyclegan.losses import Judgement
-from cyclesep.cyclegan.recipes import Judged
-from cyclesep.cyclegan.replay_buffer import ReplayPool
+from cyclesep.cyclegan.distributed import DistributedContext
+from cyclesep.cyclegan.losses import FeatureMaps
+from cyclesep.cyclegan.recipes import DiscriminatorPair
+from cyclesep.cyclegan.replay_buffer import ReplayBuffer
 
 
 class AdversarialLoss:
@@ -21,35 +21,37 @@ class AdversarialLoss:
 
     def __init__(
         self,
-        config: CycleGANConfig,
+        config: MethodConfig,
         discriminators: Mapping[str, nn.Module],
         wrapped: Mapping[str, nn.Module],
         *,
         sample_rate: int,
         seed: int,
-        ranks: Ranks,
+        ranks: DistributedContext,
     ) -> None:
         """`wrapped` are the same discriminators as data-parallel modules, for the passes that train them."""
-        assert config.adversarial is not None
-        self._config, self._form = config, config.adversarial
+        assert config.adversarial_loss is not None
+        self._config, self._form = config, config.adversarial_loss
         self._discriminators, self._wrapped = discriminators, wrapped
         self._sample_rate, self._ranks = sample_rate, ranks
         self.pools = {
-            name: ReplayPool(config.replay_pool, seed=seed + index, ranks=ranks)
+            name: ReplayBuffer(config.replay_buffer_size, seed=seed + index, ranks=ranks)
             for index, name in enumerate(discriminators)
-            if config.replay_pool
+            if config.replay_buffer_size
         }
 
-    def prepared(self, judged: Mapping[str, Judged], rng: torch.Generator, *, paired: bool) -> dict[str, Judged]:
-        """Pairs cut to what is judged of them, and brought to one level and band (see `MatchingConfig`)."""
-        matching, rate = self._config.matching, self._sample_rate
+    def prepared(
+        self, judged: Mapping[str, DiscriminatorPair], rng: torch.Generator, *, paired: bool
+    ) -> dict[str, DiscriminatorPair]:
+        """Pairs cut to what is judged of them, and brought to one level and band (see `DiscriminatorInputConfig`)."""
+        matching, rate = self._config.discriminator_input, self._sample_rate
         return {
             name: matched(matching, self._cut(pair, rng), paired=paired, sample_rate=rate)
             for name, pair in judged.items()
         }
 
     def generator_terms(
-        self, judged: Mapping[str, Judged], rng: torch.Generator, *, feature_matching: bool
+        self, judged: Mapping[str, DiscriminatorPair], rng: torch.Generator, *, feature_matching: bool
     ) -> dict[str, Tensor]:
         """Adversarial and feature-matching terms of the generators, through frozen discriminators."""
         terms: dict[str, list[Tensor]] = {"adversarial": [], "feature_matching": []}
@@ -68,7 +70,7 @@ class AdversarialLoss:
         return {name: torch.stack(values).sum() for name, values in terms.items() if values}
 
     def discriminator_loss(
-        self, judged: Mapping[str, Judged], rng: torch.Generator, *, step: int, autocast: torch.autocast
+        self, judged: Mapping[str, DiscriminatorPair], rng: torch.Generator, *, step: int, autocast: torch.autocast
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """What all discriminators minimise together, and its parts by name; real and fake share each pass."""
         values: dict[str, Tensor] = {}
@@ -80,14 +82,16 @@ class AdversarialLoss:
             real, fake = zip(*(each.split([len(pair.real), len(fakes)]) for each in logits), strict=True)
             parts.append(losses.discriminator_loss(self._form, real, fake, self._ranks.mean))
             values[f"{name}/adversarial"] = parts[-1].detach()
-            values[f"{name}/margin"] = _mean(real) - _mean(fake)
+            values[f"{name}/logit_gap"] = _mean(real) - _mean(fake)
             if self._penalised(step):
                 penalty = self._gradient_penalty(name, pair.real)
-                parts.append(self._config.discriminator.r1_gamma / 2 * self._config.discriminator.r1_every * penalty)
+                parts.append(self._config.discriminator.r1_gamma / 2 * self._config.discriminator.r1_interval * penalty)
                 values[f"{name}/gradient_penalty"] = penalty.detach()
         return torch.stack(parts).sum(), values
 
-    def replayed(self, parts: Sequence[Mapping[str, Judged]], step: int) -> list[dict[str, Judged]]:
+    def replayed(
+        self, parts: Sequence[Mapping[str, DiscriminatorPair]], step: int
+    ) -> list[dict[str, DiscriminatorPair]]:
         """The parts of a batch with some fakes exchanged for earlier ones; every n-th crop lies in the same part."""
         changed = [dict(part) for part in parts]
         for name, pool in self.pools.items():
@@ -97,7 +101,7 @@ class AdversarialLoss:
                 part[name] = dataclasses.replace(part[name], fake=shown[:, index])
         return changed
 
-    def _cut(self, pair: Judged, rng: torch.Generator) -> Judged:
+    def _cut(self, pair: DiscriminatorPair, rng: torch.Generator) -> DiscriminatorPair:
         """The same window of all waveforms of a pair."""
         seconds = self._config.discriminator.crop_seconds
         if seconds is None or round(seconds * self._sample_rate) >= pair.real.shape[-1]:
@@ -111,14 +115,14 @@ class AdversarialLoss:
         also_fake = None if pair.also_fake is None else cut(pair.also_fake)
         return dataclasses.replace(pair, real=cut(pair.real), fake=cut(pair.fake), also_fake=also_fake)
 
-    def _judged_real(self, name: str, pair: Judged, rng: torch.Generator) -> Judgement:
+    def _judged_real(self, name: str, pair: DiscriminatorPair, rng: torch.Generator) -> FeatureMaps:
         with torch.no_grad():
-            judgement: Judgement = self._discriminators[name](pair.real, rng)
+            judgement: FeatureMaps = self._discriminators[name](pair.real, rng)
         return judgement
 
     def _penalised(self, step: int) -> bool:
         discriminator = self._config.discriminator
-        return discriminator.r1_gamma > 0 and step % discriminator.r1_every == 0
+        return discriminator.r1_gamma > 0 and step % discriminator.r1_interval == 0
 
     def _gradient_penalty(self, name: str, real: Tensor) -> Tensor:
         """In full precision: a gradient of a gradient has no range to spare."""
@@ -139,7 +143,7 @@ def _frozen(modules: Iterable[nn.Module]) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _logits(judgement: Judgement) -> list[Tensor]:
+def _logits(judgement: FeatureMaps) -> list[Tensor]:
     return [maps[-1] for maps in judgement]
 
 

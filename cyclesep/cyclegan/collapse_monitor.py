@@ -22,31 +22,31 @@ log = logging.getLogger(__name__)
 class CollapseConfig:
     """When a separator counts as collapsed, and what follows."""
 
-    energy_below: Annotated[float, Ge(0)] = 1e-3
+    min_output_energy: Annotated[float, Ge(0)] = 1e-3
     """Energy of the estimates over that of the mixtures, averaged over steps, below which they count as silent."""
 
-    for_steps: Annotated[int, Gt(0)] = 100
+    output_patience: Annotated[int, Gt(0)] = 100
     """Steps in a row below it after which the alarm is raised, once."""
 
-    removed_below: Annotated[float, Ge(0)] = 0.1
+    min_removed_energy: Annotated[float, Ge(0)] = 0.1
     """Unpaired crops: energy of what estimates remove from the mixtures over that of the mixtures, averaged likewise,
     below which all counts as let through; 0 where the targets nearly are the mixtures."""
 
-    removed_for_steps: Annotated[int, Gt(0)] = 500
+    removed_patience: Annotated[int, Gt(0)] = 500
     """Steps in a row below it after which that alarm is raised, once."""
 
-    end_run: bool = False
+    fail: bool = False
     """End the run when an alarm is raised, instead of a warning."""
 
 
-class CollapseAlarm:
+class CollapseMonitor:
     """Running means of the energy that estimates have and remove, and for how many steps each has been too low."""
 
     def __init__(self, config: CollapseConfig, *, warns: bool = True) -> None:
         """`warns`: whether this worker is the one that writes the warning."""
         self._config, self._warns = config, warns
-        self.energy = _WatchedMean(config.energy_below)
-        self.removed = _WatchedMean(config.removed_below)
+        self.energy = ThresholdedEMA(config.min_output_energy)
+        self.removed = ThresholdedEMA(config.min_removed_energy)
 
     def observe(self, energy: float, removed: float, *, paired: bool) -> None:
         """Take in one step's two energies, if finite; raises TrainingError at an alarm if the run shall end.
@@ -54,19 +54,19 @@ class CollapseAlarm:
         Where crops are paired, as much is removed as the truth wants.
         """
         config = self._config
-        if self.energy.observe(energy) == config.for_steps:
+        if self.energy.observe(energy) == config.output_patience:
             self._raise_alarm(
-                f"the separator's estimates have held less than {config.energy_below:g} of the mixtures' energy for "
-                f"{config.for_steps} steps: it has collapsed to silence; lower cyclegan.loss_weights.swap_cycle or "
-                "cyclegan.loss_weights.adversarial, and start again from an earlier checkpoint"
+                f"the separator's estimates have held less than {config.min_output_energy:g} of the mixtures' energy for "
+                f"{config.output_patience} steps: it has collapsed to silence; lower method.loss_weights.swap_cycle or "
+                "method.loss_weights.adversarial, and start again from an earlier checkpoint"
             )
-        if self.removed.observe(removed, counts=not paired) == config.removed_for_steps:
+        if self.removed.observe(removed, counts=not paired) == config.removed_patience:
             self._raise_alarm(
-                f"the separator has removed less than {config.removed_below:g} of the mixtures' energy for "
-                f"{config.removed_for_steps} steps: it lets everything through; let discriminators in from the first "
-                "step (cyclegan.adversarial_from_step=0) or give them more weight "
-                "(cyclegan.loss_weights.adversarial); if the targets are nearly all there is, set "
-                "cyclegan.collapse.removed_below=0"
+                f"the separator has removed less than {config.min_removed_energy:g} of the mixtures' energy for "
+                f"{config.removed_patience} steps: it lets everything through; let discriminators in from the first "
+                "step (method.adversarial_start_step=0) or give them more weight "
+                "(method.loss_weights.adversarial); if the targets are nearly all there is, set "
+                "method.collapse.min_removed_energy=0"
             )
 
     def state_dict(self) -> dict[str, Any]:
@@ -77,13 +77,13 @@ class CollapseAlarm:
         self.removed.load_state_dict(state["removed"])
 
     def _raise_alarm(self, told: str) -> None:
-        if self._config.end_run:
+        if self._config.fail:
             raise TrainingError(told)
         if self._warns:
             log.warning(told)
 
 
-class _WatchedMean:
+class ThresholdedEMA:
     """A running mean, and for how many steps in a row it has been below a limit."""
 
     def __init__(self, limit: float) -> None:

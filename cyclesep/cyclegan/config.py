@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt
 
 from cyclesep.cyclegan.collapse_monitor import CollapseConfig
-from cyclesep.cyclegan.discriminator_input import MatchingConfig
-from cyclesep.cyclegan.loss_balancer import BalancerConfig
+from cyclesep.cyclegan.discriminator_input import DiscriminatorInputConfig
+from cyclesep.cyclegan.loss_balancer import LossBalancerConfig
 from cyclesep.cyclegan.losses import AdversarialForm
 from cyclesep.cyclegan.optimization import OptimizerConfig
 from cyclesep.cyclegan.recipes import NOTEBOOK, RECIPES, Recipe, RecipeName
@@ -19,17 +19,17 @@ from cyclesep.models.separators.separator import SeparatorConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class CycleGANConfig:
+class MethodConfig:
     """What is trained and how. Values left empty are filled from the preset when the config is made."""
 
     recipe: RecipeName = "remix"
     """Passes and terms of a step: `remix`, `cyclegan` (both paired or unpaired), `paired`, `supervised`."""
 
-    preset: Literal["modern", "seed"] = "modern"
-    """What empty values stand for: the modern defaults, or the networks, losses and optimizers of the ancestor."""
+    preset: Literal["default", "notebook"] = "default"
+    """What empty values stand for: the modern defaults, or the networks, losses and optimizers of the original notebook."""
 
-    seed_exact: bool = False
-    """With preset=seed and recipe=remix: the step that the ancestor's notebook made, in which only the cycle trains."""
+    notebook_exact: bool = False
+    """With preset=notebook and recipe=remix: the step that the original notebook's notebook made, in which only the cycle trains."""
 
     separator: SeparatorConfig = field(default_factory=SeparatorConfig)
     """The network that is trained to be shipped; the `mixer` of the cyclegan recipe is built alike."""
@@ -37,25 +37,25 @@ class CycleGANConfig:
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     """The network of each discriminator."""
 
-    adversarial: AdversarialForm | None = None
+    adversarial_loss: AdversarialForm | None = None
     """Form of the adversarial terms; empty takes the preset's (modern lsgan, seed relativistic)."""
 
-    adversarial_from_step: Annotated[int, Ge(0)] = 0
+    adversarial_start_step: Annotated[int, Ge(0)] = 0
     """Step from which on discriminators are trained and adversarial terms count."""
 
-    swap_from_step: Annotated[int, Ge(0)] = 1000
+    swap_start_step: Annotated[int, Ge(0)] = 1000
     """Step from which on `swap_cycle` counts, if it has a weight; from scratch it collapses to silence."""
 
     loss_weights: dict[str, Annotated[float, Ge(0)]] = field(default_factory=dict)
     """Weights that differ from the recipe's own; a term of weight 0 is not computed."""
 
-    balancer: BalancerConfig = field(default_factory=BalancerConfig)
+    loss_balancer: LossBalancerConfig = field(default_factory=LossBalancerConfig)
     """Whether the weights weigh gradients instead of losses."""
 
-    matching: MatchingConfig = field(default_factory=MatchingConfig)
+    discriminator_input: DiscriminatorInputConfig = field(default_factory=DiscriminatorInputConfig)
     """What real and fake waveforms are brought to before a discriminator compares them."""
 
-    replay_pool: Annotated[int, Ge(0)] = 0
+    replay_buffer_size: Annotated[int, Ge(0)] = 0
     """Earlier fakes, over all workers, that discriminators see again on unpaired batches (CycleGAN: 50); 0: none."""
 
     collapse: CollapseConfig = field(default_factory=CollapseConfig)
@@ -64,10 +64,10 @@ class CycleGANConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Learning rates, schedule, clipping, moving average."""
 
-    accumulate: Annotated[int, Gt(0)] = 1
+    gradient_accumulation_steps: Annotated[int, Gt(0)] = 1
     """Parts into which each worker's share of a batch is divided, one after the other: less memory, the same step."""
 
-    bfloat16: bool = False
+    precision: Literal["fp32", "bf16"] = "fp32"
     """Run the networks under bfloat16 autocast; losses, spectra and optimizers stay in float32."""
 
     def __post_init__(self) -> None:
@@ -81,18 +81,18 @@ class CycleGANConfig:
     @property
     def definition(self) -> Recipe:
         """The recipe that is meant."""
-        return NOTEBOOK if self.seed_exact else RECIPES[self.recipe]
+        return NOTEBOOK if self.notebook_exact else RECIPES[self.recipe]
 
     @property
     def weights(self) -> dict[str, float]:
         """The weight of every term of the recipe."""
-        preset = self.definition.seed_weights if self.preset == "seed" else {}
+        preset = self.definition.notebook_weights if self.preset == "notebook" else {}
         return {**self.definition.weights, **preset, **self.loss_weights}
 
 
 _PRESETS: dict[str, dict[str, Any]] = {
-    "modern": {
-        "adversarial": "lsgan",
+    "default": {
+        "adversarial_loss": "lsgan",
         "discriminator": {"name": "spectral"},
         "optimizer": {
             "lr_separator": 1e-3,
@@ -102,10 +102,10 @@ _PRESETS: dict[str, dict[str, Any]] = {
             "schedule": "cosine",
         },
     },
-    "seed": {
-        "adversarial": "relativistic",
-        "separator": {"name": "seed"},
-        "discriminator": {"name": "seed"},
+    "notebook": {
+        "adversarial_loss": "relativistic",
+        "separator": {"name": "wavegan"},
+        "discriminator": {"name": "wavegan"},
         "optimizer": {
             "lr_separator": 2e-4,
             "lr_discriminator": 2e-4,
@@ -122,7 +122,7 @@ def _filled(config: Any, values: Mapping[str, Any]) -> Any:
     return dataclasses.replace(config, **empty)
 
 
-def _refuse_bad_weights(config: CycleGANConfig) -> None:
+def _refuse_bad_weights(config: MethodConfig) -> None:
     known = config.definition.weights
     unknown = sorted(set(config.loss_weights) - set(known))
     if unknown:
@@ -133,24 +133,24 @@ def _refuse_bad_weights(config: CycleGANConfig) -> None:
         raise ConfigError("loss_weights: every term has weight 0; give at least one of them a positive weight")
 
 
-def _refuse_what_does_not_fit(config: CycleGANConfig) -> None:
-    if config.seed_exact and (config.preset, config.recipe) != ("seed", "remix"):
+def _refuse_what_does_not_fit(config: MethodConfig) -> None:
+    if config.notebook_exact and (config.preset, config.recipe) != ("notebook", "remix"):
         raise ConfigError(
-            f"seed_exact=true: is a variant of preset=seed with recipe=remix, not of preset={config.preset} with "
-            f"recipe={config.recipe}; set those, or leave seed_exact out"
+            f"notebook_exact=true: is a variant of preset=notebook with recipe=remix, not of preset={config.preset} with "
+            f"recipe={config.recipe}; set those, or leave notebook_exact out"
         )
-    low, high = config.matching.band_hz
+    low, high = config.discriminator_input.band_hz
     if low >= high:
-        raise ConfigError(f"matching.band_hz=[{low:g}, {high:g}]: is empty; give the lower limit first")
-    if config.accumulate == 1:
+        raise ConfigError(f"discriminator_input.band_hz=[{low:g}, {high:g}]: is empty; give the lower limit first")
+    if config.gradient_accumulation_steps == 1:
         return
-    if config.adversarial == "relativistic" and config.definition.discriminators:
+    if config.adversarial_loss == "relativistic" and config.definition.discriminators:
         raise ConfigError(
-            f"accumulate={config.accumulate}: adversarial=relativistic compares with the mean over the whole batch; "
-            "set adversarial=lsgan, or accumulate=1"
+            f"gradient_accumulation_steps={config.gradient_accumulation_steps}: adversarial_loss=relativistic compares with the mean over the whole batch; "
+            "set adversarial_loss=lsgan, or gradient_accumulation_steps=1"
         )
-    if config.separator.exact:
+    if config.separator.original_layers:
         raise ConfigError(
-            f"accumulate={config.accumulate}: separator.exact=true normalises over the whole batch; "
+            f"gradient_accumulation_steps={config.gradient_accumulation_steps}: separator.original_layers=true normalises over the whole batch; "
             "set one of them back"
         )

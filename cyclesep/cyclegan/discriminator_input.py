@@ -9,7 +9,7 @@ import torch
 from annotated_types import Gt
 from torch import Tensor
 
-from cyclesep.cyclegan.recipes import Judged
+from cyclesep.cyclegan.recipes import DiscriminatorPair
 
 # Waveforms quieter than this, relative to the mixtures (-26 dB), are not brought to full level for a discriminator.
 FLOOR = 0.05
@@ -22,26 +22,28 @@ Hertz = Annotated[float, Gt(0)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MatchingConfig:
+class DiscriminatorInputConfig:
     """What real and fake waveforms are brought to before a discriminator compares them."""
 
-    level: bool = True
+    normalize_level: bool = True
     """Bring each waveform to one level; much quieter ones than the mixtures are left quiet."""
 
-    band: Literal["unpaired", "always", "never"] = "unpaired"
+    band_limit: Literal["unpaired", "always", "never"] = "unpaired"
     """When to compare inside `band_hz` only: where recordings of two sources meet, always, or never."""
 
     band_hz: tuple[Hertz, Hertz] = (40.0, 16000.0)
     """The band that is compared, in Hz: above rumble and offsets, below what lossy formats cut off."""
 
 
-def matched(config: MatchingConfig, pair: Judged, *, paired: bool, sample_rate: int) -> Judged:
+def matched(
+    config: DiscriminatorInputConfig, pair: DiscriminatorPair, *, paired: bool, sample_rate: int
+) -> DiscriminatorPair:
     """`pair` at one level and in one band; gradients pass through, and each crop is changed by itself alone."""
-    limited = config.band == "always" or (config.band == "unpaired" and not paired)
+    limited = config.band_limit == "always" or (config.band_limit == "unpaired" and not paired)
 
     def prepared(waveform: Tensor) -> Tensor:
         waveform = band_limited(waveform, config.band_hz, sample_rate) if limited else waveform
-        return at_one_level(waveform) if config.level else waveform
+        return at_one_level(waveform) if config.normalize_level else waveform
 
     also_fake = None if pair.also_fake is None else prepared(pair.also_fake)
     return dataclasses.replace(pair, real=prepared(pair.real), fake=prepared(pair.fake), also_fake=also_fake)

@@ -16,7 +16,7 @@ def identity(value: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ranks:
+class DistributedContext:
     """This worker's place among all, and what they do together; every rank must take part in each call."""
 
     rank: int = 0
@@ -27,11 +27,11 @@ class Ranks:
     """The tensors of all ranks, in their order; they have one shape."""
 
 
-def of_process_group() -> Ranks:
+def from_process_group() -> DistributedContext:
     """The ranks of torch's default process group; a worker alone if there is none."""
     if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
-        return Ranks()
-    return Ranks(
+        return DistributedContext()
+    return DistributedContext(
         rank=torch.distributed.get_rank(),
         world_size=torch.distributed.get_world_size(),
         mean=_mean,

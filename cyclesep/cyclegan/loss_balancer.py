@@ -14,20 +14,20 @@ import torch
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
-from cyclesep.cyclegan.distributed import Ranks
+from cyclesep.cyclegan.distributed import DistributedContext
 
 ADVERSARIAL = ("adversarial", "feature_matching")
 EPSILON = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
-class BalancerConfig:
+class LossBalancerConfig:
     """Whether weights weigh losses (as they are) or their gradients."""
 
-    gradients: bool = False
+    enabled: bool = False
     """Let the weight of a term be its share of the gradient instead of a factor of its loss."""
 
-    adversarial_share: Annotated[float, Gt(0), Lt(1)] | None = None
+    adversarial_gradient_share: Annotated[float, Gt(0), Lt(1)] | None = None
     """Share of the gradient that all terms through discriminators make together; empty: as the weights say."""
 
     decay: Annotated[float, Ge(0), Lt(1)] = 0.99
@@ -35,13 +35,13 @@ class BalancerConfig:
 
     @property
     def active(self) -> bool:
-        return self.gradients or self.adversarial_share is not None
+        return self.enabled or self.adversarial_gradient_share is not None
 
 
-class Balancer:
+class LossBalancer:
     """Averages of each term's gradient norm and the weights that follow from them; the same on all ranks."""
 
-    def __init__(self, config: BalancerConfig, weights: Mapping[str, float], ranks: Ranks) -> None:
+    def __init__(self, config: LossBalancerConfig, weights: Mapping[str, float], ranks: DistributedContext) -> None:
         self._config, self._weights, self._ranks = config, weights, ranks
         self._averages: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -80,11 +80,11 @@ class Balancer:
     def _sizes(self, norms: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """How long the gradient of each term shall be."""
         sizes = {name: self._weights[name] * norm for name, norm in norms.items()}
-        if self._config.gradients:
+        if self._config.enabled:
             whole = torch.stack(list(sizes.values())).sum()
             weight = sum(self._weights[name] for name in norms)
             sizes = {name: whole * self._weights[name] / weight for name in norms}
-        share = self._config.adversarial_share
+        share = self._config.adversarial_gradient_share
         judged = [name for name in sizes if name in ADVERSARIAL]
         if share is None or not 0 < len(judged) < len(sizes):
             return sizes

@@ -14,7 +14,7 @@ from torch.nn import functional
 from cyclesep.cyclegan.distributed import Reducer, identity
 
 AdversarialForm = Literal["lsgan", "relativistic", "hinge"]
-Judgement = list[list[Tensor]]
+FeatureMaps = list[list[Tensor]]
 
 EPSILON = 1e-8
 SPECTRAL_WINDOWS = (256, 512, 1024, 2048)
@@ -63,7 +63,7 @@ def full(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def feature_matching(real: Judgement, fake: Judgement, mean_over_ranks: Reducer = identity) -> Tensor:
+def feature_matching(real: FeatureMaps, fake: FeatureMaps, mean_over_ranks: Reducer = identity) -> Tensor:
     """Mean absolute difference of feature maps relative to the real ones' mean size; logits are left out."""
     pairs = [
         (full(real_map), full(fake_map))

@@ -13,12 +13,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cyclesep.cyclegan import losses
 from cyclesep.cyclegan.adversarial import AdversarialLoss
-from cyclesep.cyclegan.collapse_monitor import CollapseAlarm
-from cyclesep.cyclegan.config import CycleGANConfig
-from cyclesep.cyclegan.distributed import Ranks
-from cyclesep.cyclegan.loss_balancer import Balancer, gradient_norms
-from cyclesep.cyclegan.optimization import adam, move_average, schedule, step_if_finite
-from cyclesep.cyclegan.recipes import TARGET, Judged
+from cyclesep.cyclegan.collapse_monitor import CollapseMonitor
+from cyclesep.cyclegan.config import MethodConfig
+from cyclesep.cyclegan.distributed import DistributedContext
+from cyclesep.cyclegan.loss_balancer import LossBalancer, gradient_norms
+from cyclesep.cyclegan.optimization import adam, schedule, step_if_finite, update_ema
+from cyclesep.cyclegan.recipes import TARGET, DiscriminatorPair
 from cyclesep.data.crops.dataset import Batch
 from cyclesep.errors import ConfigError
 from cyclesep.models.discriminators.discriminator import build_discriminator
@@ -38,7 +38,7 @@ class _Part:
     energies: Tensor
     """Of the estimates, of what they leave of the mixtures (mean over targets), and of the mixtures."""
     norms: dict[str, Tensor]
-    judged: dict[str, Judged]
+    judged: dict[str, DiscriminatorPair]
 
 
 class CycleGAN:
@@ -49,14 +49,14 @@ class CycleGAN:
 
     def __init__(
         self,
-        config: CycleGANConfig,
+        config: MethodConfig,
         *,
         targets: Sequence[str],
         channels: int,
         sample_rate: int,
         device: torch.device | str = "cpu",
         wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
-        ranks: Ranks | None = None,
+        ranks: DistributedContext | None = None,
         num_steps: int | None = None,
         seed: int = 0,
     ) -> None:
@@ -74,7 +74,7 @@ class CycleGAN:
         self.seed = seed
         self.step_number = 0
         self.num_skipped = 0
-        self._ranks = ranks = ranks or Ranks()
+        self._ranks = ranks = ranks or DistributedContext()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.generators = self._build_generators(len(targets), channels, sample_rate)
@@ -91,8 +91,8 @@ class CycleGAN:
         self._adversary = AdversarialLoss(
             config, self.discriminators, self._wrapped, sample_rate=sample_rate, seed=seed, ranks=ranks
         )
-        self._balancer = Balancer(config.balancer, self.weights, ranks)
-        self._alarm = CollapseAlarm(config.collapse, warns=ranks.rank == 0)
+        self._balancer = LossBalancer(config.loss_balancer, self.weights, ranks)
+        self._alarm = CollapseMonitor(config.collapse, warns=ranks.rank == 0)
 
     @property
     def separator(self) -> Separator:
@@ -100,10 +100,10 @@ class CycleGAN:
         return self.generators["separator"]
 
     @property
-    def last_change(self) -> int:
+    def last_schedule_step(self) -> int:
         """The step from which on all terms count that ever do."""
-        begins = [self.config.adversarial_from_step] if self.discriminators else [0]
-        return max(begins + [self.config.swap_from_step] * ("swap_cycle" in self.weights))
+        begins = [self.config.adversarial_start_step] if self.discriminators else [0]
+        return max(begins + [self.config.swap_start_step] * ("swap_cycle" in self.weights))
 
     def step(self, batch: Batch) -> dict[str, float | Tensor]:
         """Advance all networks by one batch: the generators first, then the discriminators on the same fakes.
@@ -120,7 +120,7 @@ class CycleGAN:
         values, made, judged = self._generator_half(parts, rngs)
         if judged is not None and self._adversarial_now():
             replayed = judged if batch.paired else self._adversary.replayed(judged, self.step_number)
-            for _ in range(self.config.discriminator.updates):
+            for _ in range(self.config.discriminator.steps_per_generator_step):
                 told = self._discriminator_half(replayed, rngs)
             values |= told
         # Last, because it waits for the device.
@@ -128,10 +128,10 @@ class CycleGAN:
         self.step_number += 1
         return values | {"steps_skipped": float(self.num_skipped)}
 
-    def synchronise(self) -> None:
+    def gather_state(self) -> None:
         """Bring together what each rank holds alone; every rank must call this before one of them takes a state."""
         for pool in self._adversary.pools.values():
-            pool.synchronise()
+            pool.gather_state()
 
     def state_dict(self) -> dict[str, Any]:
         """All that a bit-exact continuation needs: tensors, numbers and containers of them."""
@@ -164,7 +164,7 @@ class CycleGAN:
 
     def _generator_half(
         self, parts: Sequence[Batch], rngs: Sequence[torch.Generator]
-    ) -> tuple[dict[str, float | Tensor], list[_Part], list[dict[str, Judged]] | None]:
+    ) -> tuple[dict[str, float | Tensor], list[_Part], list[dict[str, DiscriminatorPair]] | None]:
         """Update the generators; the last value is what to judge, None if the update was skipped."""
         self._generator_optimizer.zero_grad(set_to_none=True)
         made = []
@@ -174,7 +174,7 @@ class CycleGAN:
         taken, norm = step_if_finite(self._generator_optimizer, self.config.optimizer.clip_norm)
         self.num_skipped += not taken
         if taken:
-            move_average(self.ema_separator, self.separator, self.config.optimizer.ema_decay, self.step_number)
+            update_ema(self.ema_separator, self.separator, self.config.optimizer.ema_decay, self.step_number)
         terms: dict[str, float | Tensor] = {
             f"separator/{name}": term for name, term in _means([each.terms for each in made]).items()
         }
@@ -193,9 +193,9 @@ class CycleGAN:
         if not terms:
             raise ConfigError(
                 f"loss_weights: none of {', '.join(self.weights)} applies to step {self.step_number}; "
-                "regression needs paired crops, adversarial terms begin at adversarial_from_step"
+                "regression needs paired crops, adversarial terms begin at adversarial_start_step"
             )
-        norms = gradient_norms(terms, outputs) if self.config.balancer.active else {}
+        norms = gradient_norms(terms, outputs) if self.config.loss_balancer.active else {}
         weights = self._balancer.weights(list(terms))
         total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         (total * share).backward()
@@ -207,7 +207,7 @@ class CycleGAN:
         )
 
     def _discriminator_half(
-        self, judged: Sequence[Mapping[str, Judged]], rngs: Sequence[torch.Generator]
+        self, judged: Sequence[Mapping[str, DiscriminatorPair]], rngs: Sequence[torch.Generator]
     ) -> dict[str, float | Tensor]:
         """Update all discriminators, each part of the batch by one backward pass."""
         self._discriminator_optimizer.zero_grad(set_to_none=True)
@@ -227,7 +227,7 @@ class CycleGAN:
         """Tell the alarm and the balancer, over all ranks, what a step was like; gives back what they make of it."""
         estimated, removed, mixed = self._ranks.mean(torch.stack([each.energies for each in made]).sum(0)).tolist()
         values: dict[str, float | Tensor] = {}
-        if self.config.balancer.active:
+        if self.config.loss_balancer.active:
             factors = self._balancer.weights(list(made[0].norms))
             values = {f"balancer/{name}": factors[name] for name in made[0].norms}
             self._balancer.observe(_means([each.norms for each in made]))
@@ -235,9 +235,9 @@ class CycleGAN:
         self._alarm.observe(estimated / mixed, removed / mixed, paired=paired)
         return values | {
             "separator/output_energy": self._alarm.energy.value,
-            "separator/removed_energy": self._alarm.removed.value,
+            "collapse/removed_energy_ratio": self._alarm.removed.value,
             "separator/steps_collapsed": float(self._alarm.energy.num_low),
-            "separator/steps_let_through": float(self._alarm.removed.num_low),
+            "collapse/pass_through_steps": float(self._alarm.removed.num_low),
         }
 
     def _at_unit_level(self, batch: Batch) -> Batch:
@@ -248,7 +248,7 @@ class CycleGAN:
 
     def _divided(self, batch: Batch) -> list[Batch]:
         """The parts that are accumulated: every n-th crop, so that crops half a batch apart stay together."""
-        count = self.config.accumulate
+        count = self.config.gradient_accumulation_steps
         if len(batch.mixture) % count:
             raise ConfigError(
                 f"accumulate={count}: a worker's {len(batch.mixture)} crops cannot be divided by it; "
@@ -285,13 +285,13 @@ class CycleGAN:
 
     def _counts(self, term: str) -> bool:
         """Whether a term has a weight, and its time has come."""
-        return term in self.weights and (term != "swap_cycle" or self.step_number >= self.config.swap_from_step)
+        return term in self.weights and (term != "swap_cycle" or self.step_number >= self.config.swap_start_step)
 
     def _adversarial_now(self) -> bool:
-        return bool(self.discriminators) and self.step_number >= self.config.adversarial_from_step
+        return bool(self.discriminators) and self.step_number >= self.config.adversarial_start_step
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.bfloat16)
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16")
 
     @contextmanager
     def _recorded_outputs(self) -> Iterator[list[Tensor]]:
@@ -302,7 +302,7 @@ class CycleGAN:
             if output.requires_grad:
                 outputs.append(output)
 
-        watched = self.generators if self.config.balancer.active else ()
+        watched = self.generators if self.config.loss_balancer.active else ()
         handles = [self._wrapped[name].register_forward_hook(record) for name in watched]
         try:
             yield outputs

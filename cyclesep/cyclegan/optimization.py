@@ -42,7 +42,7 @@ class OptimizerConfig:
     """Decay per step of the moving average of the separator's weights, which is what is validated and shipped."""
 
 
-def train_fast(*, tf32: bool = True) -> None:
+def enable_tf32(*, tf32: bool = True) -> None:
     """Let CUDA multiply float32 in TensorFloat-32 and choose convolutions by timing them, in this process.
 
     For training only: results then differ in the fourth digit, and from run to run.
@@ -83,7 +83,7 @@ def step_if_finite(optimizer: torch.optim.Optimizer, clip_norm: float) -> tuple[
 
 
 @torch.no_grad()
-def move_average(average: nn.Module, module: nn.Module, decay: float, step: int) -> None:
+def update_ema(average: nn.Module, module: nn.Module, decay: float, step: int) -> None:
     """Move the weights of `average` towards those of `module`; buffers are taken over as they are.
 
     Early averages are shorter, so that they forget the first weights.

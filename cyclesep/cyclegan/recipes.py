@@ -22,7 +22,7 @@ TARGET, MIXTURE = "target_discriminator", "mixture_discriminator"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
+class DiscriminatorPair:
     """What one discriminator compares; waveforms `(batch, channels, time)`."""
 
     real: Tensor
@@ -41,7 +41,7 @@ class Passes:
     estimate: Tensor
     """What the first pass made: estimates of the targets in the real mixtures, `(batch, targets, channels, time)`."""
     terms: Mapping[str, Term]
-    judged: Mapping[str, Judged]
+    judged: Mapping[str, DiscriminatorPair]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class Recipe:
     """Which of its batches must be paired for it to be what its name says."""
     weights: Mapping[str, float]
     """Weights of the modern preset."""
-    seed_weights: Mapping[str, float]
+    notebook_weights: Mapping[str, float]
     """Where the seed preset differs."""
 
 
@@ -70,7 +70,7 @@ def remix(networks: Mapping[str, nn.Module], batch: Batch) -> Passes:
     """
     separator = networks["separator"]
     estimate = separator(batch.mixture)
-    guest = half_turned(batch.target) if batch.paired else batch.target
+    guest = roll_half_batch(batch.target) if batch.paired else batch.target
     remixed = batch.mixture - estimate.sum(1) + guest.sum(1)
     terms: dict[str, Term] = {
         "cycle": lambda: losses.l1(separator(remixed), guest),
@@ -78,7 +78,7 @@ def remix(networks: Mapping[str, nn.Module], batch: Batch) -> Passes:
         "identity": lambda: losses.l1(separator(batch.target.sum(1)), batch.target),
         "swap_cycle": lambda: _swap_cycle(separator, batch.mixture, estimate.sum(1)),
     }
-    judged = {TARGET: _targets(batch, estimate), MIXTURE: Judged(real=batch.mixture, fake=remixed)}
+    judged = {TARGET: _targets(batch, estimate), MIXTURE: DiscriminatorPair(real=batch.mixture, fake=remixed)}
     return Passes(estimate=estimate, terms=terms | _regression(batch, estimate), judged=judged)
 
 
@@ -96,7 +96,7 @@ def cyclegan(networks: Mapping[str, nn.Module], batch: Batch) -> Passes:
             losses.l1(separator(target_sum), batch.target) + losses.l1(mixer(batch.mixture)[:, 0], batch.mixture)
         ),
     }
-    judged = {TARGET: _targets(batch, estimate), MIXTURE: Judged(real=batch.mixture, fake=fake_mixture)}
+    judged = {TARGET: _targets(batch, estimate), MIXTURE: DiscriminatorPair(real=batch.mixture, fake=fake_mixture)}
     return Passes(estimate=estimate, terms=terms | _regression(batch, estimate), judged=judged)
 
 
@@ -115,13 +115,13 @@ def paired(networks: Mapping[str, nn.Module], batch: Batch) -> Passes:
 
 
 def supervised(networks: Mapping[str, nn.Module], batch: Batch) -> Passes:
-    """Plain regression on aligned targets: the twin with which every adversarial run is compared."""
+    """Plain regression on aligned targets: the supervised baseline with which every adversarial run is compared."""
     estimate = networks["separator"](batch.mixture)
     return Passes(estimate=estimate, terms=_regression(batch, estimate), judged={})
 
 
 def notebook(networks: Mapping[str, nn.Module], batch: Batch) -> Passes:
-    """The ancestor's own step, kept for parity with what its notebook trained: not adversarial, whatever it looks like.
+    """The original notebook's own step, kept for parity with what its notebook trained: not adversarial, whatever it looks like.
 
     The first pass gets the target instead of the mixture and leaves no graph, so that all terms but the cycle are
     constants to the separator.
@@ -134,11 +134,11 @@ def notebook(networks: Mapping[str, nn.Module], batch: Batch) -> Passes:
         "cycle": lambda: losses.l1(separator(remixed), batch.target),
         "identity": lambda: losses.l1(estimate, batch.target),
     }
-    judged = {TARGET: _targets(batch, estimate), MIXTURE: Judged(real=batch.mixture, fake=remixed)}
+    judged = {TARGET: _targets(batch, estimate), MIXTURE: DiscriminatorPair(real=batch.mixture, fake=remixed)}
     return Passes(estimate=estimate, terms=terms, judged=judged)
 
 
-def half_turned(crops: Tensor) -> Tensor:
+def roll_half_batch(crops: Tensor) -> Tensor:
     """Each crop exchanged for the one half a batch further on.
 
     Half a batch, because a worker, or a part of a batch that is accumulated, holds every n-th crop: turning its own
@@ -153,7 +153,7 @@ def _swap_cycle(separator: nn.Module, mixture: Tensor, estimate: Tensor) -> Tens
     After Saijo and Ogawa, "Remix-cycle-consistent learning on adversarially learned separator", 2022. An estimate of
     silence is an exact minimum, so this is for a separator that separates already.
     """
-    swapped = estimate + half_turned(mixture - estimate)
+    swapped = estimate + roll_half_batch(mixture - estimate)
     again: Tensor = separator(swapped).sum(1)
     residual = swapped - again
     # The way back, which is another way than there if the number of crops is odd.
@@ -171,9 +171,9 @@ def _regression(batch: Batch, estimate: Tensor) -> dict[str, Term]:
     }
 
 
-def _targets(batch: Batch, estimate: Tensor, also_fake: Tensor | None = None) -> Judged:
+def _targets(batch: Batch, estimate: Tensor, also_fake: Tensor | None = None) -> DiscriminatorPair:
     """All targets of a crop are judged together, as channels of one waveform."""
-    return Judged(
+    return DiscriminatorPair(
         real=batch.target.flatten(1, 2), fake=estimate.flatten(1, 2), also_fake=also_fake, aligned=batch.paired
     )
 
@@ -191,7 +191,7 @@ RECIPES: Mapping[RecipeName, Recipe] = MappingProxyType(
             discriminators=(TARGET, MIXTURE),
             pairs="none",
             weights=_ADVERSARIAL | {"bootstrap": 10.0, "cycle": 0.0, "identity": 0.5, "swap_cycle": 0.0} | _REGRESSION,
-            seed_weights=_CYCLE | {"bootstrap": 0.0} | _NO_REGRESSION,
+            notebook_weights=_CYCLE | {"bootstrap": 0.0} | _NO_REGRESSION,
         ),
         "cyclegan": Recipe(
             passes=cyclegan,
@@ -199,7 +199,7 @@ RECIPES: Mapping[RecipeName, Recipe] = MappingProxyType(
             discriminators=(TARGET, MIXTURE),
             pairs="none",
             weights=_ADVERSARIAL | {"cycle": 10.0, "identity": 5.0} | _REGRESSION,
-            seed_weights=_NO_REGRESSION,
+            notebook_weights=_NO_REGRESSION,
         ),
         "paired": Recipe(
             passes=paired,
@@ -207,7 +207,7 @@ RECIPES: Mapping[RecipeName, Recipe] = MappingProxyType(
             discriminators=(TARGET,),
             pairs="some",
             weights={"adversarial": 0.1, "feature_matching": 0.2, "identity": 1.0} | _REGRESSION,
-            seed_weights={"adversarial": 1.0, "feature_matching": 0.0, "spectral": 0.0},
+            notebook_weights={"adversarial": 1.0, "feature_matching": 0.0, "spectral": 0.0},
         ),
         "supervised": Recipe(
             passes=supervised,
@@ -215,7 +215,7 @@ RECIPES: Mapping[RecipeName, Recipe] = MappingProxyType(
             discriminators=(),
             pairs="all",
             weights=_REGRESSION,
-            seed_weights={"spectral": 0.0},
+            notebook_weights={"spectral": 0.0},
         ),
     }
 )
@@ -226,5 +226,5 @@ NOTEBOOK = Recipe(
     discriminators=(TARGET, MIXTURE),
     pairs="all",
     weights=_ADVERSARIAL | _CYCLE,
-    seed_weights={},
+    notebook_weights={},
 )

@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cyclesep.cyclegan.distributed import Ranks
+from cyclesep.cyclegan.distributed import DistributedContext
 
 
-class ReplayPool:
+class ReplayBuffer:
     """Earlier fakes of one discriminator, in a row of their own for each place in the global batch.
 
     Rank r of w has the places r, r + w, ...; what a place exchanges is drawn from (seed, step, place). So the pool is
     the same on any number of workers, and its whole content is all rows in their order.
     """
 
-    def __init__(self, size: int, *, seed: int, ranks: Ranks) -> None:
+    def __init__(self, size: int, *, seed: int, ranks: DistributedContext) -> None:
         """Hold at least `size` fakes over all ranks, the same number for each place."""
         self._size, self._seed, self._ranks = size, seed, ranks
         self._rows: Tensor | None = None
@@ -49,18 +49,18 @@ class ReplayPool:
                 self._rows[row, slot] = fake
         return shown
 
-    def synchronise(self) -> None:
+    def gather_state(self) -> None:
         """Bring the rows of all ranks together for `state_dict`; every rank must call."""
         if self._rows is not None:
             self._whole = torch.stack(self._ranks.gather(self._rows), dim=1).flatten(0, 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows of all places, in their order; with several ranks `synchronise` must come first."""
+        """The rows of all places, in their order; with several ranks `gather_state` must come first."""
         if self._rows is None:
             return {}
         if self._whole is None:
             if self._ranks.world_size > 1:
-                raise RuntimeError("synchronise() on all ranks must come before a state is taken")
+                raise RuntimeError("gather_state() on all ranks must come before a state is taken")
             return {"rows": self._rows.clone(), "filled": self._filled}
         return {"rows": self._whole, "filled": self._filled}
 

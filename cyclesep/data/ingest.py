@@ -104,7 +104,7 @@ def ingest(config: IngestConfig, tracks: Sequence[Track] | None = None) -> Inges
     tracks = find_tracks(config.corpus) if tracks is None else tracks
     output = open_output(config.output)
     with output.only_ingest() as refuse_others:
-        output.claim(_settings_of(config))
+        output.create_or_resume(_settings_of(config))
         wanted = {_file_stem(track, config): track for track in tracks}
         kept = output.finished(wanted)
         served = output.served()

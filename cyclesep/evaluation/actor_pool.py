@@ -9,7 +9,7 @@ import ray
 from ray import exceptions
 
 from cyclesep.errors import ClusterError, CyclesepError
-from cyclesep.evaluation.cluster_resources import Cluster, gpus_per_separator, uses_gpu
+from cyclesep.evaluation.cluster_resources import Cluster, gpus_per_actor, uses_gpu
 from cyclesep.evaluation.config import EvaluateConfig
 from cyclesep.evaluation.systems import Separator
 from cyclesep.evaluation.worker import Item, SeparationActor, told
@@ -62,7 +62,7 @@ class SeparatorPool:
     def __init__(self, config: EvaluateConfig, separator: Separator, cluster: Cluster) -> None:
         self._config, self._separator, self._cluster = config, separator, cluster
         self._use_gpu = uses_gpu(config, cluster.capacity)
-        self._gpus_each = gpus_per_separator(config, cluster.capacity)
+        self._gpus_each = gpus_per_actor(config, cluster.capacity)
         self._actors: list[Actor] = []
         self._num_failed_starts = 0
         # Places in which none starts.
@@ -76,7 +76,7 @@ class SeparatorPool:
     def size(self) -> int:
         """How many actors there may be."""
         fitting = int(self._cluster.capacity.gpus / self._gpus_each + _ROUNDING) if self._use_gpu else 1
-        return max(1, (self._config.num_separators or fitting) - self._num_broken)
+        return max(1, (self._config.num_separation_actors or fitting) - self._num_broken)
 
     @property
     def starting(self) -> list[Any]:
@@ -132,20 +132,20 @@ class SeparatorPool:
         """The process of an actor is gone, and all that it owed."""
         self._dismiss(work.actor)
 
-    def refuse_endless_waiting(self, *, needed: bool) -> None:
+    def check_gpu_timeout(self, *, needed: bool) -> None:
         """Say once that there is no GPU where one is needed; raises ClusterError when there was none for too long."""
         self._tell_of_starving(needed)
         if self._cluster.capacity.gpus or not (needed and self._use_gpu):
             self._gpu_seen, self._is_waiting = time.monotonic(), False
             return
-        patience = max(_LEAST_PATIENCE, 60 * self._config.wait_minutes)
+        patience = max(_LEAST_PATIENCE, 60 * self._config.scale_up_timeout_minutes)
         if not self._is_waiting:
             self._is_waiting = True
             _log.warning("the cluster has no GPU; waiting %g s for one", patience)
         if time.monotonic() - self._gpu_seen > patience:
             raise ClusterError(
                 f"the cluster has had no GPU for {patience:g} s; what is done is kept: run the same command again when "
-                "there is one, or with separation.device=cpu; wait_minutes= waits longer"
+                "there is one, or with separation.device=cpu; scale_up_timeout_minutes= waits longer"
             )
 
     def _tell_of_starving(self, needed: bool) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from cyclesep.errors import ConfigError, ScoringError
-from cyclesep.evaluation.track_scores import FRAME_METRICS, TrackRow, TrackTable
+from cyclesep.evaluation.track_scores import FRAME_METRICS, TrackRow, TrackScores
 from cyclesep.metrics import Summary
 
 Average = Literal["median", "mean"]
@@ -74,7 +74,7 @@ def aggregate(config: AggregateConfig) -> Aggregate:
     if unknown is not None:
         raise ConfigError(f"targets: no file holds {unknown!r}; they hold {', '.join(held)}")
     wanted = [target for target in held if not config.targets or target in config.targets]
-    chosen = TrackTable(rows=tuple(row for row in rows if row.target in wanted))
+    chosen = TrackScores(rows=tuple(row for row in rows if row.target in wanted))
     told = _summary_rows(chosen.summary(), config.over_tracks)
     told.sort(key=lambda row: (wanted.index(row["target"]), -(row["SDR"] if row["SDR"] is not None else np.inf)))
     return Aggregate(rows=tuple(told), warnings=tuple(_warnings(chosen)))
@@ -144,12 +144,12 @@ def _summary_rows(summaries: Sequence[Summary], kind: Average) -> list[dict[str,
         value = getattr(summary, kind)
         row[summary.metric] = round(value, 6) if np.isfinite(value) else None
         if summary.metric == "SDR":
-            row["tracks"], row["tracks_left_out"] = summary.tracks, summary.tracks_left_out
+            row["tracks"], row["tracks_excluded"] = summary.tracks, summary.tracks_excluded
             row["frames"], row["nan_frames"] = summary.frames, summary.nan_frames
     return list(rows.values())
 
 
-def _warnings(table: TrackTable) -> Iterator[str]:
+def _warnings(table: TrackScores) -> Iterator[str]:
     """Systems that were scored on other tracks than the most complete one."""
     tracks: dict[tuple[str, str], set[str]] = {}
     for row in table.rows:

@@ -57,32 +57,32 @@ def refuse_impossible(config: EvaluateConfig, capacity: Capacity) -> None:
     if config.separation.device == "cuda" and not uses_gpu(config, capacity):
         raise ConfigError(
             "separation.device: cuda was asked for, but the cluster has no GPU; set it to auto or cpu, or "
-            "wait_minutes= if the cluster grows"
+            "scale_up_timeout_minutes= if the cluster grows"
         )
-    wanted = config.num_separators or 0
+    wanted = config.num_separation_actors or 0
     if not uses_gpu(config, capacity) and wanted > capacity.cpus:
-        raise ConfigError(f"num_separators: {wanted}, but the cluster has {capacity.cpus} CPUs; ask for fewer")
+        raise ConfigError(f"num_separation_actors: {wanted}, but the cluster has {capacity.cpus} CPUs; ask for fewer")
 
 
 def uses_gpu(config: EvaluateConfig, capacity: Capacity) -> bool:
     """Whether tracks are separated on GPUs."""
     if capacity.gpus:
         return config.separation.device != "cpu"
-    return config.separation.device == "cuda" and config.wait_minutes > 0
+    return config.separation.device == "cuda" and config.scale_up_timeout_minutes > 0
 
 
 def tell_if_on_cpus(config: EvaluateConfig, capacity: Capacity) -> None:
     """Say that a cluster has no GPU now, which this machine's user knows and one of a cluster that grows may not."""
     if os.environ.get("RAY_ADDRESS") and config.separation.device == "auto" and not capacity.gpus:
         _log.warning(
-            "the cluster has no GPU now, so tracks are separated on CPUs; separation.device=cuda num_separators=... "
-            "wait_minutes=20 asks it for some, separation.device=cpu says that this is meant"
+            "the cluster has no GPU now, so tracks are separated on CPUs; separation.device=cuda num_separation_actors=... "
+            "scale_up_timeout_minutes=20 asks it for some, separation.device=cpu says that this is meant"
         )
 
 
-def gpus_per_separator(config: EvaluateConfig, capacity: Capacity) -> float:
+def gpus_per_actor(config: EvaluateConfig, capacity: Capacity) -> float:
     """What each process asks for; a cluster that grows is asked for whole GPUs, so that it does."""
-    if config.gpus_per_separator is not None or not uses_gpu(config, capacity):
-        return config.gpus_per_separator or 0.0
-    wanted = config.num_separators or 1
-    return 1.0 if config.wait_minutes or wanted <= capacity.gpus else 1 / math.ceil(wanted / capacity.gpus)
+    if config.gpus_per_actor is not None or not uses_gpu(config, capacity):
+        return config.gpus_per_actor or 0.0
+    wanted = config.num_separation_actors or 1
+    return 1.0 if config.scale_up_timeout_minutes or wanted <= capacity.gpus else 1 / math.ceil(wanted / capacity.gpus)

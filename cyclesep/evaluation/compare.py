@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from cyclesep.errors import ConfigError, ScoringError, StorageError
-from cyclesep.evaluation.track_scores import SUMMARY, TRACKS, TrackRow, TrackTable
-from cyclesep.storage.path import Folder
+from cyclesep.evaluation.track_scores import SUMMARY, TRACKS, TrackRow, TrackScores
+from cyclesep.storage.path import StoragePath
 
 Metric = Literal["SDR", "ISR", "SIR", "SAR", "SI-SDR", "uSDR"]
 Verdict = Literal["better", "worse", "within noise"]
@@ -46,10 +46,10 @@ class CompareConfig:
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1)] = ("SDR",)
     """What is compared."""
 
-    noise_db: NonNegativeFloat = 0.3
+    min_effect_db: NonNegativeFloat = 0.3
     """Differences up to this are never called a gain: three trainings of one recipe differ by 0.1 to 0.3 dB."""
 
-    resamples: PositiveInt = 10_000
+    bootstrap_samples: PositiveInt = 10_000
     """Draws of the bootstrap."""
 
     output: str | None = None
@@ -64,7 +64,7 @@ class Contender:
     """A for the first, which the others are compared with."""
     run: str
     system: str
-    window_seconds: float | None
+    frame_seconds: float | None
     version: str
     rows: tuple[TrackRow, ...]
 
@@ -80,7 +80,7 @@ class Difference:
 
     label: str
     split: str
-    scored_with: str
+    scoring_group: str
     target: str
     metric: str
     tracks: int
@@ -151,13 +151,13 @@ def of_contenders(contenders: tuple[Contender, ...], config: CompareConfig) -> C
 
 
 def bootstrap_interval(
-    differences: NDArray[np.float64], *, resamples: int = 10_000, confidence: float = 0.95, seed: int = 0
+    differences: NDArray[np.float64], *, bootstrap_samples: int = 10_000, confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
     """Percentile interval of the median of `differences` `(tracks,)` over draws of as many tracks with replacement."""
     rng = np.random.default_rng(seed)
     count = len(differences)
     at_once = max(1, _BLOCK_VALUES // count)
-    edges = [*range(0, resamples, at_once), resamples]
+    edges = [*range(0, bootstrap_samples, at_once), bootstrap_samples]
     medians = [
         np.median(differences[rng.integers(count, size=(stop - start, count))], axis=1)
         for start, stop in pairwise(edges)
@@ -188,13 +188,13 @@ def _difference(
 ) -> Difference:
     between = values[:, 1] - values[:, 0]
     middle = float(np.median(between))
-    low, high = bootstrap_interval(between, resamples=config.resamples)
-    because = _doubt(between, (low, high), (p, p_holm), config.noise_db)
-    split, scored_with, target = company
+    low, high = bootstrap_interval(between, bootstrap_samples=config.bootstrap_samples)
+    because = _doubt(between, (low, high), (p, p_holm), config.min_effect_db)
+    split, scoring_group, target = company
     return Difference(
         label=other.label,
         split=split,
-        scored_with=scored_with,
+        scoring_group=scoring_group,
         target=target,
         metric=metric,
         tracks=len(between),
@@ -211,7 +211,7 @@ def _difference(
 
 
 def _doubt(
-    between: NDArray[np.float64], interval: tuple[float, float], p_values: tuple[float, float], noise_db: float
+    between: NDArray[np.float64], interval: tuple[float, float], p_values: tuple[float, float], min_effect_db: float
 ) -> str:
     """Why a difference may be noise; empty if it is none."""
     p, p_holm = p_values
@@ -221,7 +221,7 @@ def _doubt(
         return "few tracks"
     if p >= SIGNIFICANT or interval[0] <= 0 <= interval[1]:
         return "tracks vary"
-    return f"< {noise_db:g} dB" if abs(float(np.median(between))) <= noise_db else ""
+    return f"< {min_effect_db:g} dB" if abs(float(np.median(between))) <= min_effect_db else ""
 
 
 def _wilcoxon(differences: NDArray[np.float64]) -> float:
@@ -248,14 +248,14 @@ def _contenders(config: CompareConfig) -> Iterator[Contender]:
                 label=_label(number),
                 run=run,
                 system=system,
-                window_seconds=about.get("config", {}).get("window_seconds"),
+                frame_seconds=about.get("config", {}).get("frame_seconds"),
                 version=about.get("version", ""),
                 rows=rows,
             )
             number += 1
 
 
-def _chosen(config: CompareConfig, place: int, table: TrackTable, about: dict[str, Any]) -> list[str]:
+def _chosen(config: CompareConfig, place: int, table: TrackScores, about: dict[str, Any]) -> list[str]:
     """The systems of one run that take part."""
     held = list(dict.fromkeys(row.system for row in table.scored))
     if len(config.runs) == 1:
@@ -271,8 +271,8 @@ def _chosen(config: CompareConfig, place: int, table: TrackTable, about: dict[st
     return wanted
 
 
-def _read(run: str) -> tuple[TrackTable, dict[str, Any]]:
-    folder = Folder.of(run)
+def _read(run: str) -> tuple[TrackScores, dict[str, Any]]:
+    folder = StoragePath.of(run)
     try:
         about = json.loads(folder.read_text(SUMMARY))
     except ValueError as problem:
@@ -280,7 +280,7 @@ def _read(run: str) -> tuple[TrackTable, dict[str, Any]]:
     except StorageError as problem:
         raise ScoringError(f"{run}: is no folder that `cyclesep evaluate` wrote (output=...): {problem}") from problem
     with folder.reading(TRACKS) as path:
-        return TrackTable.read(path), about
+        return TrackScores.read(path), about
 
 
 def _warnings(first: Contender, other: Contender) -> Iterator[str]:
@@ -299,8 +299,8 @@ def _warnings(first: Contender, other: Contender) -> Iterator[str]:
     changed = [track for track, digest in references[0].items() if references[1].get(track, digest) != digest]
     if changed:
         yield f"{pair}: the references of {len(changed)} tracks differ; this is another corpus, or another rate of it"
-    if first.window_seconds != other.window_seconds:
-        yield f"{pair}: frames of {first.window_seconds} s against {other.window_seconds} s"
+    if first.frame_seconds != other.frame_seconds:
+        yield f"{pair}: frames of {first.frame_seconds} s against {other.frame_seconds} s"
     if first.version != other.version:
         yield f"{pair}: scored by cyclesep {first.version} and {other.version}"
 

@@ -21,11 +21,11 @@ from cyclesep.evaluation.schedule import Schedule
 from cyclesep.evaluation.systems import System, find_systems
 from cyclesep.evaluation.tasks import items_of, kept_of
 from cyclesep.evaluation.track_progress import Display
-from cyclesep.evaluation.track_result import TrackOutcome
-from cyclesep.evaluation.track_scores import SUMMARY, TrackTable
+from cyclesep.evaluation.track_result import TrackResult
+from cyclesep.evaluation.track_scores import SUMMARY, TrackScores
 from cyclesep.evaluation.worker import Item
 from cyclesep.metrics import ScoreTable
-from cyclesep.storage.path import Folder
+from cyclesep.storage.path import StoragePath
 
 ASKED = "evaluation.yaml"
 
@@ -35,7 +35,7 @@ class EvaluationReport:
     """The scores of all systems on all tracks."""
 
     results: Results
-    outcomes: tuple[TrackOutcome, ...]
+    outcomes: tuple[TrackResult, ...]
     """One for each track under each system, in the order of systems and tracks."""
     num_kept: int
     """How many of them an earlier run had finished."""
@@ -47,9 +47,9 @@ class EvaluationReport:
         return self.results.folder.place
 
     @property
-    def tracks(self) -> TrackTable:
+    def tracks(self) -> TrackScores:
         """A row for each track and target."""
-        return TrackTable(rows=tuple(row for outcome in self.outcomes for row in outcome.rows))
+        return TrackScores(rows=tuple(row for outcome in self.outcomes for row in outcome.rows))
 
     @property
     def table(self) -> ScoreTable:
@@ -57,7 +57,7 @@ class EvaluationReport:
         return self.results.read_joined()
 
     @property
-    def failed(self) -> tuple[TrackOutcome, ...]:
+    def failed(self) -> tuple[TrackResult, ...]:
         """Tracks without scores; whoever evaluates exits non-zero if there are any."""
         return tuple(outcome for outcome in self.outcomes if outcome.failed)
 
@@ -75,7 +75,7 @@ def evaluate(config: EvaluateConfig) -> EvaluationReport:
     """
     began = time.monotonic()
     tracks, systems = find_references(config), find_systems(config)
-    results = Results(folder=Folder.of(config.output))
+    results = Results(folder=StoragePath.of(config.output))
     results.folder.sweep()
     excerpt_selection.refuse_unknown(config, tracks)
     items = items_of(config, results, systems, tracks)
@@ -102,14 +102,14 @@ def evaluate(config: EvaluateConfig) -> EvaluationReport:
     return evaluated
 
 
-def _made(config: EvaluateConfig, missing: Sequence[Item], *, num_kept: int) -> dict[Part, TrackOutcome]:
+def _made(config: EvaluateConfig, missing: Sequence[Item], *, num_kept: int) -> dict[Part, TrackResult]:
     """Do what is missing."""
-    made: dict[Part, TrackOutcome] = {}
+    made: dict[Part, TrackResult] = {}
     if not missing:
         return made
     with connect(), Display(Path(config.output).name, total=len(missing) + num_kept, num_kept=num_kept) as display:
 
-        def finished(item: Item, outcome: TrackOutcome) -> None:
+        def finished(item: Item, outcome: TrackResult) -> None:
             if not outcome.failed and not _is_shared(item):
                 raise StorageError(
                     f"{item.results.folder.place}: does not hold what another machine has written there; set output "
@@ -146,7 +146,7 @@ def _about(
         "tracks": len(tracks),
         "corpus_digest": hashlib.sha256(json.dumps(references).encode()).hexdigest(),
         "failed": [str(outcome) for outcome in done.failed],
-        "kept_from_before": done.num_kept,
+        "num_reused": done.num_kept,
         "wall_seconds": round(done.wall_seconds, 3),
         "audio_seconds": round(sum(row.seconds for row in scored), 3),
         "separation_seconds": round(sum(row.separation_seconds for row in scored), 3),

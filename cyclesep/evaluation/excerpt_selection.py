@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from cyclesep.errors import ConfigError
 from cyclesep.evaluation.config import EvaluateConfig
-from cyclesep.evaluation.excerpts import by_interest, delete_excerpts, finished_excerpts
+from cyclesep.evaluation.excerpts import delete_excerpts, display_order, finished_excerpts
 from cyclesep.evaluation.references import ReferenceTrack
 from cyclesep.evaluation.systems import EstimateFolder, Separator, System
-from cyclesep.evaluation.track_result import TrackOutcome
+from cyclesep.evaluation.track_result import TrackResult
 from cyclesep.evaluation.worker import Item
 
 # By SDR, from 0 (worst) to 1 (best).
@@ -18,7 +18,7 @@ RANKS = {"best": 1.0, "median": 0.5, "worst": 0.0}
 def refuse_unknown(config: EvaluateConfig, tracks: Sequence[ReferenceTrack]) -> None:
     """Raise ConfigError for a name in `heard` that is no track's."""
     known = {track.track_id for track in tracks} | RANKS.keys()
-    unknown = [name for name in config.heard if name not in known]
+    unknown = [name for name in config.excerpts if name not in known]
     if unknown:
         raise ConfigError(
             f"heard: the {config.split} split holds no track {unknown[0]!r}; name its tracks, or best, median or worst"
@@ -27,11 +27,11 @@ def refuse_unknown(config: EvaluateConfig, tracks: Sequence[ReferenceTrack]) -> 
 
 def may_be_heard(config: EvaluateConfig, system: System, track: ReferenceTrack) -> bool:
     """Whether an excerpt has to be kept, as far as is known before the scores: of separators, not of yardsticks."""
-    wanted = any(name in RANKS or name == track.track_id for name in config.heard)
+    wanted = any(name in RANKS or name == track.track_id for name in config.excerpts)
     return wanted and isinstance(system, (Separator, EstimateFolder))
 
 
-def choose(config: EvaluateConfig, scored: Sequence[tuple[Item, TrackOutcome]]) -> list[str]:
+def choose(config: EvaluateConfig, scored: Sequence[tuple[Item, TrackResult]]) -> list[str]:
     """The names of the excerpts to be heard, in the order of `config.heard`; the others of these items are deleted.
 
     The SDR is that of the first system's vocals, or else first target. What an earlier run has scored may have none.
@@ -48,13 +48,13 @@ def choose(config: EvaluateConfig, scored: Sequence[tuple[Item, TrackOutcome]]) 
     return names
 
 
-def _chosen_tracks(config: EvaluateConfig, outcomes: Sequence[TrackOutcome]) -> list[str]:
+def _chosen_tracks(config: EvaluateConfig, outcomes: Sequence[TrackResult]) -> list[str]:
     by_sdr = sorted(
         (outcome for outcome in outcomes if math.isfinite(_sdr(outcome))), key=lambda outcome: _sdr(outcome)
     )
     ranked = [outcome.track_id for outcome in by_sdr]
     chosen = []
-    for name in config.heard:
+    for name in config.excerpts:
         if name not in RANKS:
             chosen.append(name)
         elif ranked:
@@ -62,6 +62,6 @@ def _chosen_tracks(config: EvaluateConfig, outcomes: Sequence[TrackOutcome]) -> 
     return list(dict.fromkeys(chosen))
 
 
-def _sdr(outcome: TrackOutcome) -> float:
-    target = by_interest(row.target for row in outcome.rows)[0]
+def _sdr(outcome: TrackResult) -> float:
+    target = display_order(row.target for row in outcome.rows)[0]
     return next(row for row in outcome.rows if row.target == target).values.get("SDR", math.nan)

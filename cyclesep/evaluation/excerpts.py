@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cyclesep.audio.audio_io import Samples, Waveform, common_pcm16_gain, to_pcm16
 from cyclesep.errors import StorageError
-from cyclesep.storage.path import Folder
+from cyclesep.storage.path import StoragePath
 
 EXCERPTS = "excerpts"
 SECONDS = 20.0
@@ -52,7 +52,7 @@ class Excerpt:
             named |= {f"{target}.reference": reference, f"{target}.estimate": self.estimates[target]}
         return named
 
-    def write(self, folder: Folder, name: str) -> None:
+    def write(self, folder: StoragePath, name: str) -> None:
         """Keep it below `folder`; it counts once its card is there.
 
         All signals are divided by the same power of two where one is louder than full scale. What cannot be written is
@@ -63,7 +63,7 @@ class Excerpt:
         except (StorageError, soundfile.LibsndfileError) as problem:
             _log.warning("%s: %s: kept no excerpt to be heard (%s)", self.system, self.track_id, problem)
 
-    def _write(self, folder: Folder, name: str) -> None:
+    def _write(self, folder: StoragePath, name: str) -> None:
         signals = self.signals
         gain = common_pcm16_gain(signals.values())
         for signal, samples in signals.items():
@@ -79,7 +79,7 @@ class Excerpt:
         folder.write_text(f"{EXCERPTS}/{name}.json", json.dumps(card, ensure_ascii=False) + "\n")
 
     @classmethod
-    def read(cls, folder: Folder, name: str) -> "Excerpt":
+    def read(cls, folder: StoragePath, name: str) -> "Excerpt":
         """What `write` kept; raises StorageError if a file is missing or damaged."""
         place = f"{EXCERPTS}/{name}"
         try:
@@ -99,24 +99,24 @@ class Excerpt:
             ) from problem
 
 
-def by_interest(targets: Iterable[str]) -> list[str]:
+def display_order(targets: Iterable[str]) -> list[str]:
     """Vocals first, an accompaniment last."""
     return sorted(targets, key=lambda name: (name != _VOCALS, name == _ACCOMPANIMENT))
 
 
-def finished_excerpts(folder: Folder) -> set[str]:
+def finished_excerpts(folder: StoragePath) -> set[str]:
     """The names of those that `Excerpt.write` has finished."""
     return {file.removesuffix(".json") for file in folder.sizes(EXCERPTS) if file.endswith(".json")}
 
 
-def delete_excerpts(folder: Folder, names: set[str]) -> None:
+def delete_excerpts(folder: StoragePath, names: set[str]) -> None:
     """Delete excerpts, their cards first."""
     files = [file for file in folder.sizes(EXCERPTS) if file.partition(".")[0] in names]
     for file in sorted(files, key=lambda file: not file.endswith(".json")):
         folder.delete(f"{EXCERPTS}/{file}")
 
 
-def excerpt_of(
+def make_excerpt(
     stems: Mapping[str, Waveform], estimates: Mapping[str, Waveform], *, system: str, track_id: str, split: str
 ) -> Excerpt:
     """The `SECONDS` in which the first target by interest is loudest, of all that was estimated and has a truth.
@@ -124,7 +124,7 @@ def excerpt_of(
     `stems` are the references and the mixture, of one rate and length.
     """
     mixture = stems[_MIXTURE]
-    truths = {name: _reference(name, stems, estimates) for name in by_interest(estimates)}
+    truths = {name: _reference(name, stems, estimates) for name in display_order(estimates)}
     references = {name: truth for name, truth in truths.items() if truth is not None}
     rate, length = mixture.sample_rate, round(SECONDS * mixture.sample_rate)
     first = next(iter(references.values()), mixture.samples)
@@ -172,7 +172,7 @@ def _mono(samples: Samples, num_samples: int) -> Samples:
     return np.pad(mono, (0, num_samples - len(mono)))
 
 
-def _read_flac(folder: Folder, name: str) -> tuple[Samples, int]:
+def _read_flac(folder: StoragePath, name: str) -> tuple[Samples, int]:
     with folder.reading(name) as path:
         samples, sample_rate = soundfile.read(path, dtype="float32")
     return samples, sample_rate

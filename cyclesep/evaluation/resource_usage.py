@@ -29,7 +29,7 @@ class Stopwatch:
         self._cpu += cpu_seconds
 
 
-def forget_peak() -> None:
+def reset_peak_memory() -> None:
     """From here on `peak_bytes` tells the peak since now, where the kernel allows that (Linux)."""
     with suppress(OSError):
         # proc(5): 5 resets the peak resident set size.

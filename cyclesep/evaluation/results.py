@@ -22,10 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from cyclesep.errors import ScoringError, StorageError
-from cyclesep.evaluation.track_result import TrackOutcome
-from cyclesep.evaluation.track_scores import TRACKS, TrackTable, from_plain, to_plain
+from cyclesep.evaluation.track_result import TrackResult
+from cyclesep.evaluation.track_scores import TRACKS, TrackScores, from_plain, to_plain
 from cyclesep.metrics import ScoreTable
-from cyclesep.storage.path import Folder
+from cyclesep.storage.path import StoragePath
 
 PARTS, SCORES = "parts", "scores.parquet"
 # Files that are read at the same time, for where each takes a journey.
@@ -59,9 +59,9 @@ class Part:
 class Results:
     """Reads and writes parts and tables."""
 
-    folder: Folder
+    folder: StoragePath
 
-    def write_part(self, part: Part, table: ScoreTable, outcome: TrackOutcome) -> None:
+    def write_part(self, part: Part, table: ScoreTable, outcome: TrackResult) -> None:
         """Keep the scores of a track; they count once the outcome is there."""
         with self.folder.replacing(f"{PARTS}/{part.scores}") as partial:
             table.write(partial)
@@ -69,7 +69,7 @@ class Results:
         told = {"scores_bytes": size, "rows": [to_plain(row) for row in outcome.rows]}
         self.folder.write_text(f"{PARTS}/{part.outcome}", json.dumps(told, allow_nan=False) + "\n")
 
-    def read_outcome(self, part: Part, sizes: Mapping[str, int]) -> TrackOutcome | None:
+    def read_outcome(self, part: Part, sizes: Mapping[str, int]) -> TrackResult | None:
         """What `write_part` kept, or None if a file is missing or damaged and the track is to be done again.
 
         `sizes` are those of the files in PARTS.
@@ -79,7 +79,7 @@ class Results:
         with suppress(StorageError, ValueError, KeyError, TypeError):
             told = json.loads(self.folder.read_text(f"{PARTS}/{part.outcome}"))
             if told["scores_bytes"] == sizes[part.scores]:
-                return TrackOutcome(rows=tuple(from_plain(row) for row in told["rows"]))
+                return TrackResult(rows=tuple(from_plain(row) for row in told["rows"]))
         return None
 
     def read_scores(self, part: Part) -> ScoreTable:
@@ -111,7 +111,7 @@ class Results:
         with self.folder.reading(SCORES) as path:
             return ScoreTable.read(path)
 
-    def write_tracks(self, tracks: TrackTable) -> None:
+    def write_tracks(self, tracks: TrackScores) -> None:
         """Write the table of tracks and targets."""
         with self.folder.replacing(TRACKS) as partial:
             tracks.write(partial)

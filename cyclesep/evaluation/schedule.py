@@ -17,7 +17,7 @@ from cyclesep.evaluation.actor_pool import SCORER_CPUS, Separating, SeparatorPoo
 from cyclesep.evaluation.cluster_resources import Cluster, refuse_impossible, tell_if_on_cpus, uses_gpu
 from cyclesep.evaluation.config import EvaluateConfig
 from cyclesep.evaluation.systems import Separator
-from cyclesep.evaluation.track_result import TrackOutcome
+from cyclesep.evaluation.track_result import TrackResult
 from cyclesep.evaluation.worker import Item, Separation, failed, score, told
 
 # An item that loses this many processes of its own, or this many nodes, is given up.
@@ -57,17 +57,17 @@ class Schedule:
         config: EvaluateConfig,
         items: Sequence[Item],
         *,
-        task: Callable[..., TrackOutcome] = score,
+        task: Callable[..., TrackResult] = score,
         cluster: Cluster | None = None,
     ) -> None:
         self._cluster = cluster or Cluster()
         refuse_impossible(config, self._cluster.capacity)
-        self._scoring_bytes = config.scoring_gigabytes * 1e9
+        self._scoring_bytes = config.scorer_memory_gb * 1e9
         separator = next((item.system for item in items if isinstance(item.system, Separator)), None)
         if separator is not None:
             tell_if_on_cpus(config, self._cluster.capacity)
         self._pool: SeparatorPool | None = None
-        if separator is not None and (config.num_separators or uses_gpu(config, self._cluster.capacity)):
+        if separator is not None and (config.num_separation_actors or uses_gpu(config, self._cluster.capacity)):
             self._pool = SeparatorPool(config, separator, self._cluster)
         self._to_separate = deque(item for item in items if self._by_actor(item))
         self._to_score = deque(_Scoring(item=item) for item in items if not self._by_actor(item))
@@ -78,7 +78,7 @@ class Schedule:
         self._largest_estimates = 0
         self._task = ray.remote(max_retries=0)(task)
 
-    def run(self, finished: Callable[[Item, TrackOutcome], None]) -> None:
+    def run(self, finished: Callable[[Item, TrackResult], None]) -> None:
         """Call `finished` for each item as soon as it has its outcome."""
         try:
             while waited_for := self._fill():
@@ -86,7 +86,7 @@ class Schedule:
                 for reference in ready:
                     self._ready(reference, finished)
                 if self._pool:
-                    self._pool.refuse_endless_waiting(needed=bool(self._to_separate))
+                    self._pool.check_gpu_timeout(needed=bool(self._to_separate))
         finally:
             for reference in self._scoring:
                 ray.cancel(reference, force=True)
@@ -96,7 +96,7 @@ class Schedule:
     def _by_actor(self, item: Item) -> bool:
         return self._pool is not None and isinstance(item.system, Separator)
 
-    def _ready(self, reference: Any, finished: Callable[[Item, TrackOutcome], None]) -> None:
+    def _ready(self, reference: Any, finished: Callable[[Item, TrackResult], None]) -> None:
         if reference in self._separating:
             item, outcome = self._separated(reference)
         elif reference in self._scoring:
@@ -140,7 +140,7 @@ class Schedule:
         most = self._cluster.capacity.node_memory
         return min(self._scoring_bytes * 2 ** self._lost_processes[item.part.name], most) if most else None
 
-    def _separated(self, reference: Any) -> tuple[Item, TrackOutcome | None]:
+    def _separated(self, reference: Any) -> tuple[Item, TrackResult | None]:
         """An actor has made its estimates, which go to be scored, or has told why not, or was lost."""
         work = self._separating.pop(reference)
         assert self._pool is not None
@@ -158,7 +158,7 @@ class Schedule:
         self._to_score.appendleft(_Scoring(item=work.item, separation=separation, estimates=work.estimates))
         return work.item, None
 
-    def _scored(self, reference: Any) -> tuple[Item, TrackOutcome | None]:
+    def _scored(self, reference: Any) -> tuple[Item, TrackResult | None]:
         """A task has an outcome, or it was lost, or the estimates were that it needed."""
         work = self._scoring.pop(reference)
         try:
@@ -173,7 +173,7 @@ class Schedule:
         except exceptions.RayError as problem:
             return work.item, self._again(work, problem, self._lost_processes, _MAX_PROCESSES)
 
-    def _again(self, work: _Scoring, problem: Exception, lost: Counter[str], limit: int) -> TrackOutcome | None:
+    def _again(self, work: _Scoring, problem: Exception, lost: Counter[str], limit: int) -> TrackResult | None:
         """Put an item back that has lost a process or a node, or give it up if that was once too often."""
         lost[work.item.part.name] += 1
         if lost[work.item.part.name] == limit:

@@ -18,7 +18,7 @@ METRICS = {"SDR": "median", "ISR": "median", "SIR": "median", "SAR": "median", "
 
 
 class Summarized(Protocol):
-    """A table of scores: by frame (`ScoreTable`) or by track (`TrackTable`)."""
+    """A table of scores: by frame (`ScoreTable`) or by track (`TrackScores`)."""
 
     def summary(self) -> tuple[Summary, ...]: ...
 
@@ -31,7 +31,7 @@ def summary_rows(table: Summarized) -> list[dict[str, Any]]:
     """
     summaries: dict[tuple[str, str, str, str], list[Summary]] = {}
     for summary in table.summary():
-        summaries.setdefault((summary.split, summary.scored_with, summary.target, summary.system), []).append(summary)
+        summaries.setdefault((summary.split, summary.scoring_group, summary.target, summary.system), []).append(summary)
     order = [list(dict.fromkeys(key[place] for key in summaries)) for place in range(4)]
     ordered = sorted(summaries, key=lambda key: [names.index(name) for names, name in zip(order, key, strict=True)])
     return [_row(key, summaries[key]) for key in ordered]
@@ -59,25 +59,25 @@ def print_summary(table: Summarized, *, console: Console, title: str = "") -> No
         return
     if title:
         console.print(title)
-    groups = list(dict.fromkeys((row["split"], row["scored_with"]) for row in rows))
+    groups = list(dict.fromkeys((row["split"], row["scoring_group"]) for row in rows))
     for split, company in groups:
         console.print(f"\n{split}: {company.replace('+', ', ')} scored together", highlight=False)
-        console.print(summary_table([row for row in rows if (row["split"], row["scored_with"]) == (split, company)]))
+        console.print(summary_table([row for row in rows if (row["split"], row["scoring_group"]) == (split, company)]))
     console.print(f"\n{_legend(rows)}", highlight=False)
 
 
-def print_comparison(comparison: Comparison, *, noise_db: float, console: Console) -> None:
+def print_comparison(comparison: Comparison, *, min_effect_db: float, console: Console) -> None:
     """Print who is compared, each difference from the first, and whether it is more than noise."""
     for contender in comparison.contenders:
         told = f"{contender.label}  {contender.system}, {contender.run}"
         console.print(told, highlight=False, markup=False, soft_wrap=True)
-    groups = list(dict.fromkeys((row.split, row.scored_with, row.metric) for row in comparison.differences))
+    groups = list(dict.fromkeys((row.split, row.scoring_group, row.metric) for row in comparison.differences))
     for split, company, metric in groups:
         together = f", {company.replace('+', ', ')} scored together" if company else ""
         rows = [
             row
             for row in comparison.differences
-            if (row.split, row.scored_with, row.metric) == (split, company, metric)
+            if (row.split, row.scoring_group, row.metric) == (split, company, metric)
         ]
         tracks = sorted({row.tracks for row in rows})
         told = f"{metric} in dB, {tracks[0]}" + (f" to {tracks[-1]}" if len(tracks) > 1 else "") + " tracks in both"
@@ -86,7 +86,7 @@ def print_comparison(comparison: Comparison, *, noise_db: float, console: Consol
     console.print(
         f"\nMedians over tracks; diff: median over tracks of other minus A, with its 95 % bootstrap interval; p: "
         f"Wilcoxon's signed-rank test, corrected by Holm for {len(comparison.differences)} questions. Better or worse: "
-        f"p below {SIGNIFICANT:g}, an interval without zero, and more than the {noise_db:g} dB that trainings with "
+        f"p below {SIGNIFICANT:g}, an interval without zero, and more than the {min_effect_db:g} dB that trainings with "
         f"other seeds differ by.",
         highlight=False,
     )
@@ -122,7 +122,7 @@ def _differences_table(rows: Sequence[Difference]) -> Table:
 
 
 def _row(key: tuple[str, str, str, str], summaries: Sequence[Summary]) -> dict[str, Any]:
-    split, scored_with, target, system = key
+    split, scoring_group, target, system = key
     found = {summary.metric: summary for summary in summaries}
     values = {metric: _finite(getattr(found[metric], kind)) for metric, kind in METRICS.items() if metric in found}
     framed = found.get("SDR", summaries[0])
@@ -130,10 +130,10 @@ def _row(key: tuple[str, str, str, str], summaries: Sequence[Summary]) -> dict[s
         "system": system,
         "split": split,
         "target": target,
-        "scored_with": scored_with,
+        "scoring_group": scoring_group,
         **{metric: values.get(metric) for metric in METRICS},
         "tracks": framed.tracks,
-        "tracks_left_out": framed.tracks_left_out,
+        "tracks_excluded": framed.tracks_excluded,
         "frames": framed.frames,
         "nan_frames": framed.nan_frames,
     }
@@ -148,5 +148,5 @@ def _legend(rows: Sequence[Mapping[str, Any]]) -> str:
         "dB. SDR, ISR, SIR, SAR as museval v4: median over frames, then over tracks; SI-SDR: median over tracks; "
         "uSDR: mean over tracks. NaN: frames without a value, where something is silent."
     )
-    left_out = max(row["tracks_left_out"] for row in rows)
+    left_out = max(row["tracks_excluded"] for row in rows)
     return f"{told} Up to {left_out} tracks without a finite value are left out." if left_out else told

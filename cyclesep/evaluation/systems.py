@@ -22,7 +22,7 @@ from cyclesep.inference.chunked_inference import SeparationConfig
 from cyclesep.metrics import oracles
 from cyclesep.metrics.track_score import ACCOMPANIMENT
 from cyclesep.storage.atomic_io import as_name
-from cyclesep.storage.path import Folder
+from cyclesep.storage.path import StoragePath
 
 HEURISTIC = "heuristic"
 HEURISTIC_TARGETS = frozenset({"vocals", "drums", "bass", "other"})
@@ -72,8 +72,8 @@ class Separator(System):
 
     @override
     def card(self) -> dict[str, Any]:
-        config = yaml.safe_load(Folder(self.checkpoint).read_text(checkpoints.CONFIG))
-        progress = asdict(checkpoints.read_progress(self.checkpoint))
+        config = yaml.safe_load(StoragePath(self.checkpoint).read_text(checkpoints.CONFIG))
+        progress = asdict(checkpoints.read_metadata(self.checkpoint))
         return {"path": self.checkpoint, "progress": progress, "config": config}
 
     @override
@@ -95,7 +95,7 @@ class Comparison(System, abc.ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Untouched(Comparison):
+class MixtureBaseline(Comparison):
     """The mixture as the estimate of every target."""
 
     @override
@@ -104,7 +104,7 @@ class Untouched(Comparison):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heuristic(Comparison):
+class HeuristicBaseline(Comparison):
     """Rules that have learned nothing; knows vocals, drums, bass and other."""
 
     @override
@@ -152,7 +152,7 @@ class EstimateFolder(Comparison):
             )
         return found
 
-    def tell_gaps(self, tracks: Sequence[ReferenceTrack]) -> None:
+    def warn_missing_estimates(self, tracks: Sequence[ReferenceTrack]) -> None:
         """Warn of tracks that lack targets which others have."""
         found = {track.track_id: self._names(track) for track in tracks}
         known = set().union(*found.values())
@@ -195,9 +195,9 @@ def find_systems(config: EvaluateConfig) -> list[System]:
     """All that `config` asks for, the oracles last. Raises ConfigError or CheckpointError if something is not there."""
     separators = _separators(config)
     targets = separators[0].targets if config.checkpoint is not None else config.targets
-    systems: list[System] = [Untouched(name=MIXTURE, targets=targets)] if config.mixture else []
+    systems: list[System] = [MixtureBaseline(name=MIXTURE, targets=targets)] if config.mixture else []
     if config.heuristic and (not targets or set(targets) & HEURISTIC_TARGETS):
-        systems.append(Heuristic(name=HEURISTIC, targets=targets))
+        systems.append(HeuristicBaseline(name=HEURISTIC, targets=targets))
     systems += separators
     systems += [IdealMask(name=mask, targets=targets, mask=mask) for mask in config.oracles]
     names = [system.name for system in systems]

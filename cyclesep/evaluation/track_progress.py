@@ -7,7 +7,7 @@ import ray
 from ray.util.metrics import Counter
 
 from cyclesep.console.progress_bar import LiveBar, clock, stderr_console
-from cyclesep.evaluation.track_result import TrackOutcome
+from cyclesep.evaluation.track_result import TrackResult
 
 # Into a file or a pipe a line now and then is enough.
 _LINE_SECONDS = 10.0
@@ -38,7 +38,7 @@ class Display:
         if not self._console.is_terminal and kind is None:
             self._console.print(self._line())
 
-    def advance(self, outcome: TrackOutcome) -> None:
+    def advance(self, outcome: TrackResult) -> None:
         """Count one outcome; a failure is told at once."""
         self._done += 1
         self._failed += outcome.failed

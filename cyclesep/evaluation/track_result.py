@@ -6,7 +6,7 @@ from cyclesep.evaluation.track_scores import TrackRow
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrackOutcome:
+class TrackResult:
     """One track under one system; what it took stands in every row."""
 
     rows: tuple[TrackRow, ...]
@@ -14,7 +14,7 @@ class TrackOutcome:
     @classmethod
     def failure(
         cls, *, system: str, checkpoint: str, track_id: str, split: str, targets: tuple[str, ...], reason: str
-    ) -> "TrackOutcome":
+    ) -> "TrackResult":
         """A row for each target that should have been scored, or one without a target if they are not known."""
         rows = tuple(
             TrackRow(system=system, checkpoint=checkpoint, track_id=track_id, split=split, target=target, reason=reason)

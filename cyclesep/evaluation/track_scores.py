@@ -27,7 +27,7 @@ _SCHEMA = pa.schema(
         ("split", pa.string()),
         # Empty for a track that failed before its targets were known.
         ("target", pa.string()),
-        ("scored_with", pa.string()),
+        ("scoring_group", pa.string()),
         ("conditioning", pa.string()),
         # dB: the median over frames, or the value of the whole track; null where nothing is finite.
         *((metric, pa.float64()) for metric in METRICS),
@@ -56,7 +56,7 @@ class TrackRow:
     track_id: str
     split: str
     target: str
-    scored_with: str = ""
+    scoring_group: str = ""
     """All targets that took part, joined by "+"."""
     conditioning: str = ""
     values: Mapping[str, float] = field(default_factory=dict)
@@ -86,17 +86,17 @@ class TrackRow:
     @property
     def company(self) -> tuple[str, str, str]:
         """Split, targets scored together and target: what may be compared."""
-        return self.split, self.scored_with, self.target
+        return self.split, self.scoring_group, self.target
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrackTable:
+class TrackScores:
     """Rows in the order of systems and tracks."""
 
     rows: tuple[TrackRow, ...]
 
     @classmethod
-    def read(cls, path: Path) -> "TrackTable":
+    def read(cls, path: Path) -> "TrackScores":
         """Read what `write` wrote; raises ScoringError for a file that is missing, damaged or another table."""
         try:
             plain = pyarrow.parquet.read_table(path).select(_SCHEMA.names).cast(_SCHEMA).to_pylist()
@@ -131,19 +131,19 @@ def rows_of(scores: ScoreTable, **about: Any) -> tuple[TrackRow, ...]:
     # One target may stand in two companies.
     found: dict[tuple[str, str, str, str, str], list[Any]] = {}
     for value in scores.track_values():
-        key = (value.system, value.split, value.track_id, value.target, value.scored_with)
+        key = (value.system, value.split, value.track_id, value.target, value.scoring_group)
         found.setdefault(key, []).append(value)
     conditioning = _conditioning(scores)
     rows = []
-    for (system, split, track_id, target, scored_with), values in found.items():
+    for (system, split, track_id, target, scoring_group), values in found.items():
         framed = max(values, key=lambda value: value.frames)
         row = TrackRow(
             system=system,
             track_id=track_id,
             split=split,
             target=target,
-            scored_with=scored_with,
-            conditioning=conditioning[system, track_id, target, scored_with],
+            scoring_group=scoring_group,
+            conditioning=conditioning[system, track_id, target, scoring_group],
             values={value.metric: value.value for value in values},
             frames=framed.frames,
             nan_frames=framed.nan_frames,
@@ -168,7 +168,7 @@ def from_plain(plain: Mapping[str, Any]) -> TrackRow:
 
 
 def _conditioning(scores: ScoreTable) -> dict[tuple[str, str, str, str], str]:
-    names = ["system", "track_id", "target", "scored_with"]
+    names = ["system", "track_id", "target", "scoring_group"]
     distinct = scores.table.group_by([*names, "conditioning"], use_threads=False).aggregate([]).to_pylist()
     return {tuple(row[name] for name in names): row["conditioning"] for row in distinct}
 
@@ -185,12 +185,12 @@ def _summaries(rows: list[TrackRow]) -> Iterator[Summary]:
             system=first.system,
             split=first.split,
             target=first.target,
-            scored_with=first.scored_with,
+            scoring_group=first.scoring_group,
             metric=metric,
             median=float(np.median(finite)) if len(finite) else float("nan"),
             mean=float(finite.mean()) if len(finite) else float("nan"),
             tracks=len(finite),
-            tracks_left_out=len(values) - len(finite),
+            tracks_excluded=len(values) - len(finite),
             frames=sum(row.frames for row in rows) if of_frames else 0,
             nan_frames=sum(row.nan_frames for row in rows) if of_frames else 0,
         )

@@ -13,12 +13,12 @@ from cyclesep import checkpoints
 from cyclesep.audio.audio_io import Waveform, from_pcm16, pcm16_gain, to_pcm16, write_wav
 from cyclesep.data.shards.manifest import MIXTURE
 from cyclesep.errors import CyclesepError
-from cyclesep.evaluation.excerpts import excerpt_of
+from cyclesep.evaluation.excerpts import make_excerpt
 from cyclesep.evaluation.references import ReferenceTrack, digest_of
-from cyclesep.evaluation.resource_usage import Stopwatch, forget_peak, peak_bytes
+from cyclesep.evaluation.resource_usage import Stopwatch, peak_bytes, reset_peak_memory
 from cyclesep.evaluation.results import Part, Results
 from cyclesep.evaluation.systems import Comparison, Separator, System, with_accompaniment
-from cyclesep.evaluation.track_result import TrackOutcome
+from cyclesep.evaluation.track_result import TrackResult
 from cyclesep.evaluation.track_scores import rows_of
 from cyclesep.inference.chunked_inference import SeparationConfig, choose_device
 from cyclesep.inference.stems import separate_waveform
@@ -34,7 +34,7 @@ class Item:
     track: ReferenceTrack
     part: Part
     results: Results
-    window_seconds: float
+    frame_seconds: float
     save_estimates: bool
     keep_excerpt: bool = False
     """Whether some seconds are kept for the report."""
@@ -55,7 +55,7 @@ class Item:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackedEstimates:
+class Pcm16Estimates:
     """Estimates on their way between processes: 16 bits are what is scored, and half of the memory."""
 
     stems: dict[str, tuple[NDArray[np.int16], float]]
@@ -63,7 +63,7 @@ class PackedEstimates:
     sample_rate: int
 
     @classmethod
-    def of(cls, estimates: Mapping[str, Waveform]) -> "PackedEstimates":
+    def of(cls, estimates: Mapping[str, Waveform]) -> "Pcm16Estimates":
         gains = {name: pcm16_gain(float(np.abs(wave.samples).max(initial=0.0))) for name, wave in estimates.items()}
         return cls(
             stems={name: (to_pcm16(wave.samples, gain=gains[name]), gains[name]) for name, wave in estimates.items()},
@@ -106,7 +106,7 @@ class SeparationActor:
         """Load the separator; raises CheckpointError, or ConfigError if the device is not there."""
         self._load()
 
-    def separate(self, track: ReferenceTrack) -> tuple[Separation, PackedEstimates | None]:
+    def separate(self, track: ReferenceTrack) -> tuple[Separation, Pcm16Estimates | None]:
         """The estimates of all targets, or the reason why there are none. Two threads may be here at once.
 
         Raises torch.AcceleratorError: after it a process can use its GPU no more, and has to be replaced.
@@ -115,7 +115,7 @@ class SeparationActor:
             mixture = track.mixture()
             with self._separating:
                 estimates, separation = _separated(self._load(), mixture, self._config)
-            packed = PackedEstimates.of(estimates)
+            packed = Pcm16Estimates.of(estimates)
             return replace(separation, num_bytes=packed.num_bytes), packed
         except torch.AcceleratorError:
             raise
@@ -123,7 +123,7 @@ class SeparationActor:
             return Separation(reason=told(problem)), None
 
 
-def score(item: Item, separation: Separation | None = None, estimates: PackedEstimates | None = None) -> TrackOutcome:
+def score(item: Item, separation: Separation | None = None, estimates: Pcm16Estimates | None = None) -> TrackResult:
     """Score one track and keep the result; a failure is an outcome too.
 
     Without `estimates` they are made here, by the separator or whatever else the system is.
@@ -134,9 +134,9 @@ def score(item: Item, separation: Separation | None = None, estimates: PackedEst
         return failed(item, told(problem))
 
 
-def failed(item: Item, reason: str) -> TrackOutcome:
+def failed(item: Item, reason: str) -> TrackResult:
     """The outcome of a track that could not be scored."""
-    return TrackOutcome.failure(
+    return TrackResult.failure(
         system=item.system.name,
         checkpoint=item.system.weights_digest,
         track_id=item.track.track_id,
@@ -152,9 +152,9 @@ def told(problem: Exception) -> str:
     return text if isinstance(problem, CyclesepError) else f"{type(problem).__name__}: {text}"
 
 
-def _scored(item: Item, separation: Separation | None, packed: PackedEstimates | None) -> TrackOutcome:
+def _scored(item: Item, separation: Separation | None, packed: Pcm16Estimates | None) -> TrackResult:
     clock = Stopwatch()
-    forget_peak()
+    reset_peak_memory()
     stems = item.track.read()
     if packed is not None:
         estimates = packed.unpacked()
@@ -164,8 +164,8 @@ def _scored(item: Item, separation: Separation | None, packed: PackedEstimates |
         clock.leave_out(separation.wall_seconds, separation.cpu_seconds)
         # As they would be after their way from an actor, to the bit; one at a time, for the sake of memory.
         for name in estimates:
-            estimates |= PackedEstimates.of({name: estimates[name]}).unpacked()
-        forget_peak()
+            estimates |= Pcm16Estimates.of({name: estimates[name]}).unpacked()
+        reset_peak_memory()
     else:
         assert isinstance(item.system, Comparison)
         estimates = item.system.estimates(stems, item.track)
@@ -174,19 +174,19 @@ def _scored(item: Item, separation: Separation | None, packed: PackedEstimates |
     scores = score_track(
         {name: stem for name, stem in stems.items() if name != MIXTURE},
         estimates,
-        window_seconds=item.window_seconds,
+        frame_seconds=item.frame_seconds,
         track_id=item.track.track_id,
         split=item.track.split,
     )
     if item.keep_excerpt:
         about = {"system": item.system.name, "track_id": item.track.track_id, "split": item.track.split}
-        excerpt_of(stems, estimates, **about).write(item.results.folder, item.part.name)
+        make_excerpt(stems, estimates, **about).write(item.results.folder, item.part.name)
     return _kept(item, stems, scores, separation or Separation(), clock)
 
 
 def _kept(
     item: Item, stems: Mapping[str, Waveform], scores: TrackScore, separation: Separation, clock: Stopwatch
-) -> TrackOutcome:
+) -> TrackResult:
     """Write museval's JSON and the part; gives the outcome."""
     table = ScoreTable.from_scores(item.system.name, [scores])
     item.results.folder.write_text(item.museval_json, to_museval_json(scores))
@@ -202,7 +202,7 @@ def _kept(
         separation_peak_bytes=separation.peak_bytes,
         scoring_peak_bytes=peak_bytes(),
     )
-    outcome = TrackOutcome(rows=rows)
+    outcome = TrackResult(rows=rows)
     item.results.write_part(item.part, table, outcome)
     return outcome
 
@@ -212,7 +212,7 @@ def _separated(
 ) -> tuple[dict[str, Waveform], Separation]:
     """The estimates of all targets, one joined by its accompaniment, and what they took."""
     clock = Stopwatch()
-    forget_peak()
+    reset_peak_memory()
     stems = separate_waveform(separator, mixture, config)
     estimates = with_accompaniment({target: stems[target] for target in separator.targets}, mixture)
     took = Separation(wall_seconds=clock.wall_seconds, cpu_seconds=clock.cpu_seconds, peak_bytes=peak_bytes())

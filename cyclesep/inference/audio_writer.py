@@ -38,7 +38,7 @@ class StemWriter:
     @classmethod
     def of(cls, config: SeparateConfig, source: AudioSource, name: Path) -> "StemWriter":
         """The writer for stems of `source`; raises AudioError if the format cannot hold its rate or channels."""
-        _refuse_misfit(config.file_format, source, name)
+        _refuse_misfit(config.format, source, name)
         shape = {"samplerate": source.sample_rate, "channels": source.channels}
         return cls(
             clipping=config.clipping, keeps_peaks=config.keeps_peaks, options=shape | _format_options(config, source)
@@ -56,7 +56,7 @@ class StemWriter:
         if excess > 1 and self.clipping == "error" and not self.keeps_peaks:
             raise AudioError(
                 f"{name}: a stem peaks {20 * np.log10(excess):.2f} dB above full scale and clipping=error was asked "
-                f"for; take clipping=rescale or clip, or file_format=wav sample_format=float"
+                f"for; take clipping=rescale or clip, or format=wav sample_format=float"
             )
         gain = 1.0 / max(1.0, excess) if rescaling else 1.0
         for partial in partials.values() if rescaling else ():
@@ -65,23 +65,23 @@ class StemWriter:
 
 
 def _format_options(config: SeparateConfig, source: AudioSource) -> dict[str, Any]:
-    if config.file_format == "mp3":
+    if config.format == "mp3":
         return _MP3_OPTIONS
-    if config.file_format == "flac":
+    if config.format == "flac":
         return {"format": "FLAC", "subtype": _SUBTYPES[config.sample_format or "pcm24"]}
     size = source.expected * source.channels * 4
     container = "RF64" if size > _WAV_LIMIT_BYTES else "WAV"
     return {"format": container, "subtype": _SUBTYPES[config.sample_format or "float"]}
 
 
-def _refuse_misfit(file_format: str, source: AudioSource, name: Path) -> None:
+def _refuse_misfit(format: str, source: AudioSource, name: Path) -> None:
     misfit = None
-    if file_format == "mp3" and source.sample_rate not in _MP3_RATES:
+    if format == "mp3" and source.sample_rate not in _MP3_RATES:
         misfit = f"a sample rate of {source.sample_rate} Hz"
-    elif source.channels > {"mp3": 2, "flac": _FLAC_CHANNELS}.get(file_format, source.channels):
+    elif source.channels > {"mp3": 2, "flac": _FLAC_CHANNELS}.get(format, source.channels):
         misfit = f"{source.channels} channels"
     if misfit is not None:
-        raise AudioError(f"{name}: has {misfit}, which {file_format} cannot hold; set file_format=wav")
+        raise AudioError(f"{name}: has {misfit}, which {format} cannot hold; set format=wav")
 
 
 def _write(partials: Mapping[str, Path], pieces: Iterable[Mapping[str, Samples]], **options: Any) -> float:

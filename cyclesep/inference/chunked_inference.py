@@ -31,13 +31,13 @@ _ABSURD_PEAK = 100.0
 class SeparationConfig:
     """How a track is cut into windows, and where they are separated."""
 
-    window_seconds: PositiveFloat = 8.0
+    segment_seconds: PositiveFloat = 8.0
     """What the network sees at once."""
 
     context_seconds: NonNegativeFloat = 0.5
     """Discarded at each end of a window, where the network did not see what lies beyond."""
 
-    crossfade_seconds: NonNegativeFloat = 0.1
+    overlap_seconds: NonNegativeFloat = 0.1
     """Over this long one window's estimate turns into the next one's."""
 
     batch_size: PositiveInt = 4
@@ -135,12 +135,12 @@ class Geometry:
     @classmethod
     def of(cls, config: SeparationConfig, sample_rate: int) -> "Geometry":
         """The geometry at a sample rate; raises ConfigError for a window shorter than its ends."""
-        seconds = (config.window_seconds, config.context_seconds, config.crossfade_seconds)
+        seconds = (config.segment_seconds, config.context_seconds, config.overlap_seconds)
         window, context, fade = (round(length * sample_rate) for length in seconds)
         if window <= 2 * (context + fade):
             raise ConfigError(
-                f"window_seconds: {config.window_seconds} leaves nothing between its ends of context_seconds="
-                f"{config.context_seconds} and crossfade_seconds={config.crossfade_seconds}; make it longer"
+                f"segment_seconds: {config.segment_seconds} leaves nothing between its ends of context_seconds="
+                f"{config.context_seconds} and overlap_seconds={config.overlap_seconds}; make it longer"
             )
         return cls(window=window, context=context, fade=fade)
 
@@ -199,7 +199,7 @@ class _Network:
     def _halve(self, problem: Exception) -> None:
         if self.batch_size == 1:
             raise ConfigError(
-                "window_seconds: not even one window fits into GPU memory; make it shorter, or set device=cpu"
+                "segment_seconds: not even one window fits into GPU memory; make it shorter, or set device=cpu"
             ) from problem
         self.batch_size //= 2
         torch.cuda.empty_cache()

@@ -23,7 +23,7 @@ class SeparateConfig:
     """Audio files, folders that are searched for audio, or glob patterns."""
 
     output: str = "separated"
-    """Folder for the stems."""
+    """StoragePath for the stems."""
 
     stems: tuple[str, ...] = ()
     """Targets to write; none: all that the separator has. One of several gives it and everything else."""
@@ -31,10 +31,10 @@ class SeparateConfig:
     residual: bool | None = None
     """Whether to write what the targets leave of the input; none: if one target is written."""
 
-    name: str = "{track}/{stem}.{ext}"
+    filename_template: str = "{track}/{stem}.{ext}"
     """Path of a stem below `output`; `.{ext}` may be left out."""
 
-    file_format: Literal["wav", "flac", "mp3"] = "wav"
+    format: Literal["wav", "flac", "mp3"] = "wav"
     """Kind of file; mp3 has a variable bit rate, of the best quality (V0, about 250 kbit/s in stereo)."""
 
     sample_format: SampleFormat | None = None
@@ -51,16 +51,15 @@ class SeparateConfig:
     @property
     def keeps_peaks(self) -> bool:
         """Whether the files hold samples above full scale."""
-        return self.file_format == "wav" and self.sample_format in (None, "float")
+        return self.format == "wav" and self.sample_format in (None, "float")
 
 
 def refuse_impossible(config: SeparateConfig) -> None:
     """Raise ConfigError for settings that cannot go together, or a name that is no template."""
-    if config.file_format == "flac" and config.sample_format == "float":
-        raise ConfigError("sample_format: flac holds no float samples; set sample_format=pcm24, or file_format=wav")
-    if config.file_format == "mp3" and config.sample_format is not None:
+    if config.format == "flac" and config.sample_format == "float":
+        raise ConfigError("sample_format: flac holds no float samples; set sample_format=pcm24, or format=wav")
+    if config.format == "mp3" and config.sample_format is not None:
         raise ConfigError(
-            f"sample_format: mp3 has none, and {config.sample_format} was asked for; leave it out, or set "
-            f"file_format=wav"
+            f"sample_format: mp3 has none, and {config.sample_format} was asked for; leave it out, or set format=wav"
         )
-    output_names.refuse_bad_template(config.name)
+    output_names.refuse_bad_template(config.filename_template)

@@ -41,13 +41,13 @@ class ExportConfig:
     output: str
     """File to write: .onnx for ONNX Runtime and others, .pt2 for torch.export; FILE.json is written beside it."""
 
-    window_seconds: PositiveFloat = _DEFAULTS.window_seconds
+    segment_seconds: PositiveFloat = _DEFAULTS.segment_seconds
     """Length of what the network takes at once; it is fixed in the file."""
 
     context_seconds: NonNegativeFloat = _DEFAULTS.context_seconds
     """What the application is told to discard at each end of a window."""
 
-    crossfade_seconds: NonNegativeFloat = _DEFAULTS.crossfade_seconds
+    overlap_seconds: NonNegativeFloat = _DEFAULTS.overlap_seconds
     """Over how long the application is told to fade one window into the next."""
 
 
@@ -96,9 +96,9 @@ def export(config: ExportConfig) -> ModelCard:
         raise ConfigError(f"output: {config.output} ends neither in {ONNX} nor in {TORCH}; name it so, for its kind")
     separator = checkpoints.load_separator(config.checkpoint)
     windows = SeparationConfig(
-        window_seconds=config.window_seconds,
+        segment_seconds=config.segment_seconds,
         context_seconds=config.context_seconds,
-        crossfade_seconds=config.crossfade_seconds,
+        overlap_seconds=config.overlap_seconds,
     )
     geometry = Geometry.of(windows, separator.sample_rate)
     module = without_complex_numbers(separator.module) if output.suffix == ONNX else separator.module

@@ -43,7 +43,7 @@ def separate_paths(config: SeparateConfig, separator: Separator | None = None) -
             planned[source] = _planned(separator, config, track)
         except ConfigError as problem:
             failed.append(_failed(source, problem))
-    output_names.refuse_collisions(planned, config.name)
+    output_names.refuse_collisions(planned, config.filename_template)
     kept = frozenset(Path(os.path.realpath(source)) for source in tracks.values())
     with SeparationProgress(len(planned)) as progress:
         for source, paths in planned.items():
@@ -105,7 +105,9 @@ def _planned(separator: Separator, config: SeparateConfig, track: str) -> dict[s
     chosen = chosen_targets(separator, config.stems)
     with_residual = len(chosen) == 1 if config.residual is None else config.residual
     stems = [*chosen, residual_name(chosen)] if with_residual else chosen
-    return output_names.stem_paths(Path(config.output), config.name, track=track, stems=stems, ext=config.file_format)
+    return output_names.stem_paths(
+        Path(config.output), config.filename_template, track=track, stems=stems, ext=config.format
+    )
 
 
 def _refuse_replacing(source: Path, paths: Mapping[str, Path], kept: frozenset[Path]) -> None:

@@ -1,6 +1,6 @@
 """Scores in museval's own format: its JSON, its `TrackStore`, and a drop-in for `museval.eval_mus_track`.
 
-museval is imported when it is asked for: its import takes a second and wants ffmpeg on the PATH.
+museval is import_object when it is asked for: its import takes a second and wants ffmpeg on the PATH.
 """
 
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ def to_track_store(score: TrackScore) -> "TrackStore":
     """museval's `TrackStore`: each target once, vocals as scored beside the accompaniment where there is one."""
     from museval import TrackStore
 
-    store = TrackStore(track_name=score.track_id, win=score.window_seconds, hop=score.hop_seconds)
+    store = TrackStore(track_name=score.track_id, win=score.frame_seconds, hop=score.hop_seconds)
     for name in score.names:
         values = score.of(name).frame_metrics()
         store.add_target(target_name=name, values={metric: frames.tolist() for metric, frames in values.items()})
@@ -95,7 +95,7 @@ def eval_mus_track(
     score = score_track(
         {name: _waveform(audio, rate) for name, audio in _audio_of(targets).items()},
         estimates,
-        window_seconds=win,
+        frame_seconds=win,
         hop_seconds=hop,
         mode=mode,
         derive_accompaniment=False,

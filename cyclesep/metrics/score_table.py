@@ -22,7 +22,7 @@ SCHEMA = pa.schema(
         pa.field("split", pa.string(), nullable=False),
         pa.field("target", pa.string(), nullable=False),
         # Names joined by "+": the other signals move a target's SIR and SAR, and their silent frames are NaN for all.
-        pa.field("scored_with", pa.string(), nullable=False),
+        pa.field("scoring_group", pa.string(), nullable=False),
         pa.field("conditioning", pa.string(), nullable=False),
         # Null for a metric of the whole track, as is the time (of the frame's first sample, in seconds).
         pa.field("frame", pa.int32()),
@@ -31,7 +31,7 @@ SCHEMA = pa.schema(
         pa.field("value", pa.float64(), nullable=False),
     ]
 )
-TRACK_KEYS = ("system", "split", "target", "scored_with", "metric", "track_id")
+TRACK_KEYS = ("system", "split", "target", "scoring_group", "metric", "track_id")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class TrackValue:
     system: str
     split: str
     target: str
-    scored_with: str
+    scoring_group: str
     metric: str
     track_id: str
     value: float
@@ -59,21 +59,21 @@ class Summary:
     system: str
     split: str
     target: str
-    scored_with: str
+    scoring_group: str
     metric: str
     median: float
     """Median over tracks, dB: of medians over frames for SDR, ISR, SIR and SAR, as SiSEC reports them."""
     mean: float
     """Mean over tracks, dB: how uSDR is reported."""
     tracks: int
-    tracks_left_out: int
+    tracks_excluded: int
     frames: int
     nan_frames: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreTable:
-    """Rows (system, track_id, split, target, scored_with, conditioning, frame, time, metric, value)."""
+    """Rows (system, track_id, split, target, scoring_group, conditioning, frame, time, metric, value)."""
 
     table: pa.Table
 
@@ -121,11 +121,11 @@ class ScoreTable:
     def summary(self) -> tuple[Summary, ...]:
         """Median over frames, then tracks, NaN left out and counted; per system, split, target, company and metric.
 
-        The company is `scored_with`: vocals beside three stems and vocals beside an accompaniment are not mixed.
+        The company is `scoring_group`: vocals beside three stems and vocals beside an accompaniment are not mixed.
         """
         groups: dict[tuple[str, ...], list[TrackValue]] = {}
         for value in self.track_values():
-            groups.setdefault((value.system, value.split, value.target, value.scored_with, value.metric), []).append(
+            groups.setdefault((value.system, value.split, value.target, value.scoring_group, value.metric), []).append(
                 value
             )
         return tuple(_summary(tracks) for tracks in groups.values())
@@ -138,7 +138,7 @@ def _rows(system: str, score: TrackScore, target: TargetScore) -> pa.Table:
     ]
     nothing = np.array([None])
     parts += [(metric, nothing, nothing, np.array([value])) for metric, value in target.track_metrics().items()]
-    return _table(system, score.track_id, score.split, target.target, target.scored_with, target.conditioning, parts)
+    return _table(system, score.track_id, score.split, target.target, target.scoring_group, target.conditioning, parts)
 
 
 def _museval_rows(system: str, path: Path) -> pa.Table:
@@ -162,13 +162,13 @@ def _table(
     track_id: str,
     split: str,
     target: str,
-    scored_with: Sequence[str],
+    scoring_group: Sequence[str],
     conditioning: str,
     parts: Sequence[tuple[str, NDArray[Any], NDArray[Any], NDArray[np.float64]]],
 ) -> pa.Table:
     """Rows of one target; `parts` are (metric, frames, times, values), None where there is no frame."""
     count = sum(len(values) for _, _, _, values in parts)
-    constant = (system, track_id, split, target, "+".join(scored_with), conditioning)
+    constant = (system, track_id, split, target, "+".join(scoring_group), conditioning)
     columns: list[Any] = [[text] * count for text in constant]
     columns.append([frame for _, frames, _, _ in parts for frame in frames.tolist()])
     columns.append([time for _, _, times, _ in parts for time in times.tolist()])
@@ -195,13 +195,13 @@ def _groups(table: pa.Table, keys: Sequence[str]) -> Iterator[tuple[tuple[str, .
 
 
 def _track_value(key: tuple[str, ...], values: NDArray[np.float64], of_frames: NDArray[np.bool_]) -> TrackValue:
-    system, split, target, scored_with, metric, track_id = key
+    system, split, target, scoring_group, metric, track_id = key
     finite = np.isfinite(values)
     return TrackValue(
         system=system,
         split=split,
         target=target,
-        scored_with=scored_with,
+        scoring_group=scoring_group,
         metric=metric,
         track_id=track_id,
         value=float(np.median(values[finite])) if finite.any() else float("nan"),
@@ -218,12 +218,12 @@ def _summary(tracks: Sequence[TrackValue]) -> Summary:
         system=first.system,
         split=first.split,
         target=first.target,
-        scored_with=first.scored_with,
+        scoring_group=first.scoring_group,
         metric=first.metric,
         median=float(np.median(finite)) if len(finite) else float("nan"),
         mean=float(finite.mean()) if len(finite) else float("nan"),
         tracks=len(finite),
-        tracks_left_out=len(values) - len(finite),
+        tracks_excluded=len(values) - len(finite),
         frames=sum(track.frames for track in tracks),
         nan_frames=sum(track.nan_frames for track in tracks),
     )

@@ -20,10 +20,10 @@ TRACK_METRICS = ("SI-SDR", "uSDR")
 
 @dataclass(frozen=True, kw_only=True)
 class TargetScore:
-    """The scores of one target of one track; frames where any signal of `scored_with` is silent are NaN."""
+    """The scores of one target of one track; frames where any signal of `scoring_group` is silent are NaN."""
 
     target: str
-    scored_with: tuple[str, ...]
+    scoring_group: tuple[str, ...]
     """All targets, this one too, whose references took part, and their estimates as far as there are any."""
     sdr: Array
     """(frames,), dB, as are the next three."""
@@ -57,7 +57,7 @@ class TrackScore:
     track_id: str
     split: str
     sample_rate: int
-    window_seconds: float
+    frame_seconds: float
     hop_seconds: float
     targets: tuple[TargetScore, ...]
 
@@ -81,7 +81,7 @@ def score_track(
     references: Mapping[str, Waveform],
     estimates: Mapping[str, Waveform],
     *,
-    window_seconds: float = 1.0,
+    frame_seconds: float = 1.0,
     hop_seconds: float | None = None,
     mode: Mode = "v4",
     derive_accompaniment: bool = True,
@@ -116,11 +116,11 @@ def score_track(
     require_finite(tuple(named.values()), tuple(named))
     sources = Sources(signals=tuple(named.values()), num_references=len(references), steps=PCM16_SCALE)
     pairings = tuple(scenario.pairing(list(references), wanted) for scenario in scenarios)
-    hop_seconds = window_seconds if hop_seconds is None else hop_seconds
+    hop_seconds = frame_seconds if hop_seconds is None else hop_seconds
     scores = score_sources(
         sources,
         pairings,
-        win=_whole_samples("window_seconds", window_seconds, sample_rate),
+        win=_whole_samples("frame_seconds", frame_seconds, sample_rate),
         hop=_whole_samples("hop_seconds", hop_seconds, sample_rate),
         mode=mode,
         device=device,
@@ -132,7 +132,7 @@ def score_track(
         track_id=track_id,
         split=split,
         sample_rate=sample_rate,
-        window_seconds=window_seconds,
+        frame_seconds=frame_seconds,
         hop_seconds=hop_seconds,
         targets=tuple(targets),
     )
@@ -211,7 +211,7 @@ def _target_scores(scenario: _Scenario, scores: Scores) -> Iterator[TargetScore]
             continue
         yield TargetScore(
             target=target,
-            scored_with=tuple(scenario.references),
+            scoring_group=tuple(scenario.references),
             sdr=scores.sdr[j],
             isr=scores.isr[j],
             sir=scores.sir[j],

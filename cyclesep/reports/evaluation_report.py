@@ -12,13 +12,13 @@ from markupsafe import Markup
 from cyclesep import __version__
 from cyclesep.evaluation import score_display
 from cyclesep.evaluation.excerpts import Excerpt
-from cyclesep.evaluation.track_scores import METRICS, SUMMARY, TRACKS, TrackRow, TrackTable
+from cyclesep.evaluation.track_scores import METRICS, SUMMARY, TRACKS, TrackRow, TrackScores
 from cyclesep.metrics import ScoreTable
 from cyclesep.reports.audio_player import FrameScores, Player, make_player
 from cyclesep.reports.figures import Curve, Group, Mark, curve_figure, strip_figure
 from cyclesep.reports.jinja import Column, number, read_object, write_page
 from cyclesep.reports.model_card import checkpoint_card, shown_card
-from cyclesep.storage.path import Folder
+from cyclesep.storage.path import StoragePath
 
 MEANINGS = {
     "SDR": "signal to distortion: how much of everything that is not the reference is there",
@@ -36,15 +36,15 @@ _SCORES = "scores.parquet"
 _EVALUATED = ("Separator", "EstimateFolder")
 
 
-def write_evaluation_page(folder: Folder | Path | str) -> str:
+def write_evaluation_report(folder: StoragePath | Path | str) -> str:
     """Write report.html into the folder of an evaluation, local or in S3, out of what lies there; gives its place.
 
     Raises StorageError or ScoringError if the folder holds no finished evaluation, or cannot be written to.
     """
-    folder = folder if isinstance(folder, Folder) else Folder.of(folder)
+    folder = folder if isinstance(folder, StoragePath) else StoragePath.of(folder)
     summary = read_object(folder, SUMMARY, remedy="give the output folder of a finished evaluation, or evaluate again")
     with folder.reading(TRACKS) as path:
-        table = TrackTable.read(path)
+        table = TrackScores.read(path)
     systems = {system["name"]: system["kind"] for system in summary["systems"]}
     colours = {name: index for index, name in enumerate(systems)}
     evaluated = [name for name, kind in systems.items() if kind in _EVALUATED] or list(systems)[-1:]
@@ -94,11 +94,11 @@ def _track_columns() -> list[Column]:
     return [Column(name="track"), Column(name="target"), *scores, *frames]
 
 
-def _tables(table: TrackTable, evaluated: Sequence[str]) -> list[tuple[str, list[dict[str, Any]]]]:
+def _tables(table: TrackScores, evaluated: Sequence[str]) -> list[tuple[str, list[dict[str, Any]]]]:
     """A caption and rows for each company that was scored together."""
     tables: dict[str, list[dict[str, Any]]] = {}
     for row in score_display.summary_rows(table):
-        caption = f"{row['split']}: {row['scored_with'].replace('+', ', ')} scored together"
+        caption = f"{row['split']}: {row['scoring_group'].replace('+', ', ')} scored together"
         shown = {**row, "NaN": row["nan_frames"], "emphasis": row["system"] in evaluated}
         tables.setdefault(caption, []).append(shown)
     return list(tables.items())
@@ -117,7 +117,7 @@ def _track_row(row: TrackRow) -> dict[str, Any]:
     }
 
 
-def _strips(table: TrackTable, colours: Mapping[str, int]) -> list[dict[str, Any]]:
+def _strips(table: TrackScores, colours: Mapping[str, int]) -> list[dict[str, Any]]:
     """A figure for each metric and target: the tracks of all systems side by side."""
     companies = dict.fromkeys(row.company for row in table.scored)
     found = []
@@ -146,7 +146,7 @@ def _group(rows: Sequence[TrackRow], system: str, metric: str, colour: int) -> G
 
 
 def _players(
-    folder: Folder, summary: Mapping[str, Any], table: TrackTable, colours: Mapping[str, int]
+    folder: StoragePath, summary: Mapping[str, Any], table: TrackScores, colours: Mapping[str, int]
 ) -> tuple[list[tuple[Player, Markup | None]], int]:
     """Players of the excerpts that were kept, each with the course of its whole track, and how many are left out."""
     names = summary.get("excerpts", [])
@@ -164,7 +164,7 @@ def _players(
 
 
 def _excerpts(
-    folder: Folder, names: Sequence[str]
+    folder: StoragePath, names: Sequence[str]
 ) -> Iterator[tuple[str, Excerpt, dict[tuple[str, str, str], FrameScores]]]:
     """Each excerpt and the scores of its track."""
     if not names:
@@ -180,12 +180,12 @@ def _frame_scores(table: pa.Table, track_id: str, split: str) -> dict[tuple[str,
     """The scores of a track's frames by system, target and metric; of two companies, those beside the accompaniment."""
     one = (pyarrow.compute.field("track_id") == track_id) & (pyarrow.compute.field("split") == split)
     rows = table.filter(one & pyarrow.compute.field("frame").is_valid()).select(
-        ["system", "target", "metric", "scored_with", "time", "value"]
+        ["system", "target", "metric", "scoring_group", "time", "value"]
     )
     found: dict[tuple[str, str, str], dict[str, list[tuple[float, float]]]] = {}
     for row in rows.to_pylist():
         companies = found.setdefault((row["system"], row["target"], row["metric"]), {})
-        companies.setdefault(row["scored_with"], []).append((row["time"], row["value"]))
+        companies.setdefault(row["scoring_group"], []).append((row["time"], row["value"]))
     return {key: _frames(list(companies.values())[-1]) for key, companies in found.items()}
 
 
@@ -194,7 +194,7 @@ def _frames(points: Sequence[tuple[float, float]]) -> FrameScores:
     return FrameScores(times=times, values=np.where(np.isfinite(values), values, np.nan))
 
 
-def _rank(table: TrackTable, excerpt: Excerpt) -> str:
+def _rank(table: TrackScores, excerpt: Excerpt) -> str:
     """How the track did among all of its system: "best of 12: SDR of vocals 8.31 dB"."""
     target = next(iter(excerpt.references), "")
     rows = [row for row in table.scored if (row.system, row.target) == (excerpt.system, target)]
@@ -239,7 +239,7 @@ def _card(summary: Mapping[str, Any]) -> dict[str, str]:
             "tracks": f"{summary['tracks']} of the {config['split']} split",
             "frames": f"{config['window_seconds']:g} s",
             "evaluated on": summary.get("hardware"),
-            "time": f"{summary['wall_seconds']:.1f} s, {summary['kept_from_before']} results kept from earlier runs",
+            "time": f"{summary['wall_seconds']:.1f} s, {summary['num_reused']} results kept from earlier runs",
             "cyclesep": f"{summary['version']}, commit {summary['commit'] or 'unknown'}",
         }
     )

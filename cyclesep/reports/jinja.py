@@ -11,7 +11,7 @@ import jinja2
 import yaml
 
 from cyclesep.errors import StorageError
-from cyclesep.storage.path import Folder
+from cyclesep.storage.path import StoragePath
 
 REPORT = "report.html"
 
@@ -30,7 +30,7 @@ class Column:
 
 
 @lru_cache(maxsize=1)
-def page_environment() -> jinja2.Environment:
+def jinja_environment() -> jinja2.Environment:
     """The environment of every page: autoescape on, an undefined name is an error.
 
     A page extends `base.html` (blocks: title, lead, main, scripts), which brings style, theme switch, sortable tables
@@ -49,9 +49,9 @@ def page_environment() -> jinja2.Environment:
     return environment
 
 
-def write_page(folder: Folder, template: str, values: Mapping[str, Any]) -> str:
+def write_page(folder: StoragePath, template: str, values: Mapping[str, Any]) -> str:
     """Render a page into report.html of `folder`, whole or not at all; gives where it lies."""
-    folder.write_text(REPORT, page_environment().get_template(template).render(values))
+    folder.write_text(REPORT, jinja_environment().get_template(template).render(values))
     return folder.path_of(REPORT)
 
 
@@ -68,7 +68,7 @@ def clock(seconds: float) -> str:
     return f"{minutes}:{rest:02d}"
 
 
-def read_object(folder: Folder, name: str, *, remedy: str) -> dict[str, Any]:
+def read_object(folder: StoragePath, name: str, *, remedy: str) -> dict[str, Any]:
     """A JSON or YAML object; raises StorageError, which ends with the remedy, for a file that holds none."""
     try:
         # YAML reads JSON too, but ten times as slowly.

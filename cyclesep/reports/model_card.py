@@ -14,7 +14,7 @@ def shown_card(card: Mapping[str, Any]) -> dict[str, str]:
 
 
 def checkpoint_card(*, path: str, progress: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
-    """The card of a checkpoint: `progress` and `config` are what its progress.json and config.yaml hold."""
+    """The card of a checkpoint: `progress` and `config` are what its metadata.json and config.yaml hold."""
     training = config.get("cyclegan") or {}
     seconds = progress.get("training_seconds") or 0.0
     return shown_card(

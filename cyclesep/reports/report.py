@@ -10,10 +10,10 @@ from pydantic import Field
 
 from cyclesep.errors import ConfigError, CyclesepError
 from cyclesep.evaluation.track_scores import SUMMARY
-from cyclesep.reports.evaluation_report import write_evaluation_page
-from cyclesep.reports.training_report import write_training_page
+from cyclesep.reports.evaluation_report import write_evaluation_report
+from cyclesep.reports.training_report import write_training_report
 from cyclesep.storage.atomic_io import shown
-from cyclesep.storage.path import Folder
+from cyclesep.storage.path import StoragePath
 
 RUN = "run.json"
 
@@ -29,18 +29,18 @@ class ReportConfig:
 def run(config: ReportConfig) -> int:
     """Write report.html into each folder; raises ConfigError for a folder that is neither run nor evaluation."""
     for place in config.folders:
-        folder = Folder.of(place)
+        folder = StoragePath.of(place)
         files = folder.sizes("")
         if SUMMARY in files:
-            tell_report(write_evaluation_page(folder))
+            tell_report(write_evaluation_report(folder))
         elif RUN in files:
-            tell_report(write_training_page(folder))
+            tell_report(write_training_report(folder))
         else:
             raise ConfigError(f"folders: {place} holds neither {SUMMARY} of an evaluation nor {RUN} of a finished run")
     return 0
 
 
-def report_on(folder: Folder | Path | str, write: Callable[[Folder | Path | str], str]) -> None:
+def write_report(folder: StoragePath | Path | str, write: Callable[[StoragePath | Path | str], str]) -> None:
     """Write a page at the end of a job, and say so; the job's own work counts, whatever becomes of the page."""
     try:
         tell_report(write(folder))

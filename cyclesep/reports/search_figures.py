@@ -21,7 +21,7 @@ from cyclesep.reports.figures import (
     themed_svg,
 )
 from cyclesep.reports.jinja import number
-from cyclesep.tuning.finalists import Standing
+from cyclesep.tuning.finalists import FinalistResult
 from cyclesep.tuning.space import Parameter, Space
 from cyclesep.tuning.trial_table import TrialRow
 
@@ -113,7 +113,7 @@ def cost_chart(rows: Sequence[TrialRow], best: Sequence[TrialRow]) -> Markup:
     return themed_svg(figure, label="Cost of each trial beside its SDR")
 
 
-def finals_chart(standings: Sequence[Standing]) -> Markup:
+def finals_chart(standings: Sequence[FinalistResult]) -> Markup:
     """A point for each seed of each contender."""
     groups = [
         Group(

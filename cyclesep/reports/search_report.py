@@ -7,9 +7,9 @@ from markupsafe import Markup
 
 from cyclesep import __version__
 from cyclesep.config import settings
-from cyclesep.reports.jinja import Column, clock, number, page_environment
+from cyclesep.reports.jinja import Column, clock, jinja_environment, number
 from cyclesep.reports.search_figures import cost_chart, curves_chart, finals_chart, importance_chart, parallel_chart
-from cyclesep.tuning.finalists import Standing
+from cyclesep.tuning.finalists import FinalistResult
 from cyclesep.tuning.importance import MIN_TRIALS, common_step, importance
 from cyclesep.tuning.search_result import SearchReport
 from cyclesep.tuning.space import Space
@@ -39,7 +39,7 @@ def html(report: SearchReport) -> str:
         "card": _card(report),
         "config": settings.to_dict(report.config),
     }  # fmt: skip
-    return page_environment().get_template("search.html").render(values)
+    return jinja_environment().get_template("search.html").render(values)
 
 
 def _lead(report: SearchReport) -> str:
@@ -100,7 +100,7 @@ def _row(row: TrialRow, space: Space) -> dict[str, Any]:
     return values | own
 
 
-def _final_row(standing: Standing) -> dict[str, Any]:
+def _final_row(standing: FinalistResult) -> dict[str, Any]:
     seeds = ", ".join(f"{row.seed}: {number(row.sdr)}" for row in sorted(standing.rows, key=lambda row: row.seed))
     return {"contender": standing.label, "mean": standing.mean, "spread": standing.spread, "seeds": seeds}
 

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from cyclesep.audio.audio_io import Samples
 from cyclesep.errors import StorageError
 from cyclesep.evaluation.excerpts import Excerpt
-from cyclesep.storage.path import Folder
+from cyclesep.storage.path import StoragePath
 
 _TENSORBOARD, _METRICS = "tensorboard", "metrics.jsonl"
 _SAMPLE = re.compile(r"samples/crop-(\d+)/(?:(mixture)|(.+)-(estimate|reference))")
@@ -28,7 +28,7 @@ class Told:
     values: list[float] = field(default_factory=list)
 
 
-def read_scalars(folder: Folder) -> dict[str, Told]:
+def read_scalars(folder: StoragePath) -> dict[str, Told]:
     """All scalars of a run: of TensorBoard's files where there are some, else those of each validation.
 
     Raises StorageError if the folder holds neither.
@@ -56,7 +56,7 @@ def read_scalars(folder: Folder) -> dict[str, Told]:
     return found
 
 
-def read_samples(folder: Folder, *, system: str) -> list[Excerpt]:
+def read_samples(folder: StoragePath, *, system: str) -> list[Excerpt]:
     """The validation crops of the last validation as mixture, references and estimates; none if none were kept."""
     events = _events(folder)
     crops: dict[str, dict[str, tuple[Samples, int]]] = {}
@@ -69,7 +69,7 @@ def read_samples(folder: Folder, *, system: str) -> list[Excerpt]:
     return [_excerpt(f"validation crop {int(crop) + 1}", crops[crop], system) for crop in sorted(crops, key=int)]
 
 
-def _events(folder: Folder) -> Any:
+def _events(folder: StoragePath) -> Any:
     """TensorBoard's reader, or None where there are no event files."""
     board = folder.below(_TENSORBOARD)
     names = [name for name in board.sizes("") if name.startswith("events.out.")]
@@ -78,7 +78,7 @@ def _events(folder: Folder) -> Any:
     # All scalars, and the last sound of each name.
     # Its warnings are of steps that were done again after a restart, which is as it should be.
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
-    events = EventAccumulator(str(board.at_hand(*names)), size_guidance={"scalars": 0, "audio": 1, "images": 1})
+    events = EventAccumulator(str(board.local_path(*names)), size_guidance={"scalars": 0, "audio": 1, "images": 1})
     return events.Reload()
 
 

@@ -11,21 +11,21 @@ from cyclesep.reports.figures import Curve, curve_figure
 from cyclesep.reports.jinja import clock, number, read_object, write_page
 from cyclesep.reports.model_card import checkpoint_card
 from cyclesep.reports.tensorboard_reader import Told, read_samples, read_scalars
-from cyclesep.storage.path import Folder
+from cyclesep.storage.path import StoragePath
 
 # Title, axis and the beginnings of the names that stand in one figure; the first that fits takes a curve.
 _FIGURES = (
     ("SDR of the validation crops", "dB", ("validation/sdr",)),
     ("SI-SDR of the validation crops, and above that of the mixture", "dB", ("validation/si_sdr",)),
     ("Weighted sum of the separator's losses", "loss", ("separator/total",)),
-    ("Share of the time that the workers wait for data", "share", ("speed/data_wait",)),
-    ("Speed over all workers", "crops per second", ("speed/crops_per_second",)),
-    ("Time of a step", "seconds", ("speed/step_seconds",)),
+    ("Share of the time that the workers wait for data", "share", ("perf/data_wait_fraction",)),
+    ("Speed over all workers", "crops per second", ("perf/crops_per_second",)),
+    ("Time of a step", "seconds", ("perf/step_seconds",)),
     ("Norms of gradients", "norm", ("separator/gradient_norm", "discriminators/gradient_norm")),
     (
         "Energy of the estimates, and of what they leave out, over that of the mixtures",
         "share",
-        ("separator/output_energy", "separator/removed_energy"),
+        ("separator/output_energy", "collapse/removed_energy_ratio"),
     ),
     ("Steps left out, near silence, or with everything let through", "steps", ("steps_skipped", "separator/steps_")),
     ("Terms of the separator's losses", "loss", ("separator/",)),
@@ -34,12 +34,12 @@ _FIGURES = (
 _REMEDY = "give the folder of a run that `cyclesep train` has finished"
 
 
-def write_training_page(folder: Folder | Path | str) -> str:
+def write_training_report(folder: StoragePath | Path | str) -> str:
     """Write report.html into the folder of a run, local or in S3, out of what lies there; gives its place.
 
     Raises StorageError if the folder holds no finished run, or cannot be written to.
     """
-    folder = folder if isinstance(folder, Folder) else Folder.of(folder)
+    folder = folder if isinstance(folder, StoragePath) else StoragePath.of(folder)
     run = read_object(folder, "run.json", remedy=_REMEDY)
     cards = {
         f"best checkpoint, {run['best']}": _checkpoint(folder, run["best"]),
@@ -48,7 +48,7 @@ def write_training_page(folder: Folder | Path | str) -> str:
     if run["best"] == run["last"]:
         cards.popitem()
     name = folder.place.rpartition("/")[2]
-    last = read_object(folder, f"{run['last']}/progress.json", remedy=_REMEDY)
+    last = read_object(folder, f"{run['last']}/metadata.json", remedy=_REMEDY)
     samples = read_samples(folder, system=name)
     rank = "as separated at the last validation"
     players = [make_player(sample, {}, rank=rank, colours={}, frame_seconds=1.0) for sample in samples]
@@ -68,8 +68,8 @@ def write_training_page(folder: Folder | Path | str) -> str:
     )
 
 
-def _checkpoint(folder: Folder, name: str) -> dict[str, str]:
-    progress = read_object(folder, f"{name}/progress.json", remedy=_REMEDY)
+def _checkpoint(folder: StoragePath, name: str) -> dict[str, str]:
+    progress = read_object(folder, f"{name}/metadata.json", remedy=_REMEDY)
     metrics = {metric: number(value) for metric, value in progress.get("metrics", {}).items()}
     config = read_object(folder, f"{name}/config.yaml", remedy=_REMEDY)
     return checkpoint_card(path=folder.path_of(name), progress=progress, config=config) | metrics

@@ -9,13 +9,13 @@ what happened and what to do.
 from cyclesep.storage.download_cache import copied
 from cyclesep.storage.locks import LockHeldError, StorageLock, this_process
 from cyclesep.storage.objects import delete, folders, listed, look, read_text, sizes, write_text
-from cyclesep.storage.s3_errors import NoSuchObject
+from cyclesep.storage.s3_errors import ObjectNotFound
 from cyclesep.storage.transfers import Upload, abort_uploads, download, upload
 from cyclesep.storage.uri import absolute, is_remote, join, shown
 
 __all__ = [
     "LockHeldError",
-    "NoSuchObject",
+    "ObjectNotFound",
     "StorageLock",
     "Upload",
     "abort_uploads",

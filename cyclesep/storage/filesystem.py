@@ -16,7 +16,7 @@ from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileSystemHandler, Fi
 from typing_extensions import override
 
 from cyclesep.storage import objects
-from cyclesep.storage.s3_errors import NoSuchObject
+from cyclesep.storage.s3_errors import ObjectNotFound
 from cyclesep.storage.transfers import Upload, download, upload
 from cyclesep.storage.uri import SCHEME, is_remote
 
@@ -108,7 +108,7 @@ class _Buckets(FileSystemHandler):  # type: ignore[misc]
             file = Path(scratch) / "object"
             try:
                 download(SCHEME + path, file)
-            except NoSuchObject as problem:
+            except ObjectNotFound as problem:
                 raise FileNotFoundError(str(problem)) from problem
             # Stays readable when the folder has gone.
             return PythonFile(file.open("rb"), mode="r")

@@ -25,7 +25,7 @@ from botocore import exceptions as boto
 
 from cyclesep.errors import StorageError
 from cyclesep.storage.client import client
-from cyclesep.storage.s3_errors import NoSuchObject, code_of, explained
+from cyclesep.storage.s3_errors import ObjectNotFound, code_of, explained
 from cyclesep.storage.uri import parse
 
 RENEW_SECONDS = 15.0
@@ -68,7 +68,7 @@ class StorageLock:
         Whether an owner on another machine has crashed shows only when it no longer renews the lock: with
         `wait_for_the_dead` this waits until it does, or until the lock is stale.
         """
-        with suppress(NoSuchObject):
+        with suppress(ObjectNotFound):
             found = _Found(self.uri)
             if wait_for_the_dead:
                 found = self._last_of(found)
@@ -80,7 +80,7 @@ class StorageLock:
         threading.Thread(target=self._keep, name="storage-lock", daemon=True).start()
 
     def _last_of(self, first: "_Found") -> "_Found":
-        """The lock when it is stale or was renewed; raises NoSuchObject when it is given back."""
+        """The lock when it is stale or was renewed; raises ObjectNotFound when it is given back."""
         found = first
         if not found.is_stale():
             _log.warning("%s: held by %s; waiting for a sign of life", self.uri, found.told())
@@ -156,13 +156,13 @@ class StorageLock:
             if found.token == self._token:
                 return found
             self._lost = f"is now that of {found.told()}"
-        except NoSuchObject:
+        except ObjectNotFound:
             self._lost = "was deleted"
         return None
 
 
 class _Found:
-    """A lock object as it lies there now; raises NoSuchObject if there is none."""
+    """A lock object as it lies there now; raises ObjectNotFound if there is none."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri

@@ -33,7 +33,7 @@ class Stored:
 
 
 def read_text(uri: str) -> str:
-    """A small object as text. Raises NoSuchObject if it is not there, StorageError if it cannot be read as UTF-8."""
+    """A small object as text. Raises ObjectNotFound if it is not there, StorageError if it cannot be read as UTF-8."""
     bucket, key = parse(uri)
     for attempt in range(_MAX_READS):
         with explained(uri):

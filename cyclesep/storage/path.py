@@ -20,14 +20,14 @@ _DYING_SECONDS, _LEASE_SECONDS = 5.0, 120.0
 
 
 @dataclass(frozen=True)
-class Folder:
+class StoragePath:
     """A place and what may be done there; `name` is always a path below it with forward slashes."""
 
     place: str
     """Absolute path, or s3://bucket/prefix."""
 
     @classmethod
-    def of(cls, place: Path | str) -> "Folder":
+    def of(cls, place: Path | str) -> "StoragePath":
         """The folder that `place` means to this process; nothing is made. Raises StorageError for no location."""
         return cls(storage.absolute(place))
 
@@ -47,9 +47,9 @@ class Folder:
             raise StorageError(f"{self.place}: lies in S3; copy it to a folder of this machine first")
         return Path(self.place)
 
-    def below(self, *names: str) -> "Folder":
+    def below(self, *names: str) -> "StoragePath":
         """The folder of that name below this one, made or not."""
-        return Folder(storage.join(self.place, *names))
+        return StoragePath(storage.join(self.place, *names))
 
     def path_of(self, name: str) -> str:
         """Where a file lies, for messages and for readers that know both kinds."""
@@ -74,12 +74,12 @@ class Folder:
     def reading(self, name: str) -> Iterator[Path]:
         """Give a local path to read `name` from, for the length of the block.
 
-        Raises NoSuchObject if there is no such file, StorageError if it cannot be fetched.
+        Raises ObjectNotFound if there is no such file, StorageError if it cannot be fetched.
         """
         if not self.is_remote:
             path = Path(self.path_of(name))
             if not path.is_file():
-                raise storage.NoSuchObject(f"{path}: there is no such file; check the folder")
+                raise storage.ObjectNotFound(f"{path}: there is no such file; check the folder")
             yield path
             return
         with tempfile.TemporaryDirectory(prefix="cyclesep-download-") as scratch:
@@ -95,14 +95,14 @@ class Folder:
             atomic_io.write_text(Path(self.path_of(name)), text)
 
     def read_text(self, name: str) -> str:
-        """A small file as UTF-8. Raises NoSuchObject if it is not there, StorageError if it is no text."""
+        """A small file as UTF-8. Raises ObjectNotFound if it is not there, StorageError if it is no text."""
         if self.is_remote:
             return storage.read_text(self.path_of(name))
         path = Path(self.path_of(name))
         try:
             return path.read_text(encoding="utf-8")
         except FileNotFoundError as problem:
-            raise storage.NoSuchObject(f"{path}: there is no such file; check the folder") from problem
+            raise storage.ObjectNotFound(f"{path}: there is no such file; check the folder") from problem
         except (OSError, UnicodeDecodeError) as problem:
             raise StorageError(f"{path}: cannot be read ({problem}); write it again") from problem
 
@@ -141,7 +141,7 @@ class Folder:
             return sum(stored.bytes for stored in storage.listed(self.place).values())
         return sum(path.stat().st_size for path in Path(self.place).rglob("*") if path.is_file())
 
-    def at_hand(self, *names: str) -> Path:
+    def local_path(self, *names: str) -> Path:
         """A folder of this machine that holds those of the files `names` that are here: this one, or a kept copy.
 
         The copy is to be read only, and stays for an hour at least. Raises StorageError if they cannot be fetched.
@@ -162,7 +162,7 @@ class Folder:
         else:
             shutil.rmtree(self.place, ignore_errors=True)
 
-    def copy_files(self, source: "Folder", *, last: str) -> None:
+    def copy_files(self, source: "StoragePath", *, last: str) -> None:
         """Copy the files directly in `source` into this folder, `last` after all others: with it the copy is whole."""
         for name in sorted(source.sizes(""), key=lambda name: name == last):
             with source.reading(name) as here, self.replacing(name) as there:

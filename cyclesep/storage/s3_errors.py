@@ -48,18 +48,18 @@ INTERRUPTIONS = (
 )
 
 
-class NoSuchObject(StorageError):
+class ObjectNotFound(StorageError):
     """The bucket is there and can be read, and holds nothing under this key."""
 
 
 @contextmanager
 def explained(uri: str) -> Iterator[None]:
-    """Turn what boto3 raises in the block into StorageError (NoSuchObject where only the object is missing)."""
+    """Turn what boto3 raises in the block into StorageError (ObjectNotFound where only the object is missing)."""
     try:
         yield
     except boto.ClientError as problem:
         code = code_of(problem)
-        kind = NoSuchObject if code == "NoSuchKey" else StorageError
+        kind = ObjectNotFound if code == "NoSuchKey" else StorageError
         raise kind(f"{uri}: {_sentence(code, problem)}") from problem
     except (boto.BotoCoreError, boto.HTTPClientError, ValueError) as problem:
         raise StorageError(f"{uri}: {_without_answer(problem)}") from problem

@@ -63,7 +63,7 @@ def download(uri: str, path: Path, *, sha256: str | None = None) -> None:
     The bytes gather in a hidden `.partial` file beside it. Where a transfer is cut off, also by the end of the process,
     the next one asks for the rest only, on the condition that the object's ETag is still the same. What came is checked
     against `sha256`, or what `upload` wrote down with the object, and fetched once more if it differs. Raises
-    NoSuchObject, and StorageError for all else.
+    ObjectNotFound, and StorageError for all else.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from cyclesep.cyclegan.config import CycleGANConfig
+from cyclesep.cyclegan.config import MethodConfig
 from cyclesep.data.crops.config import CropConfig
 
 Service = Literal["mlflow", "wandb"]
@@ -17,7 +17,7 @@ class TrainConfig:
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "train"
     """Name of the run and of its folder; the same name goes on where that run stopped."""
-    storage: str = "runs"
+    output_dir: str = "runs"
     """Holds run folders: a folder, on several machines one that all of them share, or s3://bucket/prefix."""
     shards: str = "data/shards"
     """Ingested shards (see `cyclesep ingest`): a folder, or s3://bucket/prefix."""
@@ -27,17 +27,17 @@ class TrainConfig:
     """Optimizer steps of the separator."""
     seed: NonNegativeInt = 0
     """Decides the crops, the initial weights and every other draw."""
-    start_from: str | None = None
+    init_from: str | None = None
     """Checkpoint or run, here or in S3, whose whole training state a new run starts from."""
     num_workers: PositiveInt = 1
     """DDP workers (Ray Train); the global batch is shared among them."""
     use_gpu: bool | None = None
     """One GPU per worker; none means: if the cluster has as many."""
-    wait_minutes: NonNegativeFloat = 0
+    scale_up_timeout_minutes: NonNegativeFloat = 0
     """How long a cluster that grows on demand has for the workers' machines; 0: they must be there at once."""
     cpus_per_worker: PositiveFloat = 1
     """CPUs that Ray reserves for each worker and its loader processes; also its number of threads."""
-    num_loader_processes: NonNegativeInt = 1
+    num_dataloader_workers: NonNegativeInt = 1
     """Processes per worker that read crops ahead; 0 reads in the worker itself."""
     validate_every: PositiveInt = 500
     """Steps between validations; each writes a checkpoint."""
@@ -45,11 +45,11 @@ class TrainConfig:
     """Fixed crops of the valid split that are separated at each validation."""
     num_sample_crops: NonNegativeInt = 2
     """Validation crops whose audio and spectrograms are shown in TensorBoard at each validation."""
-    track_with: Service | None = None
+    logger: Service | None = None
     """Follow the run in `mlflow` (MLFLOW_TRACKING_URI) or `wandb` (WANDB_API_KEY) as well as in TensorBoard."""
-    num_checkpoints: PositiveInt = 1
+    keep_checkpoints: PositiveInt = 1
     """Checkpoints kept, best first by validation SDR; the last is always kept as well."""
     max_failures: NonNegativeInt = 2
     """Times that lost workers are replaced and training goes on from the last checkpoint."""
     crops: CropConfig = field(default_factory=CropConfig)
-    cyclegan: CycleGANConfig = field(default_factory=CycleGANConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)

@@ -12,7 +12,7 @@ _NUM_CROPS = 2
 _MAX_SAMPLES = 16384
 
 
-def rehearse(config: TrainConfig, reader: ShardReader) -> None:
+def dry_run_step(config: TrainConfig, reader: ShardReader) -> None:
     """Build the networks of a run on the CPU, load what they start from and take a step on the start of two crops,
     and one more with the terms that come later in the run.
 
@@ -25,25 +25,25 @@ def rehearse(config: TrainConfig, reader: ShardReader) -> None:
     )
     try:
         model = CycleGAN(
-            config.cyclegan,
+            config.method,
             targets=config.targets,
             channels=reader.manifest.channels,
             sample_rate=reader.manifest.sample_rate,
             num_steps=config.steps,
             seed=config.seed,
         )
-        if config.start_from is not None:
-            checkpoints.load_state(config.start_from, model)
+        if config.init_from is not None:
+            checkpoints.load_state(config.init_from, model)
         batch = stream.batch(0)
-        num_crops = _NUM_CROPS * config.cyclegan.accumulate
+        num_crops = _NUM_CROPS * config.method.gradient_accumulation_steps
         crops = Batch(
             mixture=batch.mixture[:num_crops, ..., :_MAX_SAMPLES],
             target=batch.target[:num_crops, ..., :_MAX_SAMPLES],
             paired=batch.paired,
         )
         model.step(crops)
-        if model.step_number < model.last_change:
-            model.step_number = model.last_change
+        if model.step_number < model.last_schedule_step:
+            model.step_number = model.last_schedule_step
             model.step(crops)
     except (RuntimeError, ValueError) as problem:
         told = " ".join(str(problem).split())[:200]
@@ -55,17 +55,17 @@ def rehearse(config: TrainConfig, reader: ShardReader) -> None:
 
 def _refuse_unfit_crops(config: TrainConfig) -> None:
     """What a step would refuse too, but perhaps not the first one."""
-    cyclegan, pairing = config.cyclegan, config.crops.pairing
-    pairs = cyclegan.definition.pairs
-    if (pairs == "all" and pairing not in ("paired", "composed")) or (pairs == "some" and pairing == "unpaired"):
-        asked = "seed_exact=true" if cyclegan.seed_exact else f"recipe={cyclegan.recipe}"
+    method, pairing = config.method, config.crops.pairing
+    pairs = method.definition.pairs
+    if (pairs == "all" and pairing not in ("paired", "on_the_fly")) or (pairs == "some" and pairing == "unpaired"):
+        asked = "notebook_exact=true" if method.notebook_exact else f"recipe={method.recipe}"
         raise ConfigError(
-            f"cyclegan.{asked} needs targets aligned with their mixtures{' at every step' * (pairs == 'all')}, which "
-            f"crops.pairing={pairing} does not give; choose cyclegan.recipe=remix, or crops.pairing=paired or composed"
+            f"method.{asked} needs targets aligned with their mixtures{' at every step' * (pairs == 'all')}, which "
+            f"crops.pairing={pairing} does not give; choose method.recipe=remix, or crops.pairing=paired or on_the_fly"
         )
     share = config.crops.batch_size // config.num_workers
-    if share % cyclegan.accumulate:
+    if share % method.gradient_accumulation_steps:
         raise ConfigError(
-            f"cyclegan.accumulate={cyclegan.accumulate}: each of {config.num_workers} workers has {share} of the "
+            f"method.gradient_accumulation_steps={method.gradient_accumulation_steps}: each of {config.num_workers} workers has {share} of the "
             f"{config.crops.batch_size} crops of a batch, which cannot be divided by it; change crops.batch_size"
         )

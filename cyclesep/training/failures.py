@@ -8,21 +8,21 @@ import torch
 from ray.exceptions import OutOfMemoryError
 from typing_extensions import override
 
-from cyclesep.cluster.connect import lack_of_memory
+from cyclesep.cluster.connect import out_of_memory_error
 from cyclesep.errors import CyclesepError, TrainingError
 
 
-def known_cause(failure: BaseException | None) -> CyclesepError | None:
+def unwrap_error(failure: BaseException | None) -> CyclesepError | None:
     """The error of ours inside what Ray and torch wrap around it, in one line; or that memory ran out, a GPU's too."""
     while failure is not None:
         if isinstance(failure, CyclesepError):
             return type(failure)(one_line(failure))
         if isinstance(failure, OutOfMemoryError):
-            return lack_of_memory(failure)
+            return out_of_memory_error(failure)
         if isinstance(failure, torch.OutOfMemoryError):
             return TrainingError(
                 f"a GPU has too little memory for this run ({' '.join(str(failure).split())[:120]}); take batches in "
-                "parts by cyclegan.accumulate=2 or more, or lower crops.batch_size or crops.crop_seconds"
+                "parts by method.gradient_accumulation_steps=2 or more, or lower crops.batch_size or crops.crop_seconds"
             )
         inner = (getattr(failure, name, None) for name in ("_base_exc", "cause", "controller_failure"))
         failure = next(filter(None, inner), failure.__cause__)

@@ -11,7 +11,7 @@ import ray.train
 import ray.train.torch
 
 from cyclesep import checkpoints, storage
-from cyclesep.checkpoints import Progress
+from cyclesep.checkpoints import CheckpointMetadata
 from cyclesep.cluster import run_metadata
 from cyclesep.config import settings
 from cyclesep.data.crops.pairing import validation_layout
@@ -19,13 +19,13 @@ from cyclesep.data.shards.manifest import MIXTURE
 from cyclesep.data.shards.reading import ShardReader
 from cyclesep.errors import ClusterError, ConfigError, StorageError, TrainingError, TrainingStopped
 from cyclesep.storage.filesystem import for_ray, from_ray
-from cyclesep.storage.path import Folder
+from cyclesep.storage.path import StoragePath
 from cyclesep.training.config import TrainConfig
-from cyclesep.training.dry_run import rehearse
-from cyclesep.training.failures import known_cause
+from cyclesep.training.dry_run import dry_run_step
+from cyclesep.training.failures import unwrap_error
 from cyclesep.training.json_logging import LOGS
 from cyclesep.training.preemption import stoppable
-from cyclesep.training.run_folder import claim, refuse_other_audio, with_separator
+from cyclesep.training.run_folder import create_or_resume, refuse_other_audio, with_separator
 from cyclesep.training.training_progress import watched
 from cyclesep.training.worker import train_worker
 
@@ -39,25 +39,25 @@ LOCK = ".train.lock"
 class TrainingReport:
     """What a run has made."""
 
-    folder: Folder
-    best: Folder
-    last: Folder
-    progress: Progress
+    folder: StoragePath
+    best: StoragePath
+    last: StoragePath
+    progress: CheckpointMetadata
 
 
 def fit(
-    config: TrainConfig, callbacks: tuple[Any, ...] = (), *, show: bool = True, gpu_share: float = 1.0
+    config: TrainConfig, callbacks: tuple[Any, ...] = (), *, show: bool = True, gpus_per_trial: float = 1.0
 ) -> TrainingReport:
     """Train, or go on with the run of that name, on the Ray cluster that this process is connected to.
 
     Ray Train's `callbacks` hear of every report. Without `show` no progress is drawn; a worker that uses a GPU reserves
-    `gpu_share` of it.
+    `gpus_per_trial` of it.
 
     Raises ConfigError for settings that do not fit the shards or the cluster, TrainingError if training fails,
     TrainingStopped if this process got SIGTERM and the run has saved a checkpoint, and StorageError if the storage
     cannot be used, or if another process is at the same run there.
     """
-    folder = Folder.of(config.storage).below(config.name)
+    folder = StoragePath.of(config.output_dir).below(config.name)
     reader = ShardReader(config.shards)
     use_gpu = _use_gpu(config)
     config = with_separator(config, folder, sample_rate=reader.manifest.sample_rate, use_gpu=use_gpu)
@@ -65,16 +65,22 @@ def fit(
     refuse_other_audio(folder, config.shards, reader.manifest.digest)
     _tell_if_nothing_is_validated(config, reader)
     with folder.held(LOCK):
-        claim(folder, config)
-        return _trained(config, folder, callbacks, show=show, use_gpu=use_gpu, gpu_share=gpu_share)
+        create_or_resume(folder, config)
+        return _trained(config, folder, callbacks, show=show, use_gpu=use_gpu, gpus_per_trial=gpus_per_trial)
 
 
 def _trained(
-    config: TrainConfig, folder: Folder, callbacks: tuple[Any, ...], *, show: bool, use_gpu: bool, gpu_share: float
+    config: TrainConfig,
+    folder: StoragePath,
+    callbacks: tuple[Any, ...],
+    *,
+    show: bool,
+    use_gpu: bool,
+    gpus_per_trial: float,
 ) -> TrainingReport:
-    if config.wait_minutes:
+    if config.scale_up_timeout_minutes:
         # Read by Ray Train's controller, to which it passes such variables.
-        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(60 * config.wait_minutes)
+        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(60 * config.scale_up_timeout_minutes)
     shown = watched(config.name, total=config.steps) if show else nullcontext()
     with stoppable() as request, shown as board:
         trainer = ray.train.torch.TorchTrainer(
@@ -89,7 +95,7 @@ def _trained(
             scaling_config=ray.train.ScalingConfig(
                 num_workers=config.num_workers,
                 use_gpu=use_gpu,
-                resources_per_worker={"CPU": config.cpus_per_worker} | ({"GPU": gpu_share} if use_gpu else {}),
+                resources_per_worker={"CPU": config.cpus_per_worker} | ({"GPU": gpus_per_trial} if use_gpu else {}),
             ),
             run_config=_run_config(config, callbacks),
         )
@@ -109,7 +115,7 @@ def _trained(
 
 
 def _run_config(config: TrainConfig, callbacks: tuple[Any, ...]) -> ray.train.RunConfig:
-    path, filesystem = for_ray(storage.absolute(config.storage))
+    path, filesystem = for_ray(storage.absolute(config.output_dir))
     return ray.train.RunConfig(
         name=config.name,
         storage_path=path,
@@ -117,7 +123,7 @@ def _run_config(config: TrainConfig, callbacks: tuple[Any, ...]) -> ray.train.Ru
         # Without a limit Ray Train tries for ever to start workers that no cluster can hold.
         failure_config=ray.train.FailureConfig(max_failures=config.max_failures, controller_failure_limit=2),
         checkpoint_config=ray.train.CheckpointConfig(
-            num_to_keep=config.num_checkpoints, checkpoint_score_attribute="score", checkpoint_score_order="max"
+            num_to_keep=config.keep_checkpoints, checkpoint_score_attribute="score", checkpoint_score_order="max"
         ),
         callbacks=list(callbacks),
         logging_config=ray.train.LoggingConfig(log_level="ERROR"),
@@ -129,12 +135,12 @@ def _fit(trainer: ray.train.torch.TorchTrainer) -> ray.train.Result:
         return trainer.fit()
     except ray.train.WorkerGroupError as failed:
         for failure in failed.worker_failures.values():
-            known = known_cause(failure)
+            known = unwrap_error(failure)
             if known is not None:
                 raise known from failed
         raise TrainingError(f"training failed: {_last_line(str(failed))}") from failed
     except ray.train.ControllerError as failed:
-        known = known_cause(failed)
+        known = unwrap_error(failed)
         if isinstance(known, StorageError | ClusterError):
             raise known from failed
         raise TrainingError(f"the workers could not be started or kept: {_last_line(str(failed))}") from failed
@@ -147,11 +153,11 @@ def _refuse_impossible(config: TrainConfig, reader: ShardReader) -> None:
         raise ConfigError(f"targets: {config.shards} holds no stem {missing[0]!r}; it holds {', '.join(known)}")
     if len(set(config.targets)) < len(config.targets):
         raise ConfigError(f"targets: {', '.join(config.targets)} names one stem twice; name each once")
-    if config.start_from is not None:
-        done = checkpoints.read_progress(checkpoints.located(config.start_from)).step
+    if config.init_from is not None:
+        done = checkpoints.read_metadata(checkpoints.located(config.init_from)).step
         if done >= config.steps:
-            raise ConfigError(f"steps={config.steps}: {config.start_from} has done {done} steps; ask for more")
-    rehearse(config, reader)
+            raise ConfigError(f"steps={config.steps}: {config.init_from} has done {done} steps; ask for more")
+    dry_run_step(config, reader)
     _refuse_too_many_workers(config)
 
 
@@ -168,19 +174,19 @@ def _tell_if_nothing_is_validated(config: TrainConfig, reader: ShardReader) -> N
 
 
 def _refuse_too_many_workers(config: TrainConfig) -> None:
-    if config.wait_minutes:
+    if config.scale_up_timeout_minutes:
         return
     resources = ray.cluster_resources()
     cpus = config.num_workers * config.cpus_per_worker
     if cpus > resources.get("CPU", 0):
         raise ConfigError(
             f"num_workers={config.num_workers} with cpus_per_worker={config.cpus_per_worker:g} needs {cpus:g} CPUs "
-            f"and the cluster has {resources.get('CPU', 0):g}; lower one of them, or set wait_minutes= if it grows"
+            f"and the cluster has {resources.get('CPU', 0):g}; lower one of them, or set scale_up_timeout_minutes= if it grows"
         )
     if config.use_gpu and config.num_workers > resources.get("GPU", 0):
         raise ConfigError(
             f"use_gpu=true with num_workers={config.num_workers} needs as many GPUs and the cluster has "
-            f"{resources.get('GPU', 0):g}; lower num_workers, leave use_gpu out, or set wait_minutes= if it grows"
+            f"{resources.get('GPU', 0):g}; lower num_workers, leave use_gpu out, or set scale_up_timeout_minutes= if it grows"
         )
 
 
@@ -191,24 +197,25 @@ def _use_gpu(config: TrainConfig) -> bool:
 
 def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
     """Workers run in a folder of their own."""
-    start_from = config.start_from and storage.absolute(checkpoints.run_folder(config.start_from).place)
+    init_from = config.init_from and storage.absolute(checkpoints.run_folder(config.init_from).place)
     return replace(
         config,
         shards=storage.absolute(config.shards),
-        storage=storage.absolute(config.storage),
-        start_from=start_from,
+        output_dir=storage.absolute(config.output_dir),
+        init_from=init_from,
     )
 
 
-def _report(folder: Folder, result: ray.train.Result) -> TrainingReport:
+def _report(folder: StoragePath, result: ray.train.Result) -> TrainingReport:
     if result.checkpoint is None:
         problem = result.return_value or "the run ended without a checkpoint; remove the folder and start again"
         raise TrainingError(f"{storage.shown(folder.place)}: {problem}")
     ranked = sorted(result.best_checkpoints, key=lambda kept: kept[1]["score"])
     best, last = (
-        Folder(from_ray(checkpoint.path, checkpoint.filesystem)) for checkpoint in (ranked[-1][0], result.checkpoint)
+        StoragePath(from_ray(checkpoint.path, checkpoint.filesystem))
+        for checkpoint in (ranked[-1][0], result.checkpoint)
     )
-    progress = checkpoints.read_progress(last)
+    progress = checkpoints.read_metadata(last)
     checkpoints.write_run(folder, best=best.name, last=last.name)
     if result.return_value is not None:
         raise TrainingError(f"{storage.shown(folder.place)}: {result.return_value}")

@@ -31,9 +31,9 @@ _LARGEST_EVENT_FILE = 8 * 2**20
 
 # What Ray's metrics carry, under the names of the Grafana dashboard in cluster/.
 EXPORTED: Mapping[str, tuple[str, str]] = {
-    "speed/crops_per_second": ("cyclesep_crops_per_second", "Crops per second over all workers"),
-    "speed/data_wait": ("cyclesep_data_wait", "Share of the time that a worker waits for crops"),
-    "speed/step_seconds": ("cyclesep_step_seconds", "Seconds of a training step"),
+    "perf/crops_per_second": ("cyclesep_crops_per_second", "Crops per second over all workers"),
+    "perf/data_wait_fraction": ("cyclesep_data_wait", "Share of the time that a worker waits for crops"),
+    "perf/step_seconds": ("cyclesep_step_seconds", "Seconds of a training step"),
     "separator/total": ("cyclesep_separator_loss", "Weighted sum of the separator's losses"),
     "separator/steps_skipped": ("cyclesep_steps_skipped", "Steps without finite gradients so far"),
     "validation/sdr": ("cyclesep_validation_sdr", "SDR on the validation crops in dB"),
@@ -134,7 +134,7 @@ class MLflow(Tracker):
 
     @override
     def close(self) -> None:
-        self._mlflow.end_run()
+        self._mlflow.fail()
 
 
 class Wandb(Tracker):
@@ -213,7 +213,7 @@ def open_trackers(
         except Exception as problem:
             told = " ".join(str(problem).split())[:300]
             raise ConfigError(
-                f"track_with={service}: it refuses ({told}); set its address and key, or leave it out"
+                f"logger={service}: it refuses ({told}); set its address and key, or leave it out"
             ) from problem
     return Trackers(trackers)
 
@@ -223,5 +223,5 @@ def _service(module: str, package: str) -> ModuleType:
         return __import__(module)
     except ImportError as problem:
         raise ConfigError(
-            f"track_with={module}: is not installed on the workers; pip install {package}, or leave it out"
+            f"logger={module}: is not installed on the workers; pip install {package}, or leave it out"
         ) from problem

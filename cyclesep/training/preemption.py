@@ -21,7 +21,7 @@ import ray
 import ray.train
 import ray.train.collective
 
-from cyclesep.cluster.connect import actor_here
+from cyclesep.cluster.connect import local_actor
 
 # As a shell tells of a process that SIGTERM ended.
 STATUS = 143
@@ -31,7 +31,7 @@ _SECONDS = 1.0
 Wanted = Literal["save", "stop"]
 
 
-class _Bell:
+class StopSignal:
     """An actor that rings once and for all who listen."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ def stoppable() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield StopRequest(bell=None)
         return
-    request = StopRequest(bell=actor_here(_Bell))
+    request = StopRequest(bell=local_actor(StopSignal))
 
     def hand_on(*_: int | FrameType | None) -> None:
         if request.is_made:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cyclesep.errors import StorageError
 from cyclesep.storage import atomic_io
-from cyclesep.storage.path import Folder
+from cyclesep.storage.path import StoragePath
 from cyclesep.training.json_logging import log_name
 from cyclesep.training.loggers import MLFLOW_RUN
 
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 class RunFiles:
     """What one worker of a run writes, below `path`; others see it in `folder` after `publish`."""
 
-    def __init__(self, folder: Folder, path: Path) -> None:
+    def __init__(self, folder: StoragePath, path: Path) -> None:
         self.folder = folder
         self.path = path
         self._published: dict[Path, tuple[int, int]] = {}
@@ -72,7 +72,7 @@ class RunFiles:
 
 
 @contextmanager
-def run_files(folder: Folder, rank: int) -> Iterator[RunFiles]:
+def run_files(folder: StoragePath, rank: int) -> Iterator[RunFiles]:
     """The files that the worker of that rank writes while the block runs, those from before among them."""
     if not folder.is_remote:
         yield RunFiles(folder, folder.path)

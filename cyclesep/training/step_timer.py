@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Clock:
+class StepTimer:
     """Counts steps and waiting between tellings, and seconds between laps."""
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class Clock:
         self._waited += time.monotonic() - began
         self._steps += 1
 
-    def shall_tell(self, every_seconds: float = 1.0) -> bool:
+    def should_log(self, every_seconds: float = 1.0) -> bool:
         """Whether the last telling is so long ago; asking resets nothing, `rates` does."""
         return time.monotonic() - self._told >= every_seconds
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from cyclesep.cluster.connect import actor_here
+from cyclesep.cluster.connect import local_actor
 from cyclesep.console.progress_bar import LiveBar
 
 # Measured on the separator, but not terms of its loss; TensorBoard has them.
@@ -17,7 +17,7 @@ _NO_LOSSES = {
     "output_energy",
     "removed_energy",
     "steps_collapsed",
-    "steps_let_through",
+    "pass_through_steps",
     "gradient_norm",
     "steps_skipped",
 }
@@ -52,7 +52,7 @@ def watched(name: str, *, total: int, every_seconds: float = 1.0) -> Iterator[An
 
     A terminal gets one live line; a file or a pipe gets a line whenever there are new validation figures.
     """
-    board = actor_here(Board)
+    board = local_actor(Board)
     stop = threading.Event()
     draw = _draw_live if sys.stderr.isatty() else _draw_lines
     drawer = threading.Thread(target=draw, args=(name, board, total, stop, every_seconds), daemon=True)

@@ -14,17 +14,17 @@ import torch.distributed
 from torch import Tensor
 
 from cyclesep import __version__, checkpoints
-from cyclesep.checkpoints import Progress
+from cyclesep.checkpoints import CheckpointMetadata
 from cyclesep.cluster import run_metadata
 from cyclesep.config import settings
-from cyclesep.cyclegan.distributed import of_process_group
+from cyclesep.cyclegan.distributed import from_process_group
 from cyclesep.cyclegan.model import CycleGAN
-from cyclesep.cyclegan.optimization import train_fast
+from cyclesep.cyclegan.optimization import enable_tf32
 from cyclesep.data.crops.dataset import Batch, CropStream, crop_loader, validation_crops
 from cyclesep.data.shards.reading import ShardReader
 from cyclesep.errors import TrainingError
 from cyclesep.storage.filesystem import from_ray
-from cyclesep.storage.path import Folder
+from cyclesep.storage.path import StoragePath
 from cyclesep.training import validation
 from cyclesep.training.audio_samples import separated_samples
 from cyclesep.training.config import TrainConfig
@@ -33,7 +33,7 @@ from cyclesep.training.json_logging import logged
 from cyclesep.training.loggers import Trackers, open_trackers
 from cyclesep.training.preemption import Interruptions
 from cyclesep.training.run_sync import RunFiles, run_files
-from cyclesep.training.step_timer import Clock
+from cyclesep.training.step_timer import StepTimer
 from cyclesep.training.training_progress import ShownProgress
 
 _log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def train_worker(loop: dict[str, Any]) -> str | None:
     """
     _quieten_ray_train()
     rank = ray.train.get_context().get_world_rank()
-    with run_files(Folder(loop["folder"]), rank) as written:
+    with run_files(StoragePath(loop["folder"]), rank) as written:
         run = _Run(loop, written)
         with logged(written.path, run=run.config.name, rank=rank, step=lambda: run.progress.step):
             _log.info("started", extra={"num_workers": run.world, "hardware": run.progress.hardware})
@@ -70,22 +70,22 @@ class _Run:
         self.config = settings.build(TrainConfig, loop["config"])
         self.written = written
         self.device = ray.train.torch.get_device()
-        train_fast()
+        enable_tf32()
         self.reader = ShardReader(self.config.shards)
         manifest = self.reader.manifest
         self.reader.prefetch(manifest.split("train"))
         self.model = CycleGAN(
-            self.config.cyclegan,
+            self.config.method,
             targets=self.config.targets,
             channels=manifest.channels,
             sample_rate=manifest.sample_rate,
             device=self.device,
             wrap=ray.train.torch.prepare_model,
-            ranks=of_process_group(),
+            ranks=from_process_group(),
             num_steps=self.config.steps,
             seed=self.config.seed,
         )
-        self.progress = self._restored() or Progress(
+        self.progress = self._restored() or CheckpointMetadata(
             step=0,
             targets=self.config.targets,
             sample_rate=manifest.sample_rate,
@@ -104,7 +104,7 @@ class _Run:
         self.validation = validation_crops(
             self.reader, self.config.crops, targets=self.config.targets, count=self.config.num_validation_crops
         )
-        self.clock = Clock()
+        self.clock = StepTimer()
         self.losses: dict[str, float] = {}
         self.rates: dict[str, float] = {}
 
@@ -140,7 +140,7 @@ class _Run:
             num_steps=self.config.steps - self.progress.step,
         )
         loader = iter(
-            crop_loader(stream, num_processes=self.config.num_loader_processes, pin_memory=self.device.type == "cuda")
+            crop_loader(stream, num_processes=self.config.num_dataloader_workers, pin_memory=self.device.type == "cuda")
         )
         for _ in range(self.config.steps - self.progress.step):
             with self.clock.waiting():
@@ -151,7 +151,7 @@ class _Run:
         losses = self.model.step(batch)
         self.progress = replace(self.progress, step=self.progress.step + 1)
         # A run of moments has losses to show too, at its validations.
-        if self.rank == 0 and (self.clock.shall_tell() or self.due()):
+        if self.rank == 0 and (self.clock.should_log() or self.due()):
             self._tell(losses)
 
     def due(self) -> bool:
@@ -167,7 +167,7 @@ class _Run:
         score = metrics.get("validation/sdr", float(self.progress.step))
         reported: dict[str, Any] = {"step": self.progress.step, "score": score, **metrics}
         _log.info("validated", extra={**metrics, "training_seconds": seconds})
-        self.model.synchronise()
+        self.model.gather_state()
         if self.rank != 0:
             self.written.publish()
             ray.train.report(reported, checkpoint_dir_name=name)
@@ -187,13 +187,13 @@ class _Run:
         if self.trackers is not None:
             self.trackers.close()
 
-    def _restored(self) -> Progress | None:
+    def _restored(self) -> CheckpointMetadata | None:
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is not None:
             # Not as_directory(): of two workers of one machine the later one downloads over what the other is reading.
-            return checkpoints.load_state(Folder(from_ray(checkpoint.path, checkpoint.filesystem)), self.model)
-        if self.config.start_from is not None:
-            return checkpoints.load_state(self.config.start_from, self.model)
+            return checkpoints.load_state(StoragePath(from_ray(checkpoint.path, checkpoint.filesystem)), self.model)
+        if self.config.init_from is not None:
+            return checkpoints.load_state(self.config.init_from, self.model)
         return None
 
     def _validated(self) -> dict[str, float]:
@@ -201,7 +201,9 @@ class _Run:
             return {}
         own = (tensor[self.rank :: self.world].to(self.device) for tensor in self.validation)
         # No more at a time than a step takes.
-        at_a_time = max(1, self.config.crops.batch_size // (self.world * self.config.cyclegan.accumulate))
+        at_a_time = max(
+            1, self.config.crops.batch_size // (self.world * self.config.method.gradient_accumulation_steps)
+        )
         total = validation.validate(self.model.ema_separator, *own, batch_size=at_a_time)
         if self.world > 1:
             torch.distributed.all_reduce(total)
@@ -211,7 +213,7 @@ class _Run:
         self.losses = {name: float(value) for name, value in losses.items()}
         self.rates = self.clock.rates(self.config.crops.batch_size)
         self._show()
-        self._track(self.losses | {f"speed/{name}": value for name, value in self.rates.items()})
+        self._track(self.losses | {f"perf/{name}": value for name, value in self.rates.items()})
 
     def _show(self) -> None:
         if self.board is None:
@@ -227,7 +229,7 @@ class _Run:
             self.config.name,
             self.written.path,
             step=self.progress.step,
-            service=self.config.track_with,
+            service=self.config.logger,
             settings=dict(settings.flat(settings.to_dict(self.config))),
         )
         # The name of a service's run, by which it would go on, is not to be lost.

@@ -23,14 +23,14 @@ class TuneConfig:
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "search"
     """Name of the search and of its folder; the same name goes on where that search stopped."""
 
-    storage: str = "searches"
+    output_dir: str = "searches"
     """Holds searches: a folder, on several machines one that all of them share, or s3://bucket/prefix."""
 
     space: dict[str, Any] = field(default_factory=dict)
     """What is searched: settings of `train` by dotted name, each with {loguniform: [low, high]},
     {uniform: [low, high]}, {randint: [low, high]} (both can come) or {choice: [...]}."""
 
-    trials: PositiveInt = 16
+    num_trials: PositiveInt = 16
     """Settings that are tried; a grid tries all of them."""
 
     search: Literal["random", "grid", "optuna"] = "random"
@@ -42,25 +42,25 @@ class TuneConfig:
     objectives: Annotated[tuple[Objective, ...], Len(1)] = ("sdr",)
     """What is to be good: the first ranks trials and stops them; with search=optuna others are weighed against it."""
 
-    grace_steps: PositiveInt | None = None
+    grace_period: PositiveInt | None = None
     """Steps before a trial may be stopped; none: a ninth of the steps, and one validation at least."""
 
-    reduction: Annotated[int, Ge(2)] = 3
+    reduction_factor: Annotated[int, Ge(2)] = 3
     """Under `asha` one trial in so many goes on, each time for so many times as long."""
 
-    perturb_every: PositiveInt | None = None
+    perturbation_interval: PositiveInt | None = None
     """Under `pbt`: steps after which bad trials go on from good ones; none: an eighth of the steps."""
 
     max_concurrent: PositiveInt | None = None
     """Trials at a time; none, or more than the cluster holds: as many as it holds."""
 
-    gpu_share: Annotated[float, Gt(0), Le(1)] = 1.0
+    gpus_per_trial: Annotated[float, Gt(0), Le(1)] = 1.0
     """Share of a GPU that the worker of a trial takes; below 1 several trials share one."""
 
-    finalists: NonNegativeInt = 2
+    num_finalists: NonNegativeInt = 2
     """Best trials that are trained again, beside the settings of `train`, before the winner is named; 0: none."""
 
-    final_seeds: PositiveInt = 3
+    num_seeds: PositiveInt = 3
     """Seeds that each finalist is trained with."""
 
     seed: NonNegativeInt = 0
@@ -80,14 +80,14 @@ class TuneConfig:
     @property
     def grace(self) -> int:
         """Steps before a trial may be stopped."""
-        steps = self.grace_steps or max(self.train.steps // 9, self.train.validate_every)
+        steps = self.grace_period or max(self.train.steps // 9, self.train.validate_every)
         return min(steps, self.train.steps)
 
     @property
     def perturbation(self) -> int:
         """Steps between perturbations: whole validations."""
         every = self.train.validate_every
-        return max(1, round((self.perturb_every or self.train.steps / 8) / every)) * every
+        return max(1, round((self.perturbation_interval or self.train.steps / 8) / every)) * every
 
 
 def _refuse_what_does_not_fit(config: TuneConfig) -> None:
@@ -105,8 +105,8 @@ def _refuse_what_does_not_fit(config: TuneConfig) -> None:
         raise ConfigError(
             f"objectives: the first one ranks trials while they train; put sdr or si_sdr before {config.objectives[0]}"
         )
-    if config.gpu_share < 1 and config.train.num_workers > 1:
+    if config.gpus_per_trial < 1 and config.train.num_workers > 1:
         raise ConfigError(
-            f"gpu_share={config.gpu_share:g}: {config.train.num_workers} workers of one trial cannot share a GPU; "
-            "set train.num_workers=1, or gpu_share=1"
+            f"gpus_per_trial={config.gpus_per_trial:g}: {config.train.num_workers} workers of one trial cannot share a GPU; "
+            "set train.num_workers=1, or gpus_per_trial=1"
         )

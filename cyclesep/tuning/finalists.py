@@ -27,7 +27,7 @@ class Contender:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class FinalistResult:
     """What a contender has reached over its seeds."""
 
     contender: Contender
@@ -68,14 +68,14 @@ class Verdict:
         return f"{self.difference:+.2f} dB against {self.other}: {doubt}"
 
 
-def standings(contenders: Sequence[Contender], finals: Sequence[TrialRow]) -> list[Standing]:
+def standings(contenders: Sequence[Contender], finals: Sequence[TrialRow]) -> list[FinalistResult]:
     """Contenders by mean SDR over seeds, best first; those with fewer completed trainings come after all others."""
     found = []
     for number, contender in enumerate(contenders):
         completed = [row for row in finals if row.contender == number and row.outcome == "completed"]
         values = np.array([row.sdr for row in completed])
         found.append(
-            Standing(
+            FinalistResult(
                 contender=contender,
                 rows=tuple(rank(completed)),
                 mean=float(values.mean()) if len(values) else float("nan"),
@@ -87,7 +87,7 @@ def standings(contenders: Sequence[Contender], finals: Sequence[TrialRow]) -> li
     )
 
 
-def verdicts(ranked: Sequence[Standing]) -> list[Verdict]:
+def verdicts(ranked: Sequence[FinalistResult]) -> list[Verdict]:
     """The first of the standings beside each of the others that have been trained."""
     first = [row.sdr for row in ranked[0].rows]
     found = []

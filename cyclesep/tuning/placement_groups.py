@@ -14,7 +14,7 @@ _LIMIT = 10_000
 
 
 @contextmanager
-def no_groups_left() -> Iterator[None]:
+def release_placement_groups() -> Iterator[None]:
     """When the block ends, however, remove what this job has reserved in it and still holds.
 
     Ray Train's workers have a group of their own; Ray gives it back when their controller ends, but not always when

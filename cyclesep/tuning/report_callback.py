@@ -11,10 +11,10 @@ from ray.train import Checkpoint, UserCallback
 from typing_extensions import override
 
 from cyclesep.storage.filesystem import from_ray
-from cyclesep.storage.path import Folder
+from cyclesep.storage.path import StoragePath
 
 # The card in a checkpoint's folder (see `cyclesep.checkpoints`).
-_CARD = "progress.json"
+_CARD = "metadata.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Report:
     metrics: dict[str, float]
     training_seconds: float
     hold: str | None = None
-    """Folder of a copy of the checkpoint that Ray Train cannot delete; whoever takes the report removes it."""
+    """StoragePath of a copy of the checkpoint that Ray Train cannot delete; whoever takes the report removes it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +45,12 @@ class Tell(UserCallback):  # type: ignore[misc]
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
         if checkpoint is None:
             return
-        source = Folder(from_ray(checkpoint.path, checkpoint.filesystem))
+        source = StoragePath(from_ray(checkpoint.path, checkpoint.filesystem))
         # Read here, where Ray Train cannot delete it meanwhile.
         card = json.loads(source.read_text(_CARD))
         hold = None
         if self.hold_every and card["step"] % self.hold_every == 0 and card["step"] < self.last_step:
-            hold = Folder(self.folder).below(f"hold-{card['step']:08d}")
+            hold = StoragePath(self.folder).below(f"hold-{card['step']:08d}")
             hold.copy_files(source, last=_CARD)
         self.told.put(
             Report(

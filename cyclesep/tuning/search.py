@@ -9,24 +9,24 @@ from cyclesep.config import settings
 from cyclesep.errors import ConfigError, TrainingError
 from cyclesep.evaluation.config import EvaluateConfig
 from cyclesep.evaluation.evaluate import EvaluationReport, evaluate
-from cyclesep.storage.path import Folder
+from cyclesep.storage.path import StoragePath
 from cyclesep.tuning import search_artifacts
 from cyclesep.tuning.config import SMALL, TuneConfig
-from cyclesep.tuning.finalists import DEFAULT, Contender, Standing, standings, verdicts
+from cyclesep.tuning.finalists import DEFAULT, Contender, FinalistResult, standings, verdicts
 from cyclesep.tuning.search_result import SearchReport
 from cyclesep.tuning.space import Space, grid_size, read_space
 from cyclesep.tuning.trial import Plan, delete_checkpoints
 from cyclesep.tuning.trial_resources import nodes_now, num_concurrent
 from cyclesep.tuning.trial_table import TrialRow, pareto_front, rank, read_rows, write_rows
 from cyclesep.tuning.tune_experiment import final_phase, search_phase
-from cyclesep.tuning.validation_set import Yardstick, read_yardstick
+from cyclesep.tuning.validation_set import ValidationBaseline, read_yardstick
 
 CONFIG = "search.yaml"
 # In the folder of a search in S3 while somebody searches there.
 LOCK = ".tune.lock"
 
 # What a search may be continued with differently.
-_MAY_CHANGE = ("storage", "max_concurrent", "evaluate")
+_MAY_CHANGE = ("output_dir", "max_concurrent", "evaluate")
 
 
 def search(config: TuneConfig) -> SearchReport:
@@ -36,7 +36,7 @@ def search(config: TuneConfig) -> SearchReport:
     be ranked; StorageError if the storage cannot be used, or another process is at the same search there;
     KeyboardInterrupt when interrupted.
     """
-    folder = Folder.of(config.storage).below(config.name)
+    folder = StoragePath.of(config.output_dir).below(config.name)
     space = read_space(config.space, config.train)
     yardstick = read_yardstick(config.train, space)
     at_a_time = num_concurrent(config, nodes_now())
@@ -45,8 +45,10 @@ def search(config: TuneConfig) -> SearchReport:
         return _searched(config, folder, space, yardstick, at_a_time)
 
 
-def _searched(config: TuneConfig, folder: Folder, space: Space, yardstick: Yardstick, at_a_time: int) -> SearchReport:
-    total = grid_size(space) if config.search == "grid" else config.trials
+def _searched(
+    config: TuneConfig, folder: StoragePath, space: Space, yardstick: ValidationBaseline, at_a_time: int
+) -> SearchReport:
+    total = grid_size(space) if config.search == "grid" else config.num_trials
     plan = _plan(config, space, yardstick, folder)
     rows = _known_or(
         folder,
@@ -59,7 +61,7 @@ def _searched(config: TuneConfig, folder: Folder, space: Space, yardstick: Yards
         raise TrainingError(f"{folder.place}: none of {len(rows)} trials can be ranked; {_first_reason(rows)}")
     contenders = _contenders(config, space, ranked)
     finals: list[TrialRow] = []
-    if config.finalists:
+    if config.num_finalists:
         final_plan = replace(
             plan,
             folder=folder.below("finals").place,
@@ -79,9 +81,9 @@ def _searched(config: TuneConfig, folder: Folder, space: Space, yardstick: Yards
 
 def _finished(
     config: TuneConfig,
-    folder: Folder,
+    folder: StoragePath,
     space: Space,
-    yardstick: Yardstick,
+    yardstick: ValidationBaseline,
     rows: Sequence[TrialRow],
     contenders: Sequence[Contender],
     finals: Sequence[TrialRow],
@@ -124,7 +126,7 @@ def _finished(
     return report
 
 
-def _claim(folder: Folder, config: TuneConfig) -> None:
+def _claim(folder: StoragePath, config: TuneConfig) -> None:
     """Write the config into a new folder, or see that an old search was made with the same settings."""
     if folder.holds(CONFIG):
         with folder.reading(CONFIG) as file:
@@ -140,29 +142,29 @@ def _claim(folder: Folder, config: TuneConfig) -> None:
     folder.write_text(CONFIG, settings.to_yaml(config))
 
 
-def _plan(config: TuneConfig, space: Space, yardstick: Yardstick, folder: Folder) -> Plan:
-    start_from = config.train.start_from
+def _plan(config: TuneConfig, space: Space, yardstick: ValidationBaseline, folder: StoragePath) -> Plan:
+    init_from = config.train.init_from
     train = settings.replace(
         config.train,
         {
-            "storage": folder.below("trials").place,
+            "output_dir": folder.below("trials").place,
             "shards": storage.absolute(config.train.shards),
-            "start_from": start_from and storage.absolute(checkpoints.run_folder(start_from).place),
+            "init_from": init_from and storage.absolute(checkpoints.run_folder(init_from).place),
         },
     )
     return Plan(
         train=settings.to_dict(train),
         space=space,
         folder=folder.below("trials").place,
-        gpu_share=config.gpu_share,
-        grace_steps=config.grace,
+        gpus_per_trial=config.gpus_per_trial,
+        grace_period=config.grace,
         mixture_sdr=yardstick.mixture_sdr,
         wants_sir="sir" in config.objectives,
         checkpoint_every=config.perturbation if config.scheduler == "pbt" else None,
     )
 
 
-def _known_or(folder: Folder, name: str, space: Space, run: Callable[[], list[TrialRow]]) -> list[TrialRow]:
+def _known_or(folder: StoragePath, name: str, space: Space, run: Callable[[], list[TrialRow]]) -> list[TrialRow]:
     """Rows of a phase that an earlier go has finished, or of one that is run now."""
     if folder.holds(name):
         with folder.reading(name) as file:
@@ -175,12 +177,14 @@ def _known_or(folder: Folder, name: str, space: Space, run: Callable[[], list[Tr
 
 def _contenders(config: TuneConfig, space: Space, ranked: Sequence[TrialRow]) -> list[Contender]:
     """The default, and the best trials."""
-    best = [Contender(label=row.label, values=space.changes(row.values)) for row in ranked[: max(1, config.finalists)]]
+    best = [
+        Contender(label=row.label, values=space.changes(row.values)) for row in ranked[: max(1, config.num_finalists)]
+    ]
     return [Contender(label=DEFAULT, values={}), *best]
 
 
-def _unopposed(contender: Contender, row: TrialRow) -> Standing:
-    return Standing(contender=contender, rows=(row,), mean=row.sdr, spread=math.nan)
+def _unopposed(contender: Contender, row: TrialRow) -> FinalistResult:
+    return FinalistResult(contender=contender, rows=(row,), mean=row.sdr, spread=math.nan)
 
 
 def _first_reason(rows: Sequence[TrialRow]) -> str:

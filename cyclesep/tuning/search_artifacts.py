@@ -9,7 +9,7 @@ from cyclesep import __version__, checkpoints
 from cyclesep.cluster import run_metadata
 from cyclesep.config import settings
 from cyclesep.reports.search_report import html
-from cyclesep.tuning.finalists import Standing
+from cyclesep.tuning.finalists import FinalistResult
 from cyclesep.tuning.search_result import SearchReport, settings_of
 from cyclesep.tuning.trial_table import write_rows
 
@@ -33,10 +33,10 @@ def write(report: SearchReport) -> None:
 def _keep_checkpoint(report: SearchReport) -> None:
     """Copy the winner's checkpoint to where the folder of the search stands for it."""
     source, kept = checkpoints.located(report.winner_run), report.folder.below(CHECKPOINT)
-    whole = kept.holds(checkpoints.PROGRESS)
-    if not (whole and checkpoints.read_progress(kept) == checkpoints.read_progress(source)):
+    whole = kept.holds(checkpoints.METADATA)
+    if not (whole and checkpoints.read_metadata(kept) == checkpoints.read_metadata(source)):
         kept.delete_all()
-        kept.copy_files(source, last=checkpoints.PROGRESS)
+        kept.copy_files(source, last=checkpoints.METADATA)
     checkpoints.write_run(report.folder, best=CHECKPOINT, last=CHECKPOINT)
 
 
@@ -74,7 +74,7 @@ def summary(report: SearchReport) -> dict[str, Any]:
     }
 
 
-def _standing(standing: Standing) -> Mapping[str, Any]:
+def _standing(standing: FinalistResult) -> Mapping[str, Any]:
     return {
         "contender": standing.label,
         "settings": settings_of(standing),

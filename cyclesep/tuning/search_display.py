@@ -8,7 +8,7 @@ from rich.table import Table
 
 from cyclesep.console.terminal_table import plain_table
 from cyclesep.storage import shown
-from cyclesep.tuning.finalists import Standing
+from cyclesep.tuning.finalists import FinalistResult
 from cyclesep.tuning.search_artifacts import BEST, PAGE, TRIALS
 from cyclesep.tuning.search_result import SearchReport, settings_of
 from cyclesep.tuning.space import Space
@@ -46,7 +46,7 @@ def trials_table(rows: Sequence[TrialRow], space: Space) -> Table:
     return table
 
 
-def finals_table(standings: Sequence[Standing]) -> Table:
+def finals_table(standings: Sequence[FinalistResult]) -> Table:
     """Contenders, best first."""
     table = plain_table("finals", right=("mean SDR", "spread", "trainings"))
     for standing in standings:

@@ -6,12 +6,12 @@ from torch import Tensor
 from cyclesep import checkpoints
 from cyclesep.data.crops.dataset import validation_crops
 from cyclesep.data.shards.reading import ShardReader
-from cyclesep.storage.path import Folder
+from cyclesep.storage.path import StoragePath
 from cyclesep.training.config import TrainConfig
 from cyclesep.training.validation import SILENCE_POWER
 
 
-def sir(checkpoint: Folder, config: TrainConfig) -> float:
+def sir(checkpoint: StoragePath, config: TrainConfig) -> float:
     """Mean SI-SIR in dB of a checkpoint's separator over the validation crops of a run, all targets alike."""
     crops = validation_crops(
         ShardReader(config.shards), config.crops, targets=config.targets, count=config.num_validation_crops

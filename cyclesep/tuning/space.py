@@ -20,21 +20,21 @@ _FORMS = "write {loguniform: [low, high]}, {uniform: [low, high]}, {randint: [lo
 # Settings that a search sets itself, or that would make its trials unequal; with what to do instead.
 _NOT_SEARCHED = {
     "name": "each trial has its own",
-    "storage": "set storage of the search",
+    "output_dir": "set output_dir of the search",
     "shards": "all trials learn from the same audio; search once for each",
     "targets": "all trials are measured on the same targets; search once for each",
-    "start_from": "set train.start_from for all trials",
+    "init_from": "set train.init_from for all trials",
     "steps": "trials are compared at equal steps; set train.steps",
-    "seed": "finalists are trained with several seeds: final_seeds=",
+    "seed": "finalists are trained with several seeds: num_seeds=",
     "validate_every": "set train.validate_every for all trials",
     "num_validation_crops": "all trials are measured on the same crops; set train.num_validation_crops",
-    "num_checkpoints": "set train.num_checkpoints for all trials",
+    "keep_checkpoints": "set train.keep_checkpoints for all trials",
     "max_failures": "set train.max_failures for all trials",
     "num_workers": "each trial takes the same share of the cluster; set train.num_workers",
     "use_gpu": "each trial takes the same share of the cluster; set train.use_gpu",
     "cpus_per_worker": "each trial takes the same share of the cluster; set train.cpus_per_worker",
-    "num_loader_processes": "each trial takes the same share of the cluster; set train.num_loader_processes",
-    "cyclegan.preset": "what it fills is decided by then; search the values that it would fill",
+    "num_dataloader_workers": "each trial takes the same share of the cluster; set train.num_dataloader_workers",
+    "method.preset": "what it fills is decided by then; search the values that it would fill",
 }
 
 
@@ -169,8 +169,8 @@ def _refuse_name(name: str, base: TrainConfig) -> None:
 def _known(base: TrainConfig) -> list[str]:
     """All dotted names that a search may change; of loss weights those of the recipe."""
     names = [setting.name for setting in settings.reference(TrainConfig)]
-    terms = [f"cyclegan.loss_weights.{term}" for term in base.cyclegan.weights]
-    return [name for name in names if name not in _NOT_SEARCHED and name != "cyclegan.loss_weights"] + terms
+    terms = [f"method.loss_weights.{term}" for term in base.method.weights]
+    return [name for name in names if name not in _NOT_SEARCHED and name != "method.loss_weights"] + terms
 
 
 def _refuse_values(parameter: Parameter, base: TrainConfig) -> None:

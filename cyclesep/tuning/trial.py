@@ -15,11 +15,11 @@ from ray import tune
 from safetensors import safe_open
 
 from cyclesep import checkpoints
-from cyclesep.checkpoints import Progress
+from cyclesep.checkpoints import CheckpointMetadata
 from cyclesep.config import settings
 from cyclesep.errors import CyclesepError
 from cyclesep.storage.filesystem import for_ray, from_ray
-from cyclesep.storage.path import Folder
+from cyclesep.storage.path import StoragePath
 from cyclesep.training.config import TrainConfig
 from cyclesep.tuning.report_callback import Report
 from cyclesep.tuning.si_sir import sir
@@ -44,8 +44,8 @@ class Plan:
     space: Space
     folder: str
     """Where run folders are made: an absolute path, or s3://bucket/prefix."""
-    gpu_share: float
-    grace_steps: int
+    gpus_per_trial: float
+    grace_period: int
     """Steps before a trial counts as diverged that is worse than the mixture."""
     mixture_sdr: float
     wants_sir: bool = False
@@ -54,12 +54,12 @@ class Plan:
     contenders: tuple[Mapping[str, Any], ...] = ()
     """In a final: the settings of each, by dotted name."""
 
-    def config(self, drawn: Mapping[str, Any], name: str, start_from: str | None = None) -> TrainConfig:
+    def config(self, drawn: Mapping[str, Any], name: str, init_from: str | None = None) -> TrainConfig:
         """The training run of one trial."""
         changes = dict(self.contenders[drawn[CONTENDER]]) if self.contenders else self.space.changes(drawn)
         changes |= {"seed": drawn[SEED]} if SEED in drawn else {}
         base = settings.build(TrainConfig, self.train)
-        own = {"name": name, "storage": self.folder} | ({"start_from": start_from} if start_from else {})
+        own = {"name": name, "output_dir": self.folder} | ({"init_from": init_from} if init_from else {})
         return settings.replace(base, changes | own)
 
 
@@ -71,11 +71,11 @@ def run_trial(drawn: dict[str, Any], plan: Plan) -> None:
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    name, start_from = _place(drawn, plan)
+    name, init_from = _place(drawn, plan)
     step = 0
     try:
-        config = plan.config(drawn, name, start_from)
-        run = Run(config=config, gpu_share=plan.gpu_share, hold_every=plan.checkpoint_every)
+        config = plan.config(drawn, name, init_from)
+        run = Run(config=config, gpus_per_trial=plan.gpus_per_trial, hold_every=plan.checkpoint_every)
         for report in run.reports():
             step = report.step
             reason = divergence(report, plan)
@@ -97,7 +97,7 @@ def divergence(report: Report, plan: Plan) -> str:
     sdr = report.metrics.get("validation/sdr", math.nan)
     if not math.isfinite(sdr):
         return f"validation SDR is {sdr} at step {report.step}"
-    if report.step >= plan.grace_steps and sdr < plan.mixture_sdr:
+    if report.step >= plan.grace_period and sdr < plan.mixture_sdr:
         return f"SDR {sdr:.2f} dB at step {report.step} is below the mixture's own {plan.mixture_sdr:.2f} dB"
     return ""
 
@@ -111,10 +111,10 @@ def _tell(report: Report, name: str) -> None:
         tune.report(_told(report, name))
         return
     tune.report(_told(report, name), checkpoint=tune.Checkpoint(*for_ray(report.hold)))
-    Folder(report.hold).delete_all()
+    StoragePath(report.hold).delete_all()
 
 
-def _ending(progress: Progress, checkpoint: Folder, plan: Plan) -> dict[str, Any]:
+def _ending(progress: CheckpointMetadata, checkpoint: StoragePath, plan: Plan) -> dict[str, Any]:
     ending: dict[str, Any] = {
         "step": progress.step,
         **_metrics(progress.metrics),
@@ -136,8 +136,8 @@ def _metrics(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in told.items() if math.isfinite(value)}
 
 
-def _num_parameters(checkpoint: Folder) -> int:
-    with safe_open(checkpoint.at_hand(checkpoints.WEIGHTS) / checkpoints.WEIGHTS, "pt") as weights:
+def _num_parameters(checkpoint: StoragePath) -> int:
+    with safe_open(checkpoint.local_path(checkpoints.WEIGHTS) / checkpoints.WEIGHTS, "pt") as weights:
         return sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
 
 
@@ -153,18 +153,18 @@ def _place(drawn: Mapping[str, Any], plan: Plan) -> tuple[str, str | None]:
         return trial, None
     told = json.dumps([plan.space.changes(drawn), given.path], sort_keys=True)
     name = f"{trial}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
-    runs = Folder(plan.folder)
+    runs = StoragePath(plan.folder)
     start = runs.below(name, "start")
-    if not start.holds(checkpoints.PROGRESS):
+    if not start.holds(checkpoints.METADATA):
         # A copy, since Tune deletes old checkpoints of the trial that it comes from.
-        start.copy_files(Folder(from_ray(given.path, given.filesystem)), last=checkpoints.PROGRESS)
+        start.copy_files(StoragePath(from_ray(given.path, given.filesystem)), last=checkpoints.METADATA)
     for before in runs.folders():
         if before.startswith(trial) and before != name:
             delete_checkpoints(runs.below(before))
     return name, start.place
 
 
-def delete_checkpoints(run: Folder) -> None:
+def delete_checkpoints(run: StoragePath) -> None:
     """Leave of a run folder what tells about it: config, curves, metrics."""
     for name in run.folders():
         if name.startswith((checkpoints.STEP, "hold-", "start")):

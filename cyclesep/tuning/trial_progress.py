@@ -14,7 +14,7 @@ from cyclesep.tuning.trial_table import label
 
 
 @dataclass(kw_only=True)
-class Tally:
+class TrialStats:
     """Counts trials, and guesses from those that have ended how long the others will take."""
 
     total: int
@@ -80,7 +80,7 @@ class Display(tune.Callback):  # type: ignore[misc]
 
     def __init__(self, name: str, *, total: int, at_a_time: int, steps: int) -> None:
         self.name, self.steps = name, steps
-        self.tally = Tally(total=total, at_a_time=at_a_time)
+        self.tally = TrialStats(total=total, at_a_time=at_a_time)
         self._bar: LiveBar | None = None
         self._task: Any = None
 

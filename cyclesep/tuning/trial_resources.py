@@ -38,7 +38,9 @@ def needs_of(config: TuneConfig, nodes: Sequence[Mapping[str, float]]) -> Needs:
     train = config.train
     gpus = sum(node.get("GPU", 0.0) for node in nodes)
     use_gpu = gpus >= train.num_workers if train.use_gpu is None else train.use_gpu
-    return Needs(num_workers=train.num_workers, cpus=train.cpus_per_worker, gpus=config.gpu_share if use_gpu else 0.0)
+    return Needs(
+        num_workers=train.num_workers, cpus=train.cpus_per_worker, gpus=config.gpus_per_trial if use_gpu else 0.0
+    )
 
 
 def num_concurrent(config: TuneConfig, nodes: Sequence[Mapping[str, float]]) -> int:
@@ -56,10 +58,10 @@ def num_concurrent(config: TuneConfig, nodes: Sequence[Mapping[str, float]]) -> 
             "start nodes first: a search does not wait for a cluster to grow"
         )
     allowed = min(fitting, config.max_concurrent or fitting)
-    if config.scheduler == "pbt" and allowed < config.trials:
+    if config.scheduler == "pbt" and allowed < config.num_trials:
         raise ConfigError(
-            f"trials={config.trials}: scheduler=pbt trains all of them at a time and the cluster holds {allowed} "
-            f"({_asked(needs)}); lower trials, or train.cpus_per_worker or gpu_share so that several share a processor"
+            f"trials={config.num_trials}: scheduler=pbt trains all of them at a time and the cluster holds {allowed} "
+            f"({_asked(needs)}); lower trials, or train.cpus_per_worker or gpus_per_trial so that several share a processor"
         )
     return allowed
 

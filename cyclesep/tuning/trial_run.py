@@ -8,8 +8,8 @@ from typing import Any
 
 import ray.util.queue
 
-from cyclesep.checkpoints import Progress
-from cyclesep.storage.path import Folder
+from cyclesep.checkpoints import CheckpointMetadata
+from cyclesep.storage.path import StoragePath
 from cyclesep.training.config import TrainConfig
 from cyclesep.training.fit import TrainingReport, fit
 from cyclesep.tuning.report_callback import Report, Tell
@@ -22,7 +22,7 @@ class Run:
     """A training run in a thread of its own: what it reports can be told to Tune from the thread that Tune made."""
 
     config: TrainConfig
-    gpu_share: float = 1.0
+    gpus_per_trial: float = 1.0
     hold_every: int | None = None
     done: TrainingReport | None = None
     _problem: BaseException | None = None
@@ -44,15 +44,15 @@ class Run:
             raise self._problem
 
     @property
-    def progress(self) -> Progress:
+    def progress(self) -> CheckpointMetadata:
         """Of the finished run."""
         assert self.done is not None
         return self.done.progress
 
     def _fit(self) -> None:
-        folder = Folder.of(self.config.storage).below(self.config.name)
+        folder = StoragePath.of(self.config.output_dir).below(self.config.name)
         tell = Tell(told=self._told, folder=folder.place, hold_every=self.hold_every, last_step=self.config.steps)
         try:
-            self.done = fit(self.config, (tell,), show=False, gpu_share=self.gpu_share)
+            self.done = fit(self.config, (tell,), show=False, gpus_per_trial=self.gpus_per_trial)
         except BaseException as problem:
             self._problem = problem

@@ -19,9 +19,9 @@ from ray.tune.search.optuna import OptunaSearch
 from typing_extensions import override
 
 from cyclesep.storage.filesystem import for_ray
-from cyclesep.storage.path import Folder
+from cyclesep.storage.path import StoragePath
 from cyclesep.tuning.config import SMALL, TuneConfig
-from cyclesep.tuning.placement_groups import no_groups_left
+from cyclesep.tuning.placement_groups import release_placement_groups
 from cyclesep.tuning.space import Parameter, Space
 from cyclesep.tuning.trial import CONTENDER, SEED, Plan, delete_checkpoints, run_trial
 from cyclesep.tuning.trial_progress import Display
@@ -47,7 +47,7 @@ class Phase:
     """Trials of one kind: those of a search, or the finals."""
 
     name: str
-    folder: Folder
+    folder: StoragePath
     """Of the search."""
     plan: Plan
     steps: int
@@ -62,14 +62,14 @@ class Phase:
     searcher: Searcher | None = None
 
     @property
-    def runs(self) -> Folder:
+    def runs(self) -> StoragePath:
         """Where run folders are."""
-        return Folder(self.plan.folder)
+        return StoragePath(self.plan.folder)
 
     def run(self) -> list[TrialRow]:
         """Run what is missing; the rows of all trials. Raises KeyboardInterrupt when interrupted."""
         os.environ.update(_ENVIRONMENT)
-        with _quiet(), no_groups_left():
+        with _quiet(), release_placement_groups():
             results = self._tuner().fit()
         # Tune counts trials that it has stopped for an interruption as ended.
         ended = [result for result in results if result.error is not None or (result.metrics or {}).get("done")]
@@ -99,7 +99,7 @@ class Phase:
         for left in (states.below(self.name), self.runs):
             left.delete_all()
         display = Display(self.name, total=self.total, at_a_time=self.at_a_time, steps=self.steps)
-        sweeper = Sweeper(runs=self.runs, keep=self.keep)
+        sweeper = CheckpointPruner(runs=self.runs, keep=self.keep)
         return tune.Tuner(
             trainable,
             param_space=dict(self.param_space),
@@ -125,10 +125,10 @@ class Phase:
         )
 
 
-class Sweeper(tune.Callback):  # type: ignore[misc]
+class CheckpointPruner(tune.Callback):  # type: ignore[misc]
     """Deletes the checkpoints of trials that have ended and are not among the best."""
 
-    def __init__(self, *, runs: Folder, keep: int) -> None:
+    def __init__(self, *, runs: StoragePath, keep: int) -> None:
         self.runs, self.keep = runs, keep
         self._swept: set[str] = set()
 
@@ -149,7 +149,9 @@ class Sweeper(tune.Callback):  # type: ignore[misc]
                 delete_checkpoints(self.runs.below(name))
 
 
-def search_phase(config: TuneConfig, folder: Folder, plan: Plan, space: Space, *, total: int, at_a_time: int) -> Phase:
+def search_phase(
+    config: TuneConfig, folder: StoragePath, plan: Plan, space: Space, *, total: int, at_a_time: int
+) -> Phase:
     """The trials of a search."""
     steps = config.train.steps
     domains = {parameter.name: domain(parameter, grid=config.search == "grid") for parameter in space.parameters}
@@ -160,17 +162,17 @@ def search_phase(config: TuneConfig, folder: Folder, plan: Plan, space: Space, *
         steps=steps,
         total=total,
         at_a_time=at_a_time,
-        keep=max(1, config.finalists),
+        keep=max(1, config.num_finalists),
         param_space={} if config.scheduler == "pbt" else domains,
-        num_samples=1 if config.search == "grid" else config.trials,
+        num_samples=1 if config.search == "grid" else config.num_trials,
         scheduler=_scheduler(config, domains, space),
         searcher=_searcher(config, at_a_time),
     )
 
 
-def final_phase(config: TuneConfig, folder: Folder, plan: Plan, *, at_a_time: int) -> Phase:
+def final_phase(config: TuneConfig, folder: StoragePath, plan: Plan, *, at_a_time: int) -> Phase:
     """Every contender of `plan` with every seed, to the end."""
-    seeds = [config.train.seed + number for number in range(config.final_seeds)]
+    seeds = [config.train.seed + number for number in range(config.num_seeds)]
     return Phase(
         name="finals",
         folder=folder,
@@ -206,7 +208,7 @@ def _scheduler(config: TuneConfig, domains: Mapping[str, Any], space: Space) -> 
     common: dict[str, Any] = {"time_attr": "step", "metric": config.objectives[0], "mode": "max"}
     if config.scheduler == "asha":
         return ASHAScheduler(
-            **common, max_t=config.train.steps, grace_period=config.grace, reduction_factor=config.reduction
+            **common, max_t=config.train.steps, grace_period=config.grace, reduction_factor=config.reduction_factor
         )
     # Tune draws for PBT from these.
     random.seed(config.seed)

@@ -19,7 +19,7 @@ from cyclesep.tuning.space import Space
 
 
 @dataclass(frozen=True, kw_only=True)
-class Yardstick:
+class ValidationBaseline:
     """The validation crops of a search in short."""
 
     digest: str
@@ -41,7 +41,7 @@ class _MixtureItself(nn.Module):
         return mixture.unsqueeze(1).expand(-1, self.targets, -1, -1)
 
 
-def read_yardstick(base: TrainConfig, space: Space) -> Yardstick:
+def read_yardstick(base: TrainConfig, space: Space) -> ValidationBaseline:
     """Read the validation crops and score the mixture on them.
 
     Raises ConfigError if there is no truth to validate against, or if the space holds a setting of crops that would
@@ -77,7 +77,7 @@ def read_yardstick(base: TrainConfig, space: Space) -> Yardstick:
             f"train.targets: a target is silent in all {len(mixtures)} validation crops of {base.shards}; "
             "raise train.num_validation_crops"
         )
-    return Yardstick(digest=digest, mixture_sdr=metrics["validation/sdr"], num_crops=len(mixtures))
+    return ValidationBaseline(digest=digest, mixture_sdr=metrics["validation/sdr"], num_crops=len(mixtures))
 
 
 def _crops(reader: ShardReader, base: TrainConfig, crops: CropConfig) -> tuple[Tensor, Tensor] | None:

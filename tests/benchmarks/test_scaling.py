@@ -12,14 +12,14 @@ from cyclesep.training.config import TrainConfig
 
 TINY = {
     "steps": 60,
-    "num_loader_processes": 0,
+    "num_dataloader_workers": 0,
     "num_validation_crops": 1,
     "crops.crop_seconds": 0.5,
     "crops.batch_size": 8,
-    "cyclegan.recipe": "supervised",
-    "cyclegan.separator.name": "waveunet",
-    "cyclegan.separator.width": 16,
-    "cyclegan.separator.depth": 2,
+    "method.recipe": "supervised",
+    "method.separator.name": "waveunet",
+    "method.separator.channels": 16,
+    "method.separator.depth": 2,
 }
 
 

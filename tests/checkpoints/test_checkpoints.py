@@ -8,27 +8,29 @@ import pytest
 import torch
 
 from cyclesep import checkpoints
-from cyclesep.checkpoints import Progress
+from cyclesep.checkpoints import CheckpointMetadata
 from cyclesep.config import settings
 from cyclesep.cyclegan.model import CycleGAN
 from cyclesep.data.crops.dataset import Batch
 from cyclesep.errors import CheckpointError
 from cyclesep.training.config import TrainConfig
 
-PROGRESS = Progress(step=3, targets=("vocals", "drums"), sample_rate=8000, channels=1, metrics={"validation/sdr": 1.5})
+PROGRESS = CheckpointMetadata(
+    step=3, targets=("vocals", "drums"), sample_rate=8000, channels=1, metrics={"validation/sdr": 1.5}
+)
 
 
 @pytest.fixture
 def config() -> TrainConfig:
     return settings.replace(
         TrainConfig(targets=("vocals", "drums")),
-        {"cyclegan.separator.width": 8, "cyclegan.separator.depth": 2, "cyclegan.recipe": "supervised"},
+        {"method.separator.channels": 8, "method.separator.depth": 2, "method.recipe": "supervised"},
     )
 
 
 def make_model(config: TrainConfig, seed: int) -> CycleGAN:
     """A model after one step, so that its weights and their average differ."""
-    model = CycleGAN(config.cyclegan, targets=PROGRESS.targets, channels=1, sample_rate=8000, seed=seed)
+    model = CycleGAN(config.method, targets=PROGRESS.targets, channels=1, sample_rate=8000, seed=seed)
     target = torch.randn(2, 2, 1, 2000, generator=torch.Generator().manual_seed(seed))
     model.step(Batch(mixture=target.sum(1), target=target, paired=True))
     return model
@@ -75,9 +77,9 @@ def test_a_run_folder_stands_for_its_best_checkpoint(saved: Path) -> None:
         ("separator.safetensors", b"", "separator.safetensors: is missing or damaged"),
         ("separator.safetensors", None, "separator.safetensors: is missing or damaged"),
         ("config.yaml", None, "config.yaml: is missing or damaged"),
-        ("config.yaml", b"cyclegan: {separator: {breadth: 7}}", "another version of cyclesep"),
-        ("progress.json", b"{", "progress.json: is missing or damaged"),
-        ("progress.json", b'{"step": 1}', "another version of cyclesep"),
+        ("config.yaml", b"method: {separator: {breadth: 7}}", "another version of cyclesep"),
+        ("metadata.json", b"{", "metadata.json: is missing or damaged"),
+        ("metadata.json", b'{"step": 1}', "another version of cyclesep"),
     ],
 )
 def test_damage_is_told_by_file_and_remedy(saved: Path, name: str, content: bytes | None, told: str) -> None:
@@ -88,7 +90,7 @@ def test_damage_is_told_by_file_and_remedy(saved: Path, name: str, content: byte
 
 
 def test_weights_of_another_network_are_told(saved: Path, config: TrainConfig) -> None:
-    wider = settings.replace(config, {"cyclegan.separator.width": 16})
+    wider = settings.replace(config, {"method.separator.channels": 16})
     (saved / "config.yaml").write_text(settings.to_yaml(wider))
     with pytest.raises(CheckpointError, match="does not fit the network"):
         checkpoints.load_separator(saved)
@@ -103,4 +105,4 @@ def test_a_folder_of_something_else_is_told(tmp_path: Path) -> None:
 
 def test_nothing_in_a_checkpoint_is_code(saved: Path) -> None:
     torch.load(saved / "training_state.pt", weights_only=True)
-    assert json.loads((saved / "progress.json").read_text())["targets"] == ["vocals", "drums"]
+    assert json.loads((saved / "metadata.json").read_text())["targets"] == ["vocals", "drums"]

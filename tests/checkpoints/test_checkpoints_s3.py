@@ -14,7 +14,7 @@ from cyclesep.cli.info import describe
 from cyclesep.cli.info.config import InfoConfig
 from cyclesep.errors import CheckpointError, CyclesepError
 from cyclesep.storage import download_cache
-from cyclesep.storage.path import Folder
+from cyclesep.storage.path import StoragePath
 from tests.support.fault_proxy import Fault
 from tests.support.tiny_evaluation import save_separator
 
@@ -25,16 +25,16 @@ STEP = "step-00000002"
 
 
 @pytest.fixture
-def run(prefix: str, tmp_path: Path) -> Folder:
+def run(prefix: str, tmp_path: Path) -> StoragePath:
     """A finished run in S3 with one checkpoint."""
-    local, run = save_separator(tmp_path / "made"), Folder.of(f"{prefix}/runs/tiny")
-    run.below(STEP).copy_files(Folder.of(local), last=checkpoints.PROGRESS)
+    local, run = save_separator(tmp_path / "made"), StoragePath.of(f"{prefix}/runs/tiny")
+    run.below(STEP).copy_files(StoragePath.of(local), last=checkpoints.METADATA)
     run.write_text(checkpoints.CONFIG, (local / checkpoints.CONFIG).read_text())
     checkpoints.write_run(run, best=STEP, last=STEP)
     return run
 
 
-def test_a_run_and_its_checkpoint_are_loaded_as_local_ones_are(run: Folder, tmp_path: Path) -> None:
+def test_a_run_and_its_checkpoint_are_loaded_as_local_ones_are(run: StoragePath, tmp_path: Path) -> None:
     local = checkpoints.load_separator(tmp_path / "made")
     for place in (run.place, f"{run.place}/{STEP}", f"{run.place}/"):
         there = checkpoints.load_separator(place)
@@ -44,27 +44,27 @@ def test_a_run_and_its_checkpoint_are_loaded_as_local_ones_are(run: Folder, tmp_
     assert cyclesep.load(run.place, device="cpu").targets == ("vocals",)
 
 
-def test_the_weights_come_once_and_the_training_state_only_if_it_is_wanted(s3: "S3", run: Folder) -> None:
+def test_the_weights_come_once_and_the_training_state_only_if_it_is_wanted(s3: "S3", run: StoragePath) -> None:
     for _ in range(3):
         checkpoints.load_separator(run.place)
     assert len(s3.proxy.seen("GET", checkpoints.WEIGHTS)) == 1
     assert len(s3.proxy.seen("GET", checkpoints.STATE)) == 0
     copy = checkpoints.find(run.place)
     assert not (copy / checkpoints.STATE).exists()
-    run.below(STEP).at_hand(checkpoints.STATE)
+    run.below(STEP).local_path(checkpoints.STATE)
     assert torch.load(copy / checkpoints.STATE, weights_only=True)["step"] == 0
 
 
-def test_a_checkpoint_that_was_written_anew_is_fetched_anew(run: Folder, tmp_path: Path) -> None:
+def test_a_checkpoint_that_was_written_anew_is_fetched_anew(run: StoragePath, tmp_path: Path) -> None:
     before = checkpoints.find(run.place)
-    with run.below(STEP).replacing(checkpoints.PROGRESS) as file:
-        file.write_text((tmp_path / "made" / checkpoints.PROGRESS).read_text().replace('"step": 0', '"step": 7'))
+    with run.below(STEP).replacing(checkpoints.METADATA) as file:
+        file.write_text((tmp_path / "made" / checkpoints.METADATA).read_text().replace('"step": 0', '"step": 7'))
     after = checkpoints.find(run.place)
     assert after != before
-    assert checkpoints.read_progress(after).step == checkpoints.read_progress(run.below(STEP)).step == 7
+    assert checkpoints.read_metadata(after).step == checkpoints.read_metadata(run.below(STEP)).step == 7
 
 
-def test_a_copy_that_was_cut_short_is_fetched_anew(run: Folder) -> None:
+def test_a_copy_that_was_cut_short_is_fetched_anew(run: StoragePath) -> None:
     copy = checkpoints.find(run.place) / checkpoints.WEIGHTS
     whole = copy.read_bytes()
     copy.write_bytes(whole[:100])
@@ -72,8 +72,8 @@ def test_a_copy_that_was_cut_short_is_fetched_anew(run: Folder) -> None:
     assert copy.read_bytes() == whole
 
 
-def test_several_processes_at_once_fetch_it_once(s3: "S3", run: Folder) -> None:
-    script = "import sys; from cyclesep.storage.path import Folder; print(Folder.of(sys.argv[1]).at_hand(sys.argv[2]))"
+def test_several_processes_at_once_fetch_it_once(s3: "S3", run: StoragePath) -> None:
+    script = "import sys; from cyclesep.storage.path import StoragePath; print(StoragePath.of(sys.argv[1]).local_path(sys.argv[2]))"
     words = [sys.executable, "-c", script, f"{run.place}/{STEP}", checkpoints.STATE]
     processes = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert len({process.communicate()[0] for process in processes}) == 1
@@ -81,7 +81,7 @@ def test_several_processes_at_once_fetch_it_once(s3: "S3", run: Folder) -> None:
     assert len(s3.proxy.seen("GET", checkpoints.STATE)) == 1
 
 
-def test_damage_on_the_way_is_seen_and_the_file_fetched_again(s3: "S3", run: Folder, tmp_path: Path) -> None:
+def test_damage_on_the_way_is_seen_and_the_file_fetched_again(s3: "S3", run: StoragePath, tmp_path: Path) -> None:
     with s3.proxy.harming(Fault("flip", "GET", checkpoints.WEIGHTS, value=5000)):
         loaded = checkpoints.load_separator(run.place)
     assert loaded.digest == checkpoints.load_separator(tmp_path / "made").digest
@@ -89,14 +89,14 @@ def test_damage_on_the_way_is_seen_and_the_file_fetched_again(s3: "S3", run: Fol
 
 
 def test_copies_that_nobody_used_for_long_go_but_for_the_latest(
-    run: Folder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    run: StoragePath, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(download_cache, "KEPT_SECONDS", -1.0)
     monkeypatch.setattr(download_cache, "NUM_KEPT", 2)
     kept = []
     for name in ("a", "b", "c"):
-        run.below(name).copy_files(Folder.of(tmp_path / "made"), last=checkpoints.PROGRESS)
-        kept.append(run.below(name).at_hand(checkpoints.PROGRESS))
+        run.below(name).copy_files(StoragePath.of(tmp_path / "made"), last=checkpoints.METADATA)
+        kept.append(run.below(name).local_path(checkpoints.METADATA))
     assert [folder.exists() for folder in kept] == [False, True, True]
 
 
@@ -108,7 +108,7 @@ def told(place: str) -> str:
     return message
 
 
-def test_what_is_absent_or_damaged_is_told_by_its_place(s3: "S3", run: Folder, prefix: str) -> None:
+def test_what_is_absent_or_damaged_is_told_by_its_place(s3: "S3", run: StoragePath, prefix: str) -> None:
     assert f"{prefix}/runs/other: is neither a checkpoint nor a finished run" in told(f"{prefix}/runs/other")
     assert "s3://nowhere/runs/tiny" in told("s3://nowhere/runs/tiny")
     place = run.below(STEP)
@@ -122,23 +122,23 @@ def test_what_is_absent_or_damaged_is_told_by_its_place(s3: "S3", run: Folder, p
     assert f"{weights}: is missing or damaged" in told(run.place)
     place.delete(checkpoints.WEIGHTS)
     assert f"{weights}: is missing or damaged" in told(run.place)
-    place.write_text(checkpoints.PROGRESS, "{")
-    assert f"{place.path_of(checkpoints.PROGRESS)}: is missing or damaged" in told(run.place)
+    place.write_text(checkpoints.METADATA, "{")
+    assert f"{place.path_of(checkpoints.METADATA)}: is missing or damaged" in told(run.place)
 
 
-def test_what_is_forbidden_is_told_and_never_taken_for_absent(s3: "S3", run: Folder) -> None:
+def test_what_is_forbidden_is_told_and_never_taken_for_absent(s3: "S3", run: StoragePath) -> None:
     s3.configure(access_key=s3.server.stranger_key)
     assert "access is denied" in told(run.place)
     with pytest.raises(CyclesepError, match="access is denied"):
-        describe(run.place, InfoConfig(places=(run.place,)))
+        describe(run.place, InfoConfig(paths=(run.place,)))
 
 
-def test_a_run_in_s3_is_described(run: Folder) -> None:
-    described = describe(run.place, InfoConfig(places=(run.place,)))
+def test_a_run_in_s3_is_described(run: StoragePath) -> None:
+    described = describe(run.place, InfoConfig(paths=(run.place,)))
     assert described.kind == "run"
     assert described.place == run.place
     assert described.checkpoints == (STEP,)  # type: ignore[union-attr]
     assert described.best.parameters > 1000  # type: ignore[union-attr]
     assert described.disk_bytes == sum(stored.bytes for stored in storage.listed(run.place).values())
     with pytest.raises(CheckpointError, match="is neither a checkpoint nor a finished run"):
-        describe(f"{run.place}/nothing", InfoConfig(places=(run.place,)))
+        describe(f"{run.place}/nothing", InfoConfig(paths=(run.place,)))

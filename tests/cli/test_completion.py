@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from cyclesep.cli import completion
-from cyclesep.cli.main import JOBS, TOOLS, imported, main
+from cyclesep.cli.main import JOBS, TOOLS, import_object, main
 from cyclesep.cli.print_config import commented_yaml, markdown_table
 from cyclesep.config import settings
 
@@ -52,8 +52,8 @@ def completed_by_bash(script: str, line: str) -> list[str]:
     ("line", "expected"),
     [
         ("cyclesep tra", ["train"]),
-        ("cyclesep separate file_", ["file_format=wav", "file_format=flac", "file_format=mp3"]),
-        ("cyclesep separate file_format=f", ["flac"]),
+        ("cyclesep separate file_", ["format=wav", "format=flac", "format=mp3"]),
+        ("cyclesep separate format=f", ["flac"]),
         ("cyclesep separate song.wav --tw", ["--two-stems"]),
         ("cyclesep train step", ["steps="]),
         ("cyclesep train targ", ["targets="]),
@@ -64,8 +64,8 @@ def completed_by_bash(script: str, line: str) -> list[str]:
         ("cyclesep evaluate oracles=", ["[IRM1]", "[IRM2]", "[IBM]", "[MWF]"]),
         ("cyclesep evaluate oracles=[IR", ["[IRM1]", "[IRM2]"]),
         (
-            "cyclesep train cyclegan.separator.na",
-            [f"cyclegan.separator.name={n}" for n in ("seed", "waveunet", "tfsep")],
+            "cyclesep train method.separator.na",
+            [f"method.separator.name={n}" for n in ("seed", "waveunet", "tfsep")],
         ),
         ("cyclesep config separ", ["separate"]),
         ("cyclesep completion f", ["fish"]),
@@ -84,7 +84,7 @@ def test_bash_completes_every_job_after_nothing(scripts: dict[str, str]) -> None
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_scripts_know_every_setting_and_parse(scripts: dict[str, str], shell: str, tmp_path: Path) -> None:
     for job in JOBS.values():
-        for setting in settings.reference(imported(job.config)):
+        for setting in settings.reference(import_object(job.config)):
             assert setting.name in scripts[shell]
     if shutil.which(shell):
         (tmp_path / "script").write_text(scripts[shell])
@@ -134,7 +134,7 @@ def test_the_table_has_a_row_for_each_setting_with_bars_escaped() -> None:
 
 @pytest.mark.parametrize("name", JOBS)
 def test_the_yaml_of_every_job_is_its_defaults(name: str) -> None:
-    config_class = imported(JOBS[name].config)
+    config_class = import_object(JOBS[name].config)
     stated = dict(settings.flat(yaml.safe_load(commented_yaml(config_class)) or {}))
     plain = {setting.name: setting.default for setting in settings.reference(config_class)}
     for setting, value in stated.items():
@@ -144,11 +144,11 @@ def test_the_yaml_of_every_job_is_its_defaults(name: str) -> None:
 
 
 def test_files_and_words_are_in_the_yaml_and_checked(cyclesep: Callable[..., tuple[int, str, str]]) -> None:
-    status, told, _ = cyclesep("config", "train", "steps=7", "cyclegan.recipe=paired")
+    status, told, _ = cyclesep("config", "train", "steps=7", "method.recipe=paired")
     assert status == 0
     values = yaml.safe_load(told)
-    assert (values["steps"], values["cyclegan"]["recipe"]) == (7, "paired")
-    status, told, error = cyclesep("config", "train", "cyclegan.recipe=pared")
+    assert (values["steps"], values["method"]["recipe"]) == (7, "paired")
+    status, told, error = cyclesep("config", "train", "method.recipe=pared")
     assert (status, told) == (1, "")
     assert "did you mean paired? choices: remix, cyclegan, paired, supervised" in error
     assert "did you mean train?" in cyclesep("config", "trainn")[2]

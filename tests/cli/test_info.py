@@ -15,7 +15,7 @@ from cyclesep.cli.info.show import length, size
 from cyclesep.cli.main import run_job
 from cyclesep.data.shards.manifest import ShardManifest, make_manifest, write_manifest
 from cyclesep.data.shards.writing import write_track
-from cyclesep.storage.path import Folder
+from cyclesep.storage.path import StoragePath
 from tests.support.tiny_evaluation import save_separator
 
 RATE = 48_000
@@ -52,7 +52,14 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     save_separator(folder / "step-1")
     save_separator(folder / "step-2")
     checkpoints.write_run(folder, best="step-1", last="step-2")
-    row = {"split": "test", "scored_with": "vocals", "target": "vocals", "system": "tiny", "tracks": 3, "nan_frames": 0}
+    row = {
+        "split": "test",
+        "scoring_group": "vocals",
+        "target": "vocals",
+        "system": "tiny",
+        "tracks": 3,
+        "nan_frames": 0,
+    }
     metrics = {"SDR": 4.25, "ISR": None, "SIR": None, "SAR": None, "SI-SDR": 3.5, "uSDR": 4.0}
     (folder / "test").mkdir()
     (folder / "test/summary.json").write_text(json.dumps({"scores": [row | metrics]}))
@@ -100,7 +107,9 @@ def test_integrated_loudness_is_that_of_the_standard(shards: Path) -> None:
 
 
 def test_a_stricter_threshold_calls_more_silent(shards: Path) -> None:
-    drums = next(stem for stem in describe_shards(str(shards), silent_below_db=-12.0).stems if stem.name == "drums")
+    drums = next(
+        stem for stem in describe_shards(str(shards), silence_threshold_db=-12.0).stems if stem.name == "drums"
+    )
     assert (drums.silent_share, drums.level_db) == (1.0, None)
 
 
@@ -114,26 +123,26 @@ def test_shards_in_s3_are_described_without_fetching_them(prefix: str, shards: P
 
 
 def test_a_checkpoint_s_parameters_and_changed_settings_are_told(run: Path) -> None:
-    described = describe_checkpoint(Folder.of(run / "step-1"))
+    described = describe_checkpoint(StoragePath.of(run / "step-1"))
     separator = checkpoints.load_separator(run / "step-1")
     assert described.parameters == sum(parameter.numel() for parameter in separator.module.parameters())
     assert described.changed_settings == {
-        "cyclegan.separator.name": "waveunet",
-        "cyclegan.separator.width": 8,
-        "cyclegan.separator.depth": 2,
+        "method.separator.name": "waveunet",
+        "method.separator.channels": 8,
+        "method.separator.depth": 2,
     }
     assert described.card.targets == ("vocals",)
     assert described.disk_bytes == sum(path.stat().st_size for path in (run / "step-1").iterdir())
 
 
 def test_a_run_is_its_best_checkpoint_and_its_evaluations(run: Path) -> None:
-    described = describe_run(Folder.of(run))
+    described = describe_run(StoragePath.of(run))
     assert described.best is not None
     assert described.best.place == "runs/tiny/step-1"
     assert described.checkpoints == ("step-1", "step-2")
     assert [scores.rows[0]["SDR"] for scores in described.evaluations] == [4.25]
     (run / "run.json").unlink()
-    unfinished = describe_run(Folder.of(run))
+    unfinished = describe_run(StoragePath.of(run))
     assert not unfinished.finished
     assert unfinished.best is not None
     assert unfinished.best.place == "runs/tiny/step-2"

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from cyclesep import __version__
-
 from cyclesep.cli.main import JOBS, Job, main, run_job
 from cyclesep.errors import AudioError
 from tests.support.paths import CHECKOUT
@@ -21,7 +20,7 @@ class ToyConfig:
     """Files to work on."""
     times: int = 1
     """How often."""
-    start_from: str | None = None
+    init_from: str | None = None
     """Checkpoint to begin with."""
 
 
@@ -66,7 +65,7 @@ def last() -> ToyConfig:
 
 @pytest.fixture(autouse=True)
 def _one_module(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The job is imported by name: let that be this very module."""
+    """The job is import_object by name: let that be this very module."""
     import sys
 
     monkeypatch.setitem(sys.modules, "test_commandline", sys.modules[__name__])
@@ -100,14 +99,14 @@ def test_a_yaml_file_and_words_over_it(toy: Callable[..., int], tmp_path: Path) 
 
 
 def test_a_setting_may_name_a_yaml_file(toy: Callable[..., int]) -> None:
-    assert toy("start_from=s3://bucket/best.yaml", "times=1") == 0
-    assert last().start_from == "s3://bucket/best.yaml"
+    assert toy("init_from=s3://bucket/best.yaml", "times=1") == 0
+    assert last().init_from == "s3://bucket/best.yaml"
 
 
 def test_a_checkpoint_folder_brings_its_config(toy: Callable[..., int], tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("times: 4\n")
-    assert toy(str(tmp_path), "times=1", words_fill=None, checkpoint_fills="start_from") == 0
-    assert last() == ToyConfig(times=1, start_from=str(tmp_path))
+    assert toy(str(tmp_path), "times=1", words_fill=None, checkpoint_fills="init_from") == 0
+    assert last() == ToyConfig(times=1, init_from=str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -186,7 +185,7 @@ def test_each_job_has_a_script(name: str) -> None:
         (["separate", "song.wav", "checkpoint=nowhere", "json=true"], 1, "nowhere"),
         (["separate", "song.wav", "--json", "--two-stem", "vocals"], 2, "did you mean --two-stems?"),
         (["info", "nowhere", "--json"], 1, "nowhere"),
-        (["info", "nowhere", "--json", "silent_below_db=loud"], 1, "silent_below_db: 'loud' is refused"),
+        (["info", "nowhere", "--json", "silence_threshold_db=loud"], 1, "silence_threshold_db: 'loud' is refused"),
     ],
 )
 def test_with_json_an_error_is_the_one_document_on_stdout_as_well(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cyclesep.cli.help import job_help
-from cyclesep.cli.main import JOBS, imported
+from cyclesep.cli.main import JOBS, import_object
 from cyclesep.cli.print_config import commented_yaml
 from cyclesep.cli.reference import FILE, job_reference, reference_of, reference_text
 
@@ -25,7 +25,7 @@ sys.exit(status)
 
 
 def imported_by(*words: str, heavy: str = HEAVY) -> tuple[set[str], str]:
-    """Which of the heavy packages a command has imported, and what it printed."""
+    """Which of the heavy packages a command has import_object, and what it printed."""
     done = subprocess.run([sys.executable, "-c", RUN, *words], capture_output=True, text=True, check=True)
     found = done.stderr.rpartition("found:")[2].split()
     return set(found) & set(heavy.split(", ")), done.stdout
@@ -39,7 +39,7 @@ def test_the_file_is_what_the_dataclasses_give() -> None:
 def test_help_out_of_the_file_is_that_of_the_dataclass(name: str) -> None:
     helped = {
         job_help(name, "", (), {"--help": ""}, reference.groups)
-        for reference in (job_reference(name, JOBS[name]), reference_of(imported(JOBS[name].config)))
+        for reference in (job_reference(name, JOBS[name]), reference_of(import_object(JOBS[name].config)))
     }
     assert len(helped) == 1
 
@@ -57,7 +57,7 @@ def test_what_only_tells_of_settings_imports_nothing_heavy(words: list[str]) -> 
 
 
 def test_config_without_words_is_the_yaml_of_the_dataclass() -> None:
-    assert imported_by("config", "train")[1] == commented_yaml(imported(JOBS["train"].config))
+    assert imported_by("config", "train")[1] == commented_yaml(import_object(JOBS["train"].config))
 
 
 def test_info_of_shards_imports_neither_torch_nor_ray(tiny_shards: Path) -> None:

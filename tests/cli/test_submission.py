@@ -335,7 +335,7 @@ def test_a_jobs_settings_are_checked_here(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("train", "shards=s3://music/mine"), "storage=runs: lies in the job's own folder on the cluster"),
+        (("train", "shards=s3://music/mine"), "output_dir=runs: lies in the job's own folder on the cluster"),
         (("evaluate", "checkpoint=s3://music/runs/vocals", "output=here"), "output=here: lies in the job's own folder"),
     ],
 )
@@ -474,11 +474,18 @@ def test_what_is_made_on_a_cluster_knows_its_commit_and_no_secret(head: RayHead,
     shape = ("corpus.synthetic.seconds=4", "sample_rate=8000", "channels=1")
     shards = tmp_path / "shards"
     assert of_the_shell(head, "ingest", f"output={shards}", *music, *shape).returncode == 0
-    run = (f"shards={shards}", f"storage={tmp_path}", "name=on-cluster", "num_workers=2", "steps=2", "validate_every=2")
-    small = ("crops.crop_seconds=1", "crops.batch_size=8", "cyclegan.separator.width=8", "num_loader_processes=0")
+    run = (
+        f"shards={shards}",
+        f"output_dir={tmp_path}",
+        "name=on-cluster",
+        "num_workers=2",
+        "steps=2",
+        "validate_every=2",
+    )
+    small = ("crops.crop_seconds=1", "crops.batch_size=8", "method.separator.channels=8", "num_dataloader_workers=0")
     done = of_the_shell(head, "train", *run, *small, "use_gpu=false")
     assert done.returncode == 0, done.stdout + done.stderr
-    progress = json.loads((tmp_path / "on-cluster" / "step-00000002" / "progress.json").read_text())
+    progress = json.loads((tmp_path / "on-cluster" / "step-00000002" / "metadata.json").read_text())
     assert progress["commit"]
     assert f"commit {progress['commit']}," in done.stderr
     scored = of_the_shell(

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from cyclesep.cli.main import JOBS, imported, sorted_words
+from cyclesep.cli.main import JOBS, classify_args, import_object
 from cyclesep.config import settings
 from tests.support.paths import CHECKOUT
 
@@ -212,8 +212,8 @@ def test_a_manifest_has_what_the_cluster_needs(name: str) -> None:
         job = shlex.split(spec["entrypoint"])
         assert job[0] == "cyclesep"
         assert (CHECKOUT / "jobs" / f"{job[1]}.py").is_file()
-        files, values = sorted_words(JOBS[job[1]], job[2:])
-        settings.load(imported(JOBS[job[1]].config), [CHECKOUT / file for file in files], values)
+        files, values = classify_args(JOBS[job[1]], job[2:])
+        settings.load(import_object(JOBS[job[1]].config), [CHECKOUT / file for file in files], values)
         spec = spec["rayClusterSpec"]
     assert spec["rayVersion"] == ray_version()
     assert spec["authOptions"] == {"mode": "token"}

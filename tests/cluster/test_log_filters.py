@@ -52,9 +52,9 @@ def test_a_node_that_dies_is_one_line(capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.xdist_group("ray")
 def test_a_training_run_prints_its_own_lines_only(tiny_shards: Path, tmp_path: Path) -> None:
     words = (
-        f"train shards={tiny_shards} name=quiet steps=2 validate_every=1 num_loader_processes=1 num_validation_crops=2 "
-        "crops.crop_seconds=0.5 crops.batch_size=4 cyclegan.separator.width=8 cyclegan.separator.depth=1 "
-        "cyclegan.discriminator.width=4"
+        f"train shards={tiny_shards} name=quiet steps=2 validate_every=1 num_dataloader_workers=1 num_validation_crops=2 "
+        "crops.crop_seconds=0.5 crops.batch_size=4 method.separator.channels=8 method.separator.depth=1 "
+        "method.discriminator.channels=4"
     )
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     done = subprocess.run(

@@ -22,7 +22,7 @@ class Optimizer:
 @dataclass(frozen=True, kw_only=True)
 class Run:
     shards: str
-    """Folder of shards."""
+    """StoragePath of shards."""
     steps: PositiveInt = 10
     """Steps of the run,
     on two lines."""
@@ -31,7 +31,7 @@ class Run:
     optimizer: Optimizer = Optimizer()
     weights: dict[str, float] = field(default_factory=dict)
     """Terms by name."""
-    start_from: str | None = None
+    init_from: str | None = None
     """Where to start."""
 
 
@@ -106,9 +106,9 @@ def test_replace_leaves_the_original_alone() -> None:
 
 def test_the_reference_has_every_setting_with_its_own_sentence() -> None:
     rows = {row.name: row for row in settings.reference(Run)}
-    assert list(rows) == ["shards", "steps", "recipe", "optimizer.lr", "optimizer.betas", "weights", "start_from"]
+    assert list(rows) == ["shards", "steps", "recipe", "optimizer.lr", "optimizer.betas", "weights", "init_from"]
     assert rows["steps"].sentence == "Steps of the run, on two lines."
     assert rows["recipe"].type == "remix | paired"
     assert rows["optimizer.betas"].type == "tuple[float, float]"
-    assert rows["start_from"].type == "str | none"
+    assert rows["init_from"].type == "str | none"
     assert (rows["shards"].default, rows["steps"].default, rows["weights"].default) == (MISSING, 10, {})

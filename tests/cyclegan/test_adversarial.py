@@ -6,7 +6,7 @@ from torch import Tensor
 
 from cyclesep.cyclegan import losses
 from cyclesep.cyclegan.model import CycleGAN
-from cyclesep.cyclegan.recipes import Judged
+from cyclesep.cyclegan.recipes import DiscriminatorPair
 from tests.support.tiny_models import RATE, build, noise_batch
 
 
@@ -19,7 +19,7 @@ def discriminator_gradient(model: CycleGAN) -> list[Tensor]:
 @pytest.mark.parametrize("name", ["spectral", "waveform", "seed"])
 @pytest.mark.parametrize("spectral_norm", [False, True])
 def test_the_penalty_comes_every_nth_step_and_reaches_the_discriminators(name: str, spectral_norm: bool) -> None:
-    discriminator = {"name": name, "width": 4, "spectral_norm": spectral_norm, "r1_every": 2}
+    discriminator = {"name": name, "channels": 4, "spectral_norm": spectral_norm, "r1_interval": 2}
     penalised = build("remix", discriminator=discriminator | {"r1_gamma": 10.0})
     plain = build("remix", discriminator=discriminator)
     first = penalised.step(noise_batch())
@@ -33,7 +33,7 @@ def test_the_penalty_comes_every_nth_step_and_reaches_the_discriminators(name: s
 
 def test_a_strong_penalty_flattens_a_discriminator() -> None:
     def steepness(gamma: float) -> float:
-        model = build("remix", discriminator={"width": 4, "r1_gamma": gamma, "r1_every": 1})
+        model = build("remix", discriminator={"channels": 4, "r1_gamma": gamma, "r1_interval": 1})
         for number in range(20):
             model.step(noise_batch(number))
         waveform = 10 * noise_batch(99).target[:, 0]
@@ -45,14 +45,14 @@ def test_a_strong_penalty_flattens_a_discriminator() -> None:
 
 
 def test_unpaired_fakes_are_remembered_and_shown_again_and_paired_ones_are_not() -> None:
-    model = build("remix", replay_pool=3)
+    model = build("remix", replay_buffer_size=3)
     pool = model._adversary.pools["target_discriminator"]
     model.step(noise_batch(0, paired=False))
     remembered = pool.state_dict()["rows"]
     model.step(noise_batch(1, paired=True))
     assert torch.equal(pool.state_dict()["rows"], remembered)
     fake = torch.full((3, 1, 2048), 7.0)
-    pair = Judged(real=fake, fake=fake)
+    pair = DiscriminatorPair(real=fake, fake=fake)
     judged = [{"target_discriminator": pair, "mixture_discriminator": pair}]
     exchanged = 0
     for step in range(2, 10):
@@ -64,20 +64,27 @@ def test_unpaired_fakes_are_remembered_and_shown_again_and_paired_ones_are_not()
 
 
 def test_a_discriminator_sees_neither_level_nor_what_is_above_the_band() -> None:
-    model = build("remix", matching={"band_hz": [40, 3000]})
+    model = build("remix", discriminator_input={"band_hz": [40, 3000]})
     real = 10 * noise_batch(paired=False).target[:, 0]
     # 768 periods in a crop, so that all of it lies in one bin.
     hiss = torch.sin(2 * torch.pi * 6000 * torch.arange(2048) / RATE)
-    pairs = {"plain": Judged(real=real, fake=real), "mastered": Judged(real=5 * real + hiss, fake=real)}
+    pairs = {
+        "plain": DiscriminatorPair(real=real, fake=real),
+        "mastered": DiscriminatorPair(real=5 * real + hiss, fake=real),
+    }
     found = model._adversary.prepared(pairs, torch.Generator(), paired=False)
     # A little of the floor, which a louder recording is further from, remains.
     torch.testing.assert_close(found["mastered"].real, found["plain"].real, rtol=0.02, atol=0.01)
 
 
 def test_a_discriminator_may_judge_a_window_of_each_crop_the_same_of_real_and_fake() -> None:
-    model = build("remix", discriminator={"crop_seconds": 512 / RATE}, matching={"level": False, "band": "never"})
+    model = build(
+        "remix",
+        discriminator={"crop_seconds": 512 / RATE},
+        discriminator_input={"normalize_level": False, "band_limit": "never"},
+    )
     crop = torch.arange(2048.0).expand(2, 1, 2048)
-    pair = Judged(real=crop, fake=crop + 0.5, also_fake=-crop)
+    pair = DiscriminatorPair(real=crop, fake=crop + 0.5, also_fake=-crop)
     starts = set()
     for seed in range(8):
         (found,) = model._adversary.prepared({"one": pair}, torch.Generator().manual_seed(seed), paired=True).values()
@@ -92,7 +99,7 @@ def test_a_discriminator_may_judge_a_window_of_each_crop_the_same_of_real_and_fa
 
 
 def test_discriminators_may_be_updated_several_times_for_each_update_of_the_separator() -> None:
-    once, thrice = (build("remix", discriminator={"updates": updates}) for updates in (1, 3))
+    once, thrice = (build("remix", discriminator={"steps_per_generator_step": updates}) for updates in (1, 3))
     for model, updates in ((once, 1), (thrice, 3)):
         model.step(noise_batch())
         generators, discriminators = (each["state"].values() for each in model.state_dict()["optimizers"])
@@ -103,7 +110,9 @@ def test_discriminators_may_be_updated_several_times_for_each_update_of_the_sepa
 
 
 def test_the_adversarial_share_of_the_gradient_is_what_was_asked_for() -> None:
-    model = build("remix", balancer={"adversarial_share": 0.1, "decay": 0.0}, loss_weights={"adversarial": 50.0})
+    model = build(
+        "remix", loss_balancer={"adversarial_gradient_share": 0.1, "decay": 0.0}, loss_weights={"adversarial": 50.0}
+    )
     first = model.step(noise_batch())
     assert float(first["balancer/adversarial"]) == 50.0
     averages = model._balancer.state_dict()
@@ -118,7 +127,7 @@ def test_the_adversarial_share_of_the_gradient_is_what_was_asked_for() -> None:
 
 @pytest.mark.parametrize("recipe", ["remix", "cyclegan", "paired", "supervised"])
 def test_every_recipe_can_be_balanced_whether_paired_or_not(recipe: str) -> None:
-    model = build(recipe, balancer={"gradients": True})
+    model = build(recipe, loss_balancer={"enabled": True})
     for number in range(4):
         values = model.step(noise_batch(number, paired=recipe == "supervised" or number % 2 == 0))
         assert float(values["separator/total"]) > 0

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cyclesep.config import settings
 from cyclesep.cyclegan import distributed
-from cyclesep.cyclegan.config import CycleGANConfig
+from cyclesep.cyclegan.config import MethodConfig
 from cyclesep.cyclegan.model import CycleGAN
 from cyclesep.data.crops.dataset import Batch
 from cyclesep.errors import ConfigError
@@ -21,19 +21,19 @@ STEPS, SIZE = 4, 8
 # Losses as they are, and with all that looks at more than one crop.
 CASES: dict[str, dict[str, Any]] = {
     "remix, paired": {"recipe": "remix"},
-    "remix, relativistic, unpaired": {"recipe": "remix", "adversarial": "relativistic", "unpaired": True},
+    "remix, relativistic, unpaired": {"recipe": "remix", "adversarial_loss": "relativistic", "unpaired": True},
     "cyclegan, unpaired": {"recipe": "cyclegan", "unpaired": True},
     "paired": {"recipe": "paired"},
     "supervised": {"recipe": "supervised"},
-    "accumulated": {"recipe": "remix", "accumulate": 2, "unpaired": True},
+    "accumulated": {"recipe": "remix", "gradient_accumulation_steps": 2, "unpaired": True},
     "replay, penalty, balancer, swap cycle": {
         "recipe": "remix",
         "unpaired": True,
-        "replay_pool": 16,
-        "discriminator": {"width": 4, "r1_gamma": 5.0, "r1_every": 2},
-        "balancer": {"adversarial_share": 0.2},
+        "replay_buffer_size": 16,
+        "discriminator": {"channels": 4, "r1_gamma": 5.0, "r1_interval": 2},
+        "loss_balancer": {"adversarial_gradient_share": 0.2},
         "loss_weights": {"swap_cycle": 0.5},
-        "swap_from_step": 1,
+        "swap_start_step": 1,
     },
 }
 
@@ -46,11 +46,11 @@ def trained(case: str, rank: int, world: int, **parallel: Any) -> CycleGAN:
     """A model after some steps on this rank's share of each batch."""
     values = dict(CASES[case])
     paired = not values.pop("unpaired", False)
-    config = settings.build(CycleGANConfig, TINY | values)
+    config = settings.build(MethodConfig, TINY | values)
     model = CycleGAN(config, targets=("a",), channels=1, sample_rate=RATE, **parallel)
     for number in range(STEPS):
         model.step(of(noise_batch(number, size=SIZE, paired=paired), slice(rank, None, world)))
-    model.synchronise()
+    model.gather_state()
     return model
 
 
@@ -64,7 +64,7 @@ def rank_process(rank: int, world: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
     wrap = nn.parallel.DistributedDataParallel
     states = {
-        case: state_of(trained(case, rank, world, wrap=wrap, ranks=distributed.of_process_group())) for case in CASES
+        case: state_of(trained(case, rank, world, wrap=wrap, ranks=distributed.from_process_group())) for case in CASES
     }
     torch.save(states, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
@@ -108,11 +108,11 @@ def test_parts_of_a_batch_train_the_weights_of_the_whole(recipe: str, paired: bo
         values = {"swap_cycle": 0.5} if recipe == "remix" else {"feature_matching": 0.0} if recipe == "paired" else {}
         model = build(
             recipe,
-            accumulate=accumulate,
+            gradient_accumulation_steps=accumulate,
             loss_weights=values,
-            swap_from_step=0,
-            balancer={"adversarial_share": 0.2},
-            replay_pool=16,
+            swap_start_step=0,
+            loss_balancer={"adversarial_gradient_share": 0.2},
+            replay_buffer_size=16,
             optimizer={"clip_norm": 0.05},
         )
         in_double(model)
@@ -134,7 +134,7 @@ def in_double(model: CycleGAN) -> None:
 
 
 def test_one_bad_part_skips_the_whole_step() -> None:
-    model = build("remix", accumulate=4)
+    model = build("remix", gradient_accumulation_steps=4)
     model.step(noise_batch(0, size=SIZE))
     before, broken = weights_of(model), noise_batch(1, size=SIZE)
     broken.target[5, 0, 0, 100] = math.nan
@@ -144,8 +144,8 @@ def test_one_bad_part_skips_the_whole_step() -> None:
 
 def test_parts_that_do_not_divide_a_batch_or_cannot_stand_for_it_are_refused() -> None:
     with pytest.raises(ConfigError, match="3 crops cannot be divided"):
-        build("remix", accumulate=2).step(noise_batch(size=3))
+        build("remix", gradient_accumulation_steps=2).step(noise_batch(size=3))
     with pytest.raises(ConfigError, match="adversarial=lsgan"):
-        build("remix", accumulate=2, adversarial="relativistic")
+        build("remix", gradient_accumulation_steps=2, adversarial_loss="relativistic")
     with pytest.raises(ConfigError, match=r"separator\.exact"):
-        build("supervised", accumulate=2, preset="seed", separator={"exact": True})
+        build("supervised", gradient_accumulation_steps=2, preset="notebook", separator={"original_layers": True})

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cyclesep.cyclegan.discriminator_input import MatchingConfig, at_one_level, band_limited, matched
-from cyclesep.cyclegan.recipes import Judged
+from cyclesep.cyclegan.discriminator_input import DiscriminatorInputConfig, at_one_level, band_limited, matched
+from cyclesep.cyclegan.recipes import DiscriminatorPair
 
 RATE = 16000
 
@@ -52,8 +52,8 @@ def test_a_limit_above_half_the_rate_leaves_the_top_twentieth_out() -> None:
     [("unpaired", True, False), ("unpaired", False, True), ("always", True, True), ("never", False, False)],
 )
 def test_by_default_the_band_is_limited_for_unpaired_crops_only(band: str, paired: bool, limited: bool) -> None:
-    config = MatchingConfig(band=band, band_hz=(100, 4000))
-    pair = Judged(real=tone(1000), fake=tone(7000), also_fake=tone(7000))
+    config = DiscriminatorInputConfig(band_limit=band, band_hz=(100, 4000))
+    pair = DiscriminatorPair(real=tone(1000), fake=tone(7000), also_fake=tone(7000))
     found = matched(config, pair, paired=paired, sample_rate=RATE)
     assert power(found.real) == pytest.approx(1.0, rel=0.01)
     assert found.also_fake is not None
@@ -65,14 +65,16 @@ def test_a_set_cut_off_by_its_format_cannot_be_told_from_one_that_is_not() -> No
     torch.manual_seed(0)
     full = torch.randn(1, 1, 16000)
     cut = band_limited(full, (1, 5000), RATE)
-    config = MatchingConfig(band_hz=(40, 4500))
-    found = matched(config, Judged(real=full, fake=3 * cut), paired=False, sample_rate=RATE)
+    config = DiscriminatorInputConfig(band_hz=(40, 4500))
+    found = matched(config, DiscriminatorPair(real=full, fake=3 * cut), paired=False, sample_rate=RATE)
     torch.testing.assert_close(found.real, found.fake, rtol=0, atol=0.01)
 
 
 def test_gradients_pass_through() -> None:
     fake = tone(1000).requires_grad_()
-    found = matched(MatchingConfig(), Judged(real=tone(500), fake=fake), paired=False, sample_rate=RATE)
+    found = matched(
+        DiscriminatorInputConfig(), DiscriminatorPair(real=tone(500), fake=fake), paired=False, sample_rate=RATE
+    )
     found.fake.square().sum().backward()
     assert fake.grad is not None
     assert fake.grad.isfinite().all()

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from cyclesep.cyclegan.distributed import Ranks
-from cyclesep.cyclegan.loss_balancer import Balancer, BalancerConfig, gradient_norms
+from cyclesep.cyclegan.distributed import DistributedContext
+from cyclesep.cyclegan.loss_balancer import LossBalancer, LossBalancerConfig, gradient_norms
 
 WEIGHTS = {"cycle": 10.0, "identity": 5.0, "adversarial": 1.0}
 
@@ -15,14 +15,14 @@ def norms(**values: float) -> dict[str, torch.Tensor]:
     return {name: torch.tensor(value) for name, value in values.items()}
 
 
-def after(config: BalancerConfig, *observed: dict[str, torch.Tensor]) -> Balancer:
-    balancer = Balancer(config, WEIGHTS, Ranks())
+def after(config: LossBalancerConfig, *observed: dict[str, torch.Tensor]) -> LossBalancer:
+    balancer = LossBalancer(config, WEIGHTS, DistributedContext())
     for each in observed:
         balancer.observe(each)
     return balancer
 
 
-def weights(balancer: Balancer, *names: str) -> dict[str, float]:
+def weights(balancer: LossBalancer, *names: str) -> dict[str, float]:
     return {name: float(value) for name, value in balancer.weights(names).items()}
 
 
@@ -45,12 +45,12 @@ def test_gradient_norms_count_all_outputs_and_none_for_constants() -> None:
 
 
 def test_before_anything_is_known_and_without_being_asked_weights_are_the_fixed_ones() -> None:
-    assert weights(after(BalancerConfig(gradients=True))) == WEIGHTS
-    assert weights(after(BalancerConfig(), norms(cycle=1.0))) == WEIGHTS
+    assert weights(after(LossBalancerConfig(enabled=True))) == WEIGHTS
+    assert weights(after(LossBalancerConfig(), norms(cycle=1.0))) == WEIGHTS
 
 
 def test_weights_become_shares_of_the_gradient_and_its_size_stays() -> None:
-    balancer = after(BalancerConfig(gradients=True), norms(cycle=0.1, identity=0.4, adversarial=8.0))
+    balancer = after(LossBalancerConfig(enabled=True), norms(cycle=0.1, identity=0.4, adversarial=8.0))
     factors = weights(balancer, "cycle", "identity", "adversarial")
     whole = 10 * 0.1 + 5 * 0.4 + 1 * 8.0
     assert factors["cycle"] * 0.1 == pytest.approx(whole * 10 / 16)
@@ -59,7 +59,9 @@ def test_weights_become_shares_of_the_gradient_and_its_size_stays() -> None:
 
 
 def test_the_adversarial_share_is_kept_beside_fixed_weights() -> None:
-    balancer = after(BalancerConfig(adversarial_share=0.2), norms(cycle=0.1, identity=0.4, adversarial=8.0))
+    balancer = after(
+        LossBalancerConfig(adversarial_gradient_share=0.2), norms(cycle=0.1, identity=0.4, adversarial=8.0)
+    )
     factors = weights(balancer, "cycle", "identity", "adversarial")
     assert (factors["cycle"], factors["identity"]) == pytest.approx((10.0, 5.0))
     others = 10 * 0.1 + 5 * 0.4
@@ -67,8 +69,10 @@ def test_the_adversarial_share_is_kept_beside_fixed_weights() -> None:
 
 
 def test_the_adversarial_share_includes_feature_matching() -> None:
-    balancer = Balancer(
-        BalancerConfig(adversarial_share=0.5), {"cycle": 1.0, "adversarial": 1.0, "feature_matching": 3.0}, Ranks()
+    balancer = LossBalancer(
+        LossBalancerConfig(adversarial_gradient_share=0.5),
+        {"cycle": 1.0, "adversarial": 1.0, "feature_matching": 3.0},
+        DistributedContext(),
     )
     balancer.observe(norms(cycle=2.0, adversarial=1.0, feature_matching=1.0))
     factors = weights(balancer, "cycle", "adversarial", "feature_matching")
@@ -76,32 +80,34 @@ def test_the_adversarial_share_includes_feature_matching() -> None:
 
 
 def test_averages_decay_and_early_ones_are_not_pulled_to_zero() -> None:
-    balancer = after(BalancerConfig(adversarial_share=0.5, decay=0.5), norms(cycle=1.0, adversarial=1.0))
+    balancer = after(LossBalancerConfig(adversarial_gradient_share=0.5, decay=0.5), norms(cycle=1.0, adversarial=1.0))
     balancer.observe(norms(cycle=1.0, adversarial=4.0))
     # (0.5 * 0.5 * 1 + 0.5 * 4) / 0.75 = 3
     assert weights(balancer, "cycle", "adversarial")["adversarial"] == pytest.approx(10.0 / 3.0)
 
 
 def test_a_term_that_comes_in_later_counts_from_its_second_step_on() -> None:
-    balancer = after(BalancerConfig(adversarial_share=0.5), norms(cycle=1.0))
+    balancer = after(LossBalancerConfig(adversarial_gradient_share=0.5), norms(cycle=1.0))
     assert weights(balancer, "cycle", "adversarial") == {"cycle": pytest.approx(10.0), "adversarial": 0.0}
     balancer.observe(norms(cycle=1.0, adversarial=1.0))
     assert weights(balancer, "cycle", "adversarial")["adversarial"] == pytest.approx(10.0)
 
 
 def test_a_term_that_is_not_in_this_step_has_no_say() -> None:
-    balancer = after(BalancerConfig(gradients=True), norms(cycle=1.0, identity=1.0, adversarial=1.0))
+    balancer = after(LossBalancerConfig(enabled=True), norms(cycle=1.0, identity=1.0, adversarial=1.0))
     assert weights(balancer, "cycle", "identity") == pytest.approx({"cycle": 10.0, "identity": 5.0})
 
 
 def test_norms_that_are_not_finite_leave_no_trace() -> None:
-    balancer = after(BalancerConfig(adversarial_share=0.5), norms(cycle=1.0, adversarial=2.0))
+    balancer = after(LossBalancerConfig(adversarial_gradient_share=0.5), norms(cycle=1.0, adversarial=2.0))
     before = weights(balancer, "cycle", "adversarial")
     balancer.observe(norms(cycle=math.nan, adversarial=math.inf))
     assert weights(balancer, "cycle", "adversarial") == before
 
 
 def test_all_ranks_take_the_mean_of_their_norms() -> None:
-    balancer = Balancer(BalancerConfig(adversarial_share=0.5), WEIGHTS, Ranks(mean=lambda value: value * 3))
+    balancer = LossBalancer(
+        LossBalancerConfig(adversarial_gradient_share=0.5), WEIGHTS, DistributedContext(mean=lambda value: value * 3)
+    )
     balancer.observe(norms(cycle=1.0, adversarial=2.0))
     assert float(balancer.state_dict()["adversarial"][0]) == pytest.approx(0.01 * 6.0)

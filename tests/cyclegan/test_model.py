@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from cyclesep.config import settings
-from cyclesep.cyclegan.config import CycleGANConfig
-from cyclesep.cyclegan.distributed import Ranks
+from cyclesep.cyclegan.config import MethodConfig
+from cyclesep.cyclegan.distributed import DistributedContext
 from cyclesep.cyclegan.model import CycleGAN
 from cyclesep.cyclegan.optimization import OptimizerConfig, schedule
 from cyclesep.cyclegan.recipes import RECIPES
@@ -73,9 +73,9 @@ def gain_db(model: CycleGAN) -> float:
 
 
 def learned(recipe: str, steps: int, *, paired: bool, size: int, **values: Any) -> CycleGAN:
-    config = {"separator": {"width": 8, "depth": 4}, "discriminator": {"width": 8}, "recipe": recipe, **values}
+    config = {"separator": {"channels": 8, "depth": 4}, "discriminator": {"channels": 8}, "recipe": recipe, **values}
     model = CycleGAN(
-        settings.build(CycleGANConfig, config), targets=("tones",), channels=1, sample_rate=RATE, num_steps=steps
+        settings.build(MethodConfig, config), targets=("tones",), channels=1, sample_rate=RATE, num_steps=steps
     )
     corpus = Toy(seed=0)
     for step in range(steps):
@@ -97,7 +97,7 @@ def test_unpaired_remix_with_discriminators_gains_3_db_in_200_steps() -> None:
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("preset", ["modern", "seed"])
 def test_every_parameter_gets_a_gradient_in_every_recipe(recipe: str, preset: str) -> None:
-    model = build(recipe, preset=preset, separator={"width": 8, "depth": 1})
+    model = build(recipe, preset=preset, separator={"channels": 8, "depth": 1})
     model.step(noise_batch())
     for name, module in (model.generators | model.discriminators).items():
         for label, parameter in module.named_parameters():
@@ -207,7 +207,7 @@ def test_removed_energy_is_that_of_the_mixture_without_each_estimate_over_that_o
     with torch.no_grad():
         removed = batch.mixture.unsqueeze(1) - model.separator(batch.mixture)
     wanted = removed.square().mean() / batch.mixture.square().mean()
-    assert float(model.step(batch)["separator/removed_energy"]) == pytest.approx(float(wanted), rel=1e-4)
+    assert float(model.step(batch)["collapse/removed_energy_ratio"]) == pytest.approx(float(wanted), rel=1e-4)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -267,10 +267,10 @@ def test_the_schedule_warms_up_and_ends_at_nothing() -> None:
 
 
 def test_adversarial_terms_wait_for_their_step() -> None:
-    model = build("remix", adversarial_from_step=2)
+    model = build("remix", adversarial_start_step=2)
     named = [set(model.step(noise_batch(number))) for number in range(3)]
     assert ["separator/adversarial" in names for names in named] == [False, False, True]
-    assert ["target_discriminator/margin" in names for names in named] == [False, False, True]
+    assert ["target_discriminator/logit_gap" in names for names in named] == [False, False, True]
 
 
 def test_regression_alone_refuses_unpaired_batches() -> None:
@@ -289,37 +289,37 @@ def test_targets_that_leave_part_of_the_mixture_out_are_refused_under_mixture_co
     partial = Batch(mixture=batch.mixture, target=batch.target[:, :2], paired=True)
     with pytest.raises(ConfigError, match="mixture_consistency"):
         build("remix", targets=2).step(partial)
-    free = {"width": 8, "depth": 2, "mixture_consistency": False}
+    free = {"channels": 8, "depth": 2, "mixture_consistency": False}
     assert math.isfinite(float(build("remix", targets=2, separator=free).step(partial)["separator/total"]))
 
 
 def test_unknown_weights_and_weights_that_are_all_zero_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"swap.*cycle"):
-        CycleGANConfig(recipe="remix", loss_weights={"swap": 1.0})
+        MethodConfig(recipe="remix", loss_weights={"swap": 1.0})
     with pytest.raises(ConfigError, match="weight 0"):
-        CycleGANConfig(recipe="supervised", loss_weights={"reconstruction": 0, "spectral": 0})
+        MethodConfig(recipe="supervised", loss_weights={"reconstruction": 0, "spectral": 0})
     with pytest.raises(ConfigError, match="cycle"):
-        CycleGANConfig(recipe="supervised", loss_weights={"cycle": 1.0})
+        MethodConfig(recipe="supervised", loss_weights={"cycle": 1.0})
     with pytest.raises(ConfigError, match="loss_weights"):
-        settings.build(CycleGANConfig, {"loss_weights": {"cycle": -1.0}})
+        settings.build(MethodConfig, {"loss_weights": {"cycle": -1.0}})
 
 
 def test_the_preset_fills_what_is_left_empty_and_nothing_else() -> None:
-    seed = settings.build(CycleGANConfig, {"preset": "seed", "optimizer": {"lr_separator": 0.5}})
+    seed = settings.build(MethodConfig, {"preset": "notebook", "optimizer": {"lr_separator": 0.5}})
     assert (seed.separator.name, seed.discriminator.name, seed.adversarial) == ("seed", "seed", "relativistic")
     assert (seed.optimizer.lr_separator, seed.optimizer.lr_discriminator) == (0.5, 2e-4)
     assert (seed.weights["cycle"], seed.weights["identity"], seed.weights["reconstruction"]) == (10.0, 0.5, 0.0)
-    modern = CycleGANConfig(separator=SeparatorConfig(name="tfsep"), discriminator=DiscriminatorConfig())
+    modern = MethodConfig(separator=SeparatorConfig(name="tfsep"), discriminator=DiscriminatorConfig())
     assert (modern.separator.name, modern.discriminator.name) == ("tfsep", "spectral")
 
 
 def test_a_config_survives_its_round_trip_through_plain_values() -> None:
-    config = CycleGANConfig(preset="seed", recipe="paired", loss_weights={"identity": 2.0})
-    assert settings.build(CycleGANConfig, settings.to_dict(config)) == config
+    config = MethodConfig(preset="notebook", recipe="paired", loss_weights={"identity": 2.0})
+    assert settings.build(MethodConfig, settings.to_dict(config)) == config
 
 
 def test_bfloat16_trains_float32_weights_close_to_float32_losses() -> None:
-    full, half = (build("remix", bfloat16=flag) for flag in (False, True))
+    full, half = (build("remix", precision=name) for name in ("fp32", "bf16"))
     exact, rough = (float(model.step(noise_batch())["separator/total"]) for model in (full, half))
     assert rough == pytest.approx(exact, rel=0.05)
     assert rough != exact
@@ -333,8 +333,8 @@ def test_the_means_of_all_ranks_set_the_level() -> None:
         asked.append(value.flatten()[0].item())
         return value * 4
 
-    config = settings.build(CycleGANConfig, TINY | {"recipe": "supervised", "loss_weights": {"spectral": 0}})
-    batch, ranks = noise_batch(), Ranks(mean=mean_over_ranks)
+    config = settings.build(MethodConfig, TINY | {"recipe": "supervised", "loss_weights": {"spectral": 0}})
+    batch, ranks = noise_batch(), DistributedContext(mean=mean_over_ranks)
     values = CycleGAN(config, targets=("a",), channels=1, sample_rate=RATE, ranks=ranks).step(batch)
     alone = CycleGAN(config, targets=("a",), channels=1, sample_rate=RATE).step(batch)
     assert asked[0] == pytest.approx(float(batch.mixture.square().mean()))
@@ -356,7 +356,7 @@ def test_wrapped_modules_do_the_forwards_that_need_gradients() -> None:
             calls.append(type(self.module).__name__)
             return self.module(*inputs)
 
-    config = settings.build(CycleGANConfig, TINY)
+    config = settings.build(MethodConfig, TINY)
     model = CycleGAN(config, targets=("a",), channels=1, sample_rate=RATE, wrap=Wrapper)
     model.step(noise_batch())
     assert calls == ["Separator"] * 3 + ["Discriminator"] * 2

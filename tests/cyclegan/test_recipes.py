@@ -1,12 +1,12 @@
-"""What single recipes do: batches that are paired or not from step to step, the swap cycle, the ancestor's own step."""
+"""What single recipes do: batches that are paired or not from step to step, the swap cycle, the original notebook's step."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from cyclesep.cyclegan.config import CycleGANConfig
+from cyclesep.cyclegan.config import MethodConfig
 from cyclesep.cyclegan.model import CycleGAN
-from cyclesep.cyclegan.recipes import NOTEBOOK, RECIPES, half_turned
+from cyclesep.cyclegan.recipes import NOTEBOOK, RECIPES, roll_half_batch
 from cyclesep.data.crops.dataset import Batch
 from cyclesep.errors import ConfigError
 from tests.support.tiny_models import build, noise_batch
@@ -44,11 +44,11 @@ def gradient(model: CycleGAN) -> list[Tensor]:
 @pytest.mark.parametrize("recipe", ["remix", "cyclegan", "paired"])
 def test_paired_and_unpaired_batches_take_turns(recipe: str) -> None:
     model = build(recipe)
-    cycle = {"remix": {"separator/bootstrap"}, "cyclegan": {"separator/cycle"}}.get(recipe, set())
+    cycle = {"remix": {"separator/bootstrap"}, "method": {"separator/cycle"}}.get(recipe, set())
     for number, paired in enumerate([False, True, True, False, True]):
         told = set(model.step(noise_batch(number, paired=paired)))
         assert told >= REGRESSION if paired else not REGRESSION & told
-        assert cycle | {"separator/adversarial", "separator/identity", "target_discriminator/margin"} <= told
+        assert cycle | {"separator/adversarial", "separator/identity", "target_discriminator/logit_gap"} <= told
     assert model.step_number == 5
     assert model.num_skipped == 0
 
@@ -60,11 +60,11 @@ def test_feature_maps_are_matched_on_paired_batches_only() -> None:
 
 
 def test_crops_of_every_second_worker_or_part_have_the_partners_of_the_whole_batch() -> None:
-    whole = half_turned(torch.arange(8))
+    whole = roll_half_batch(torch.arange(8))
     assert whole.tolist() == [4, 5, 6, 7, 0, 1, 2, 3]
     for number in (2, 4):
         for first in range(number):
-            assert torch.equal(half_turned(torch.arange(8)[first::number]), whole[first::number])
+            assert torch.equal(roll_half_batch(torch.arange(8)[first::number]), whole[first::number])
 
 
 def test_bootstrapping_is_the_cycle_without_a_gradient_through_the_residual() -> None:
@@ -101,10 +101,10 @@ def test_the_swap_cycle_by_hand() -> None:
 
 
 def test_the_swap_cycle_counts_from_its_step_on_and_only_with_a_weight() -> None:
-    model = build("remix", swap_from_step=2, loss_weights={"swap_cycle": 0.1})
+    model = build("remix", swap_start_step=2, loss_weights={"swap_cycle": 0.1})
     told = ["separator/swap_cycle" in model.step(noise_batch(number)) for number in range(3)]
     assert told == [False, False, True]
-    assert "separator/swap_cycle" not in build("remix", swap_from_step=0).step(noise_batch())
+    assert "separator/swap_cycle" not in build("remix", swap_start_step=0).step(noise_batch())
 
 
 def test_a_swap_cycle_alone_and_from_scratch_silences_the_separator_and_the_alarm_tells(
@@ -113,10 +113,10 @@ def test_a_swap_cycle_alone_and_from_scratch_silences_the_separator_and_the_alar
     only = dict.fromkeys(RECIPES["remix"].weights, 0.0) | {"swap_cycle": 10.0}
     model = build(
         "remix",
-        swap_from_step=0,
+        swap_start_step=0,
         loss_weights=only,
         optimizer={"lr_separator": 0.01, "warmup_steps": 0},
-        collapse={"energy_below": 0.02, "for_steps": 5},
+        collapse={"min_output_energy": 0.02, "output_patience": 5},
     )
     energies = [float(model.step(noise_batch(number, size=4))["separator/output_energy"]) for number in range(60)]
     assert energies[-1] < 0.02 < energies[0]
@@ -125,8 +125,8 @@ def test_a_swap_cycle_alone_and_from_scratch_silences_the_separator_and_the_alar
 
 
 def exact(**weights: float) -> CycleGAN:
-    separator = {"width": 8, "depth": 1}
-    return build("remix", preset="seed", seed_exact=True, separator=separator, loss_weights=weights)
+    separator = {"channels": 8, "depth": 1}
+    return build("remix", preset="notebook", notebook_exact=True, separator=separator, loss_weights=weights)
 
 
 def test_the_ancestors_own_step_trains_its_separator_by_the_cycle_alone() -> None:
@@ -142,7 +142,7 @@ def test_the_ancestors_own_step_trains_its_separator_by_the_cycle_alone() -> Non
 
 
 def test_the_mended_step_of_the_seed_preset_has_adversarial_gradients() -> None:
-    values = {"preset": "seed", "separator": {"width": 8, "depth": 1}}
+    values = {"preset": "notebook", "separator": {"channels": 8, "depth": 1}}
     whole = build("remix", **values)
     without = build("remix", **values, loss_weights={"adversarial": 0.0})
     for model in (whole, without):
@@ -162,9 +162,9 @@ def test_the_ancestors_first_pass_gets_the_target_and_leaves_no_graph() -> None:
 
 
 def test_the_ancestors_own_step_is_for_its_preset_and_pairs_only() -> None:
-    with pytest.raises(ConfigError, match="preset=modern"):
-        CycleGANConfig(seed_exact=True)
+    with pytest.raises(ConfigError, match="preset=default"):
+        MethodConfig(notebook_exact=True)
     with pytest.raises(ConfigError, match="recipe=paired"):
-        CycleGANConfig(seed_exact=True, preset="seed", recipe="paired")
+        MethodConfig(notebook_exact=True, preset="notebook", recipe="paired")
     with pytest.raises(ConfigError, match="aligned"):
         exact().step(noise_batch(paired=False))

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cyclesep.cyclegan.distributed import Ranks
-from cyclesep.cyclegan.replay_buffer import ReplayPool
+from cyclesep.cyclegan.distributed import DistributedContext
+from cyclesep.cyclegan.replay_buffer import ReplayBuffer
 
 CPU = torch.device("cpu")
 
@@ -15,9 +15,9 @@ def fakes(step: int, size: int = 4) -> Tensor:
     return (10.0 * step + torch.arange(size)).reshape(size, 1, 1).expand(size, 1, 3).clone()
 
 
-def pools(size: int, world_size: int) -> list[ReplayPool]:
+def pools(size: int, world_size: int) -> list[ReplayBuffer]:
     """One pool for each rank; gathering asks all of them, as a process group would."""
-    made: list[ReplayPool] = []
+    made: list[ReplayBuffer] = []
 
     def gather(_: Tensor) -> list[Tensor]:
         rows = [pool._rows for pool in made]
@@ -25,7 +25,7 @@ def pools(size: int, world_size: int) -> list[ReplayPool]:
         return [each for each in rows if each is not None]
 
     made += [
-        ReplayPool(size, seed=0, ranks=Ranks(rank=rank, world_size=world_size, gather=gather))
+        ReplayBuffer(size, seed=0, ranks=DistributedContext(rank=rank, world_size=world_size, gather=gather))
         for rank in range(world_size)
     ]
     return made
@@ -65,7 +65,7 @@ def test_ranks_together_show_what_one_alone_would(world_size: int) -> None:
             share = pool.exchanged(fakes(step)[rank::world_size], step)
             assert torch.equal(share, whole[rank::world_size])
     for pool in together:
-        pool.synchronise()
+        pool.gather_state()
     assert torch.equal(together[0].state_dict()["rows"], alone.state_dict()["rows"])
 
 
@@ -78,7 +78,7 @@ def test_a_state_goes_on_on_another_number_of_ranks() -> None:
         assert torch.equal(pool.exchanged(fakes(5)[rank::2], 5), alone_after(alone)[rank::2])
 
 
-def alone_after(pool: ReplayPool) -> Tensor:
+def alone_after(pool: ReplayBuffer) -> Tensor:
     (copy,) = pools(8, 1)
     copy.load_state_dict(pool.state_dict(), CPU)
     return copy.exchanged(fakes(5), 5)
@@ -88,7 +88,7 @@ def test_ranks_that_have_not_synchronised_have_no_state() -> None:
     pool = pools(8, 2)[0]
     assert pool.state_dict() == {}
     pool.exchanged(fakes(0, size=2), 0)
-    with pytest.raises(RuntimeError, match="synchronise"):
+    with pytest.raises(RuntimeError, match="gather_state"):
         pool.state_dict()
 
 

@@ -9,31 +9,31 @@ import torch
 from cyclesep.cyclegan.recipes import RECIPES
 from tests.support.tiny_models import build, flattened, noise_batch
 
-SEPARATOR = {"width": 8, "depth": 1}
+SEPARATOR = {"channels": 8, "depth": 1}
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "swap cycle": {"loss_weights": {"swap_cycle": 0.5}, "swap_from_step": 3},
-    "late discriminators": {"adversarial_from_step": 6},
-    "replay": {"replay_pool": 4},
-    "gradient balancer": {"balancer": {"gradients": True}},
-    "adversarial share": {"balancer": {"adversarial_share": 0.1}},
-    "penalty": {"discriminator": {"width": 4, "r1_gamma": 5.0, "r1_every": 3}},
-    "spectral norm": {"discriminator": {"width": 4, "spectral_norm": True}},
-    "hinge": {"adversarial": "hinge"},
+    "swap cycle": {"loss_weights": {"swap_cycle": 0.5}, "swap_start_step": 3},
+    "late discriminators": {"adversarial_start_step": 6},
+    "replay": {"replay_buffer_size": 4},
+    "gradient balancer": {"loss_balancer": {"enabled": True}},
+    "adversarial share": {"loss_balancer": {"adversarial_gradient_share": 0.1}},
+    "penalty": {"discriminator": {"channels": 4, "r1_gamma": 5.0, "r1_interval": 3}},
+    "spectral norm": {"discriminator": {"channels": 4, "spectral_norm": True}},
+    "hinge": {"adversarial_loss": "hinge"},
     "feature matching": {"loss_weights": {"feature_matching": 1.0}},
-    "accumulation": {"accumulate": 2},
-    "the ancestor's step": {"preset": "seed", "seed_exact": True},
-    "the ancestor's network": {"preset": "seed", "separator": SEPARATOR | {"exact": True}},
-    "bfloat16": {"bfloat16": True},
+    "accumulation": {"gradient_accumulation_steps": 2},
+    "the original notebook's step": {"preset": "notebook", "notebook_exact": True},
+    "the original notebook's network": {"preset": "notebook", "separator": SEPARATOR | {"original_layers": True}},
+    "bfloat16": {"precision": "bf16"},
     "everything": {
-        "adversarial": "hinge",
-        "accumulate": 2,
-        "replay_pool": 8,
-        "balancer": {"gradients": True, "adversarial_share": 0.2},
-        "discriminator": {"width": 4, "r1_gamma": 5.0, "r1_every": 2, "spectral_norm": True},
+        "adversarial_loss": "hinge",
+        "gradient_accumulation_steps": 2,
+        "replay_buffer_size": 8,
+        "loss_balancer": {"enabled": True, "adversarial_gradient_share": 0.2},
+        "discriminator": {"channels": 4, "r1_gamma": 5.0, "r1_interval": 2, "spectral_norm": True},
         "loss_weights": {"swap_cycle": 0.5, "feature_matching": 1.0, "si_sdr": 0.1},
-        "swap_from_step": 2,
-        "collapse": {"energy_below": 10.0, "for_steps": 7},
+        "swap_start_step": 2,
+        "collapse": {"min_output_energy": 10.0, "output_patience": 7},
     },
 }
 
@@ -67,7 +67,7 @@ def test_semi_supervised_training_goes_on_bit_for_bit(recipe: str, tmp_path: Pat
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_goes_on_bit_for_bit(option: str, tmp_path: Path) -> None:
-    pairs = (True,) if OPTIONS[option].get("seed_exact") else (False, True, False)
+    pairs = (True,) if OPTIONS[option].get("notebook_exact") else (False, True, False)
     assert_goes_on(tmp_path, "remix", pairs=pairs, **OPTIONS[option])
 
 

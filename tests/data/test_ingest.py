@@ -41,7 +41,7 @@ def write_songs(root: Path, names="abc") -> Path:
 
 
 def config_of(root: Path, output: Path, **options) -> IngestConfig:
-    corpus = CorpusConfig(kind="stems", path=str(root), valid_share=0.0, test_share=0.0)
+    corpus = CorpusConfig(kind="stems", path=str(root), valid_fraction=0.0, test_fraction=0.0)
     settings = {"sample_rate": 8000, "channels": 1, "segment_seconds": 0.125} | options
     return IngestConfig(corpus=corpus, output=str(output), **settings)
 
@@ -93,7 +93,7 @@ def test_the_real_excerpt_is_ingested_as_a_test_track_with_its_residual(tmp_path
 def test_unpaired_recordings_stay_tracks_of_one_stem(tmp_path):
     write(tmp_path / "piano" / "1.wav")
     write(tmp_path / "rest" / "1.wav", channels=2)
-    paths = {"target_path": str(tmp_path / "piano"), "others_path": str(tmp_path / "rest")}
+    paths = {"target_path": str(tmp_path / "piano"), "background_path": str(tmp_path / "rest")}
     corpus = CorpusConfig(kind="unpaired", target="piano", **paths)
     report = ingest(IngestConfig(corpus=corpus, output=str(tmp_path / "out"), sample_rate=16000, channels=1))
     assert {track.stems for track in report.manifest.tracks} == {("piano",), ("mixture",)}

@@ -229,8 +229,8 @@ def words_of(config: IngestConfig) -> list[str]:
     return [
         "corpus.kind=stems",
         f"corpus.path={corpus.path}",
-        f"corpus.valid_share={corpus.valid_share}",
-        f"corpus.test_share={corpus.test_share}",
+        f"corpus.valid_fraction={corpus.valid_fraction}",
+        f"corpus.test_fraction={corpus.test_fraction}",
         f"output={config.output}",
         f"sample_rate={config.sample_rate}",
         f"channels={config.channels}",

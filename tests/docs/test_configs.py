@@ -20,7 +20,7 @@ CONFIGS = sorted((ROOT / "jobs" / "configs").rglob("*.y*ml"))
 
 
 def config_class(job: str) -> type:
-    found: type = main.imported(JOBS[job].config)
+    found: type = main.import_object(JOBS[job].config)
     return found
 
 
@@ -58,7 +58,13 @@ def test_the_quickstart_configs_fit_each_other() -> None:
 
 
 # Parameters in millions, rounded down: what the head comments say.
-NAMED_RUNS = {"seed-preset": 5, "vocals-16k": 38, "vocals-44k-stereo": 6, "vocals-44k-8gpu": 29, "piano-unpaired": 38}
+NAMED_RUNS = {
+    "notebook-preset": 5,
+    "vocals-16k": 38,
+    "vocals-44k-stereo": 6,
+    "vocals-44k-8gpu": 29,
+    "piano-unpaired": 38,
+}
 
 
 @pytest.mark.parametrize("name", NAMED_RUNS)
@@ -72,7 +78,7 @@ def test_a_named_run_has_the_separator_that_its_comment_tells(name: str) -> None
     stereo = "44k" in name
     with torch.device("meta"):
         separator = build_separator(
-            config.cyclegan.separator,
+            config.method.separator,
             targets=len(config.targets),
             channels=2 if stereo else 1,
             sample_rate=44100 if stereo else 16000,
@@ -98,7 +104,7 @@ def test_help_lists_every_setting_with_a_sentence(job: str, capsys: pytest.Captu
 @pytest.mark.parametrize("job", JOBS)
 def test_the_examples_of_the_help_are_settings_that_exist(job: str) -> None:
     kind, required = config_class(job), {"output": "x", "checkpoint": "x", "inputs": ["x"]}
-    required |= {"shards": "[x]", "runs": "[x, y]", "folders": "[x]", "places": "[x]"} if JOBS[job].words_fill else {}
+    required |= {"shards": "[x]", "runs": "[x, y]", "folders": "[x]", "paths": "[x]"} if JOBS[job].words_fill else {}
     known = {setting.name for setting in settings.reference(kind)}
     for example in JOBS[job].examples:
         words = [word for word in shlex.split(example) if "=" in word]
@@ -110,5 +116,5 @@ def test_the_examples_of_the_help_are_settings_that_exist(job: str) -> None:
 def test_a_script_shows_the_help_too(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "jobs" / "train.py"), "--help"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "cyclegan.separator.width  (int | none; default none)" in done.stdout
+    assert "method.separator.channels  (int | none; default none)" in done.stdout
     assert done.stderr == ""

@@ -17,7 +17,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from benchmarks.command import BENCHMARKS
-from cyclesep.cli.main import JOBS, TOOLS, Job, imported, main
+from cyclesep.cli.main import JOBS, TOOLS, Job, import_object, main
 from cyclesep.cli.submission.command import HELP as SUBMIT_HELP
 from cyclesep.config import settings
 from cyclesep.errors import ConfigError
@@ -206,7 +206,7 @@ def spans_of_settings() -> list[tuple[str, str]]:
 @cache
 def known_settings() -> list[tuple[Job, set[str]]]:
     jobs = [*JOBS.values(), *BENCHMARKS.values()]
-    return [(job, {setting.name for setting in settings.reference(imported(job.config))}) for job in jobs]
+    return [(job, {setting.name for setting in settings.reference(import_object(job.config))}) for job in jobs]
 
 
 @pytest.mark.parametrize(("page", "text"), spans_of_settings(), ids=str)
@@ -219,7 +219,7 @@ def test_settings_that_a_page_names_are_those_of_a_job(page: str, text: str) -> 
 
 
 def takes(job: Job, words: Sequence[str]) -> bool:
-    config_class = imported(job.config)
+    config_class = import_object(job.config)
     try:
         settings.check(config_class, settings.read(config_class, [], words))
     except ConfigError:

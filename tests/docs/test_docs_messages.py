@@ -53,7 +53,7 @@ def louder_mixture(root: Path) -> None:
 
 def at_another_rate(root: Path) -> None:
     write(root / "a" / "vocals.wav")
-    open_output(str(root.with_name("shards"))).claim({"sample_rate": 44100})
+    open_output(str(root.with_name("shards"))).create_or_resume({"sample_rate": 44100})
 
 
 MAKE: dict[str, Callable[[Path], None]] = {
@@ -89,7 +89,7 @@ def said(root: Path) -> str:
     output = open_output(config.output)
     try:
         tracks = find_tracks(config.corpus)
-        output.claim({"sample_rate": config.sample_rate})
+        output.create_or_resume({"sample_rate": config.sample_rate})
         told = [ingest_track(track, config, output) for track in tracks]
     except CyclesepError as problem:
         return str(problem)

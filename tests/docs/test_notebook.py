@@ -38,13 +38,13 @@ def texts() -> list[str]:
 
 
 def test_what_the_cells_import_from_cyclesep_is_there_and_public() -> None:
-    imported = [node for node in ast.walk(source()) if isinstance(node, ast.ImportFrom)]
-    for node in imported:
+    import_object = [node for node in ast.walk(source()) if isinstance(node, ast.ImportFrom)]
+    for node in import_object:
         for alias in node.names:
             module = importlib.import_module(str(node.module))
             assert hasattr(module, alias.name) or importlib.util.find_spec(f"{node.module}.{alias.name}")
             assert not alias.name.startswith("_")
-    assert sum(str(node.module).startswith("cyclesep") for node in imported) >= 5
+    assert sum(str(node.module).startswith("cyclesep") for node in import_object) >= 5
 
 
 def test_what_the_cells_take_from_modules_is_there() -> None:

@@ -121,10 +121,10 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> Path:
 
 
 def write_checkpoints(root: Path, shards: Path) -> None:
-    small = {"cyclegan.separator.width": 8, "cyclegan.separator.depth": 2, "crops.crop_seconds": 0.5}
+    small = {"method.separator.channels": 8, "method.separator.depth": 2, "crops.crop_seconds": 0.5}
     config = settings.replace(TrainConfig(shards=str(shards)), {**small, "crops.batch_size": 4})
-    model = CycleGAN(config.cyclegan, targets=("vocals",), channels=1, sample_rate=RATE)
-    progress = checkpoints.Progress(step=2, targets=("vocals",), sample_rate=RATE, channels=1)
+    model = CycleGAN(config.method, targets=("vocals",), channels=1, sample_rate=RATE)
+    progress = checkpoints.CheckpointMetadata(step=2, targets=("vocals",), sample_rate=RATE, channels=1)
     good = root / "good"
     checkpoints.save(good, model, config, progress)
     damaged(good, "cut-weights", checkpoints.WEIGHTS, (good / checkpoints.WEIGHTS).read_bytes()[:1000])
@@ -132,23 +132,23 @@ def write_checkpoints(root: Path, shards: Path) -> None:
     damaged(good, "no-weights", checkpoints.WEIGHTS, None)
     damaged(good, "no-config", checkpoints.CONFIG, None)
     damaged(good, "bad-config", checkpoints.CONFIG, b"[")
-    damaged(good, "bad-progress", checkpoints.PROGRESS, b"{")
-    damaged(good, "list-progress", checkpoints.PROGRESS, b"[1]")
+    damaged(good, "bad-progress", checkpoints.METADATA, b"{")
+    damaged(good, "list-progress", checkpoints.METADATA, b"[1]")
     damaged(good, "cut-state", checkpoints.STATE, (good / checkpoints.STATE).read_bytes()[:1000])
     damaged(good, "other-state", checkpoints.STATE, b"not a checkpoint")
     damaged(good, "no-state", checkpoints.STATE, None)
 
 
 DAMAGED_SEPARATORS = [
-    ("checkpoint={place}/nowhere", "neither a checkpoint nor a finished run; give a folder that holds progress.json"),
+    ("checkpoint={place}/nowhere", "neither a checkpoint nor a finished run; give a folder that holds metadata.json"),
     ("checkpoint={place}/nothing", "neither a checkpoint nor a finished run"),
     ("checkpoint={place}/checkpoints/cut-weights", "separator.safetensors: is missing or damaged"),
     ("checkpoint={place}/checkpoints/other-weights", "separator.safetensors: is missing or damaged"),
     ("checkpoint={place}/checkpoints/no-weights", "separator.safetensors: is missing or damaged (No such file"),
     ("checkpoint={place}/checkpoints/no-config", "no-config/config.yaml: is missing or damaged (there is no such file"),
     ("checkpoint={place}/checkpoints/bad-config", "bad-config/config.yaml: is missing or damaged"),
-    ("checkpoint={place}/checkpoints/bad-progress", "progress.json: is missing or damaged"),
-    ("checkpoint={place}/checkpoints/list-progress", "progress.json: is missing or damaged"),
+    ("checkpoint={place}/checkpoints/bad-progress", "metadata.json: is missing or damaged"),
+    ("checkpoint={place}/checkpoints/list-progress", "metadata.json: is missing or damaged"),
 ]
 
 
@@ -187,11 +187,11 @@ STEMS, MUSDB = "corpus.kind=stems ", "corpus.kind=musdb18 "
         (STEMS + "corpus.path={place}/corpora/three", "song: lasts 0.0004 s; a track needs at least 0.1 s"),
         (STEMS + "corpus.path={place}/corpora/no-files", "song: holds no audio files"),
         (
-            "corpus.kind=unpaired corpus.target_path={place}/songs corpus.others_path={place}/songs/a",
+            "corpus.kind=unpaired corpus.target_path={place}/songs corpus.background_path={place}/songs/a",
             "one holds the other",
         ),
         (
-            "corpus.kind=unpaired corpus.target_path={place}/songs corpus.others_path={place}/nothing",
+            "corpus.kind=unpaired corpus.target_path={place}/songs corpus.background_path={place}/nothing",
             "nothing: holds no audio files",
         ),
         (STEMS + "corpus.path={place}/songs output={place}/file", "file: cannot be written"),
@@ -283,10 +283,10 @@ def test_rates_channels_and_formats_may_be_mixed(run: Callable[..., Ended], tmp_
         ("stepz=3", "stepz: there is no such setting; did you mean steps?"),
         ("steps=many", "steps: 'many' is refused; input should be a whole number"),
         ("steps=0", "steps: 0 is refused"),
-        ("cyclegan.recipe=magic", "cyclegan.recipe: 'magic' is refused"),
-        ("cyclegan.separator.width=9", "cyclegan.separator.width: 9 is refused; input should be a multiple of 8"),
-        ("cyclegan.loss_weights.cycl=3", "loss_weights: recipe=remix has no term cycl; its terms are"),
-        ("cyclegan.recipe=supervised crops.pairing=unpaired", "recipe=supervised needs targets aligned"),
+        ("method.recipe=magic", "method.recipe: 'magic' is refused"),
+        ("method.separator.channels=9", "method.separator.channels: 9 is refused; input should be a multiple of 8"),
+        ("method.loss_weights.cycl=3", "loss_weights: recipe=remix has no term cycl; its terms are"),
+        ("method.recipe=supervised crops.pairing=unpaired", "recipe=supervised needs targets aligned"),
         ("targets=[]", "targets: [] is refused; it is empty; name at least one: targets=[...]"),
         ("targets=vocals", "targets: 'vocals' is refused; write a list: targets=[vocals]"),
         ("targets=[piano]", "holds no stem 'piano'; it holds drums, vocals"),
@@ -299,19 +299,19 @@ def test_rates_channels_and_formats_may_be_mixed(run: Callable[..., Ended], tmp_
         ("{place}/nothing", "nothing: holds no config.yaml; give a checkpoint folder"),
         ("{place}/checkpoints/no-config", "no-config: holds no config.yaml; give a checkpoint folder"),
         ("{place}/checkpoints/bad-config", "bad-config/config.yaml, line 1: is not valid YAML"),
-        ("{place}/checkpoints/bad-progress", "progress.json: is missing or damaged"),
+        ("{place}/checkpoints/bad-progress", "metadata.json: is missing or damaged"),
         ("{place}/checkpoints/cut-state", "training_state.pt: is missing or damaged (it cannot be unpacked)"),
         ("{place}/checkpoints/other-state", "training_state.pt: is missing or damaged (it cannot be unpacked)"),
         ("{place}/checkpoints/no-state", "training_state.pt: is missing or damaged (No such file"),
-        ("{place}/checkpoints/good cyclegan.separator.width=16", "does not fit the networks of this config"),
+        ("{place}/checkpoints/good method.separator.channels=16", "does not fit the networks of this config"),
         ("{place}/checkpoints/good steps=2", "has done 2 steps; ask for more"),
-        ("start_from={place}/nowhere", "nowhere: is neither a checkpoint nor a finished run"),
+        ("init_from={place}/nowhere", "nowhere: is neither a checkpoint nor a finished run"),
     ],
 )
 def test_train_refuses(
     run: Callable[..., Ended], place: Path, tiny_shards: Path, tmp_path: Path, words: str, told: str
 ) -> None:
-    usual = ["crops.crop_seconds=0.5", "crops.batch_size=4", f"shards={tiny_shards}", f"storage={tmp_path}/runs"]
+    usual = ["crops.crop_seconds=0.5", "crops.batch_size=4", f"shards={tiny_shards}", f"output_dir={tmp_path}/runs"]
     ended = run("train", *usual, "name=new", "steps=4", *words.format(place=place).split(" "))
     assert_refused(ended, "train", told.format(place=place))
     assert list(tmp_path.iterdir()) == []
@@ -330,9 +330,9 @@ def test_train_refuses(
         ("{song} stemz=[vocals]", "stemz: there is no such setting; did you mean stems?"),
         ("{song} stems=[piano]", "stems: the separator has no 'piano'; it gives vocals"),
         ("{song} separation.batch_size=two", "separation.batch_size: 'two' is refused; input should be a whole number"),
-        ("{song} separation.window_seconds=0.1", "window_seconds: 0.1 leaves nothing between its ends"),
+        ("{song} separation.segment_seconds=0.1", "window_seconds: 0.1 leaves nothing between its ends"),
         (
-            "{song} file_format=flac sample_format=float",
+            "{song} format=flac sample_format=float",
             "sample_format: flac holds no float samples; set sample_format=pcm24",
         ),
         ("{song} output={place}/file", "cannot be written (Not a directory)"),
@@ -389,7 +389,7 @@ def test_bad_files_in_a_folder_are_told_one_by_one_and_the_good_one_is_separated
         ("shards=null corpus.kind=stems corpus.path={place}/nowhere", "nowhere: there is no such file or folder"),
         ("shards=null corpus.kind=musdb18 corpus.path={place}/nothing", "nothing: holds neither train/ and test/"),
         (
-            "shards=null corpus.kind=stems corpus.path={place}/songs corpus.test_share=0",
+            "shards=null corpus.kind=stems corpus.path={place}/songs corpus.test_fraction=0",
             "corpus stems: holds no tracks of split=test; choose another split",
         ),
         ("shardz=3", "shardz: there is no such setting; did you mean shards?"),
@@ -414,7 +414,12 @@ def test_when_no_track_can_be_scored_there_is_a_reason_and_no_table(
     run: Callable[..., Ended], place: Path, tmp_path: Path
 ) -> None:
     only = ["heuristic=false", "oracles=[]", "targets=[vocals]", f"output={tmp_path}/out"]
-    corpus = ["corpus.kind=stems", f"corpus.path={place}/corpora/nan", "corpus.test_share=1", "corpus.valid_share=0"]
+    corpus = [
+        "corpus.kind=stems",
+        f"corpus.path={place}/corpora/nan",
+        "corpus.test_fraction=1",
+        "corpus.valid_fraction=0",
+    ]
     ended = run("evaluate", *only, *corpus)
     assert (ended.status, ended.out) == (1, "")
     (error,) = [line for line in ended.errors if line.startswith("cyclesep evaluate: error: ")]

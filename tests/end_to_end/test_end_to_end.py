@@ -13,7 +13,7 @@ import pytest
 import soundfile
 import torch
 
-from cyclesep.checkpoints import STATE, read_progress
+from cyclesep.checkpoints import STATE, read_metadata
 from cyclesep.cli.main import run_job
 from cyclesep.data.corpora.composer.track import SyntheticConfig, SyntheticTrack, synthetic_tracks
 from cyclesep.data.corpora.composer.writers import write_musdb_hq, write_stem_mp4
@@ -25,8 +25,8 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 SECONDS = 3.0
 TINY = (
-    "num_workers=2 num_loader_processes=0 num_validation_crops=4 crops.crop_seconds=0.5 crops.batch_size=8 "
-    "cyclegan.separator.width=8 cyclegan.separator.depth=1 cyclegan.discriminator.width=4 "
+    "num_workers=2 num_dataloader_workers=0 num_validation_crops=4 crops.crop_seconds=0.5 crops.batch_size=8 "
+    "method.separator.channels=8 method.separator.depth=1 method.discriminator.channels=4 "
 )
 
 
@@ -48,28 +48,28 @@ SOURCES = {
     "mp4": Source(
         corpus="corpus.kind=musdb18 corpus.path=mp4",
         sample_rate=8000, channels=1, tracks=4, stems=BAND, targets=("vocals",),
-        train="cyclegan.recipe=supervised steps=4 validate_every=2 num_checkpoints=2 storage=runs",
+        train="method.recipe=supervised steps=4 validate_every=2 keep_checkpoints=2 output_dir=runs",
     ),
     "hq": Source(
         corpus="corpus.kind=musdb18 corpus.path=hq",
         sample_rate=8000, channels=2, tracks=4, stems=BAND, targets=("vocals", "drums", "bass", "other"),
-        train="cyclegan.recipe=paired cyclegan.separator.name=tfsep steps=2 storage=runs",
+        train="method.recipe=paired method.separator.name=tfsep steps=2 output_dir=runs",
     ),
     "stems": Source(
         corpus="corpus.kind=stems corpus.path=stems",
         sample_rate=11025, channels=1, tracks=4, stems=("mixture", "lead vox", "Schlagzeug #2"), targets=("lead vox",),
-        train="cyclegan.recipe=cyclegan cyclegan.preset=seed steps=2 storage=runs",
+        train="method.recipe=cyclegan method.preset=notebook steps=2 output_dir=runs",
     ),
     "composed": Source(
-        corpus="corpus.kind=unpaired corpus.target=piano corpus.target_path=solo corpus.others_path=rest "
-        "corpus.others_hold=accompaniment",
+        corpus="corpus.kind=unpaired corpus.target=piano corpus.target_path=solo corpus.background_path=rest "
+        "corpus.background_type=accompaniment",
         sample_rate=8000, channels=1, tracks=8, stems=("accompaniment", "piano"), targets=("piano",),
-        train="cyclegan.recipe=remix crops.pairing=unpaired steps=2 storage=runs",
+        train="method.recipe=remix crops.pairing=unpaired steps=2 output_dir=runs",
     ),
     "mixtures": Source(
-        corpus="corpus.kind=unpaired corpus.target=piano corpus.target_path=solo corpus.others_path=rest",
+        corpus="corpus.kind=unpaired corpus.target=piano corpus.target_path=solo corpus.background_path=rest",
         sample_rate=8000, channels=1, tracks=8, stems=("mixture", "piano"), targets=("piano",),
-        train="cyclegan.recipe=remix crops.pairing=unpaired steps=2 storage=runs",
+        train="method.recipe=remix crops.pairing=unpaired steps=2 output_dir=runs",
     ),
 }  # fmt: skip
 
@@ -142,7 +142,7 @@ def ingested(music: Path) -> Callable[[str], Path]:
     def make(name: str) -> Path:
         source, folder = SOURCES[name], music / "shards" / name
         words = source.corpus
-        for setting in ("path", "target_path", "others_path"):
+        for setting in ("path", "target_path", "background_path"):
             words = words.replace(f".{setting}=", f".{setting}={music}/")
         words += f" sample_rate={source.sample_rate} channels={source.channels} segment_seconds=1 output={folder}"
         assert run("ingest", *words.split(" ")) == 0
@@ -159,7 +159,7 @@ def trained(ingested: Callable[[str], Path], music: Path) -> Callable[[str], Pat
     def train(name: str) -> Path:
         source, runs = SOURCES[name], music / "runs"
         targets = "targets=[" + ", ".join(f"'{target}'" for target in source.targets) + "]"
-        words = (TINY + source.train.replace("storage=", f"storage={music}/")).split(" ")
+        words = (TINY + source.train.replace("storage=", f"output_dir={music}/")).split(" ")
         assert run("train", f"shards={ingested(name)}", f"name={name}", targets, *words) == 0
         kept = music / "elsewhere" / name
         kept.mkdir(parents=True)
@@ -196,7 +196,7 @@ def test_steps_on_two_workers_leave_a_checkpoint_that_alone_separates(
     name: str, trained: Callable[[str], Path], tmp_path: Path
 ) -> None:
     source, checkpoint = SOURCES[name], last(trained(name))
-    progress = read_progress(checkpoint)
+    progress = read_metadata(checkpoint)
     assert (progress.targets, progress.sample_rate, progress.channels) == (
         source.targets,
         source.sample_rate,
@@ -228,13 +228,13 @@ def test_a_checkpoint_alone_goes_on_as_the_run_did(trained: Callable[[str], Path
     """Two steps, a copy of the checkpoint, two more in another run: bit for bit the four steps of the first run."""
     early, late = sorted(trained("mp4").iterdir())
     copy = shutil.copytree(early, tmp_path / "copy")
-    assert read_progress(copy).step == 2
-    assert run("train", copy, "name=longer", f"storage={tmp_path}/runs") == 0
+    assert read_metadata(copy).step == 2
+    assert run("train", copy, "name=longer", f"output_dir={tmp_path}/runs") == 0
     resumed, expected = (
         torch.load(folder / STATE, weights_only=True)
         for folder in (tmp_path / "runs" / "longer" / "step-00000004", late)
     )
-    assert read_progress(tmp_path / "runs" / "longer" / "step-00000004").step == 4
+    assert read_metadata(tmp_path / "runs" / "longer" / "step-00000004").step == 4
     assert_equal(resumed, expected)
     lines = (tmp_path / "runs" / "longer" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [4]

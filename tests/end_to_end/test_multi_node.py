@@ -30,9 +30,9 @@ pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(1800)]
 STEPS, EVERY = 80, 10
 TRAINING = (
     f"steps={STEPS}", f"validate_every={EVERY}", "num_workers=2", "use_gpu=false", "num_validation_crops=4",
-    "num_loader_processes=0", "num_checkpoints=2", "max_failures=20", "wait_minutes=2", "crops.crop_seconds=0.5",
-    "crops.batch_size=8", "cyclegan.recipe=supervised", "cyclegan.separator.name=waveunet",
-    "cyclegan.separator.width=8", "cyclegan.separator.depth=2", "cyclegan.optimizer.schedule=constant",
+    "num_dataloader_workers=0", "keep_checkpoints=2", "max_failures=20", "scale_up_timeout_minutes=2", "crops.crop_seconds=0.5",
+    "crops.batch_size=8", "method.recipe=supervised", "method.separator.name=waveunet",
+    "method.separator.channels=8", "method.separator.depth=2", "method.optimizer.schedule=constant",
 )  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def shards(site: Site, tiny_shards: Path) -> str:
 def scoring(tmp_path_factory: pytest.TempPathFactory, shards: str) -> list[str]:
     """Six songs under the mixture, an untrained separator and an oracle: 18 items."""
     checkpoint = save_separator(tmp_path_factory.mktemp("checkpoint"))
-    small = ["separation.window_seconds=1.5", "separation.context_seconds=0.2", "heuristic=false", "heard=[]"]
+    small = ["separation.segment_seconds=1.5", "separation.context_seconds=0.2", "heuristic=false", "excerpts=[]"]
     return ["evaluate", f"checkpoint={checkpoint}", f"shards={shards}", "split=train", *small]
 
 
@@ -118,12 +118,12 @@ def trained(site: Site, shards: str) -> Callable[[], Any]:
 def training(site: Site, shards: str, run: str) -> Driver:
     """A training run whose folder is `run`, or its continuation."""
     storage, _, name = run.rpartition("/")
-    return site.start("train", *TRAINING, f"shards={shards}", f"storage={storage}", f"name={name}")
+    return site.start("train", *TRAINING, f"shards={shards}", f"output_dir={storage}", f"name={name}")
 
 
 def steps(site: Site, run: str) -> list[int]:
     """The steps at which whole checkpoints lie in S3."""
-    names = [name for name in site.listed(run) if name.endswith(f"/{checkpoints.PROGRESS}")]
+    names = [name for name in site.listed(run) if name.endswith(f"/{checkpoints.METADATA}")]
     return sorted(int(name.split("/")[0].removeprefix("step-")) for name in names)
 
 
@@ -174,7 +174,7 @@ def test_a_training_node_is_lost_and_the_rest_goes_on_with_the_curve(
     driver.process.wait()
     before = steps(site, run)
     storage, _, name = run.rpartition("/")
-    words = [*TRAINING, "num_workers=1", f"shards={shards}", f"storage={storage}", f"name={name}"]
+    words = [*TRAINING, "num_workers=1", f"shards={shards}", f"output_dir={storage}", f"name={name}"]
     alone = site.start("train", *words)
     assert alone.status() == 0, alone.told
     state(site, run)

@@ -20,8 +20,8 @@ from cyclesep import checkpoints, storage
 from cyclesep.config import settings
 from cyclesep.evaluation.config import EvaluateConfig
 from cyclesep.evaluation.evaluate import evaluate
-from cyclesep.reports.training_report import write_training_page
-from cyclesep.storage.path import Folder
+from cyclesep.reports.training_report import write_training_report
+from cyclesep.storage.path import StoragePath
 from cyclesep.training.config import TrainConfig
 from cyclesep.training.fit import TrainingReport, fit
 from cyclesep.tuning.config import TuneConfig
@@ -38,17 +38,17 @@ pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(1200)]
 
 SMALL = {
     "crops": {"crop_seconds": 0.5, "batch_size": 8, "pairing": "unpaired"},
-    "cyclegan": {
-        "separator": {"width": 8, "depth": 2},
-        "discriminator": {"width": 4},
+    "method": {
+        "separator": {"channels": 8, "depth": 2},
+        "discriminator": {"channels": 4},
         "optimizer": {"schedule": "constant"},
-        "replay_pool": 16,
+        "replay_buffer_size": 16,
     },
     "steps": 8,
     "validate_every": 2,
     "num_validation_crops": 4,
     "num_sample_crops": 1,
-    "num_loader_processes": 0,
+    "num_dataloader_workers": 0,
     "name": "tiny",
 }
 SNAPSHOT = "checkpoint_manager_snapshot.json"
@@ -61,7 +61,7 @@ def configured(tiny_shards: Path) -> Configured:
     """A config of a small unpaired run with all that has a state."""
 
     def build(storage: Path | str, **changes: Any) -> TrainConfig:
-        return settings.build(TrainConfig, SMALL | {"shards": str(tiny_shards), "storage": str(storage)} | changes)
+        return settings.build(TrainConfig, SMALL | {"shards": str(tiny_shards), "output_dir": str(storage)} | changes)
 
     return build
 
@@ -82,7 +82,7 @@ def in_two_goes(s3: "S3", configured: Configured) -> TrainingReport:
 
 def state(report: TrainingReport) -> Any:
     """The whole training state at the end, so that == compares every bit."""
-    folder = report.last.at_hand(checkpoints.STATE)
+    folder = report.last.local_path(checkpoints.STATE)
     return flattened(torch.load(folder / checkpoints.STATE, weights_only=True))
 
 
@@ -113,8 +113,8 @@ def test_its_folder_holds_what_a_local_one_does(in_two_goes: TrainingReport, und
 def test_its_page_has_the_curves_and_the_sounds_of_both_goes(
     in_two_goes: TrainingReport, undisturbed: TrainingReport
 ) -> None:
-    assert write_training_page(in_two_goes.folder) == in_two_goes.folder.path_of("report.html")
-    write_training_page(undisturbed.folder)
+    assert write_training_report(in_two_goes.folder) == in_two_goes.folder.path_of("report.html")
+    write_training_report(undisturbed.folder)
     there, here = (report.folder.read_text("report.html") for report in (in_two_goes, undisturbed))
     in_two_goes.folder.delete("report.html")
     undisturbed.folder.delete("report.html")
@@ -146,7 +146,7 @@ def test_it_is_evaluated_and_started_from(
         each["card"] for each in json.loads((tmp_path / "out/summary.json").read_text())["systems"] if each["card"]
     ]
     assert card["path"] == in_two_goes.best.place
-    further = fit(configured(tmp_path / "runs", name="further", start_from=in_two_goes.last.place, steps=10))
+    further = fit(configured(tmp_path / "runs", name="further", init_from=in_two_goes.last.place, steps=10))
     assert [line["step"] for line in metrics(further)] == [10]
 
 
@@ -162,7 +162,7 @@ if __name__ == "__main__":
 """
 
 
-def wait_for_a_checkpoint(folder: Folder, ended: Callable[[], bool] = lambda: False) -> None:
+def wait_for_a_checkpoint(folder: StoragePath, ended: Callable[[], bool] = lambda: False) -> None:
     end = time.monotonic() + 300
     while not folder.holds(SNAPSHOT):
         assert time.monotonic() < end
@@ -183,7 +183,7 @@ def test_a_killed_driver_started_again_with_an_empty_cache_leaves_no_trace(
         [sys.executable, str(tmp_path / "driver.py"), str(tmp_path / "config.yaml")],
         env=os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address},
     )
-    wait_for_a_checkpoint(Folder.of(f"{prefix}/runs/tiny"), lambda: driver.poll() is not None)
+    wait_for_a_checkpoint(StoragePath.of(f"{prefix}/runs/tiny"), lambda: driver.poll() is not None)
     driver.kill()
     driver.wait()
     report = fit(config)
@@ -201,7 +201,7 @@ def test_a_killed_worker_is_replaced_and_leaves_no_trace(
     killed: list[int] = []
 
     def kill_one() -> None:
-        wait_for_a_checkpoint(Folder.of(f"{prefix}/runs/tiny"))
+        wait_for_a_checkpoint(StoragePath.of(f"{prefix}/runs/tiny"))
         names = [int(path.name) for path in Path("/proc").glob("[0-9]*") if _is_worker_of_this_test(path)]
         os.kill(names[0], signal.SIGKILL)
         killed.append(names[0])
@@ -231,21 +231,21 @@ TUNE = {
     "name": "hunt",
     "search": "grid",
     "scheduler": "none",
-    "grace_steps": 8,
-    "finalists": 1,
-    "final_seeds": 1,
+    "grace_period": 8,
+    "num_finalists": 1,
+    "num_seeds": 1,
     "space": {"crops.batch_size": {"choice": [4, 8]}},
 }
 TUNED = {
     "steps": 8,
     "validate_every": 4,
     "num_validation_crops": 4,
-    "num_loader_processes": 0,
+    "num_dataloader_workers": 0,
     "num_sample_crops": 0,
     "crops": {"crop_seconds": 0.5, "batch_size": 4},
-    "cyclegan": {
+    "method": {
         "recipe": "supervised",
-        "separator": {"name": "tfsep", "width": 8, "depth": 1},
+        "separator": {"name": "tfsep", "channels": 8, "depth": 1},
         "optimizer": {"lr_separator": 0.02, "schedule": "constant", "warmup_steps": 0},
     },
 }
@@ -259,7 +259,7 @@ def kept_checkpoints(report: SearchReport) -> set[str]:
 @pytest.mark.slow
 def test_a_search_in_s3_leaves_what_one_in_a_folder_does_and_is_not_run_again(prefix: str, tiny_shards: Path) -> None:
     train = TUNED | {"shards": str(tiny_shards)}
-    config = settings.build(TuneConfig, TUNE | {"storage": f"{prefix}/searches", "train": train})
+    config = settings.build(TuneConfig, TUNE | {"output_dir": f"{prefix}/searches", "train": train})
     report = search(config)
     folder = report.folder
     assert folder.place == f"{prefix}/searches/hunt"

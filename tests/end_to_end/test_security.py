@@ -22,12 +22,12 @@ from cyclesep.data.shards.manifest import read_manifest, track_file_stem, write_
 from cyclesep.errors import CheckpointError, ConfigError, CorpusError, ShardError
 from cyclesep.evaluation.references import ShardTrack
 from cyclesep.evaluation.results import Part, Results
-from cyclesep.evaluation.systems import EstimateFolder, Untouched
+from cyclesep.evaluation.systems import EstimateFolder, MixtureBaseline
 from cyclesep.evaluation.worker import Item
 from cyclesep.metrics.museval_format import write_museval_json
 from cyclesep.metrics.track_score import TrackScore
 from cyclesep.storage.atomic_io import as_name, is_name
-from cyclesep.storage.path import Folder
+from cyclesep.storage.path import StoragePath
 from cyclesep.training.config import TrainConfig
 from tests.checkpoints.test_checkpoints import PROGRESS
 from tests.data.shards.test_shards import write_corpus
@@ -85,8 +85,8 @@ def test_a_track_leads_to_no_other_folder(track_id: str, tmp_path: Path) -> None
     record = replace(read_manifest(tmp_path / "shards").tracks[0], track_id=track_id, split="test")
     track = ShardTrack(folder=tmp_path / "shards", record=record)
     item = Item(
-        part=Part.of("../../system", track_id, []), system=Untouched(name="../../system", targets=("a",)), track=track,
-        results=Results(folder=Folder.of(tmp_path)), window_seconds=1.0, save_estimates=True, keep_excerpt=False,
+        part=Part.of("../../system", track_id, []), system=MixtureBaseline(name="../../system", targets=("a",)), track=track,
+        results=Results(folder=StoragePath.of(tmp_path)), window_seconds=1.0, save_estimates=True, keep_excerpt=False,
     )  # fmt: skip
     for name in (item.museval_json, item.estimates_folder, f"parts/{item.part.scores}"):
         folder, *parts = name.split("/")
@@ -143,7 +143,7 @@ def test_a_musdb_setup_names_no_files_outside_its_tracks(tmp_path: Path, name: s
     }  # fmt: skip
     (tmp_path / "setup.yaml").write_text(yaml.safe_dump(setup))
     with pytest.raises(CorpusError, match=r"setup\.yaml.*is no name"):
-        musdb18.find_tracks(tmp_path, flat_split="test")
+        musdb18.find_tracks(tmp_path, default_split="test")
 
 
 def test_hidden_and_linked_folders_of_music_keep_their_own_names(tmp_path: Path) -> None:
@@ -161,9 +161,9 @@ def test_hidden_and_linked_folders_of_music_keep_their_own_names(tmp_path: Path)
 @pytest.mark.parametrize("target", ["../../escaped", "a/b", ".."])
 def test_a_checkpoint_whose_target_is_a_path_is_refused(tmp_path: Path, target: str) -> None:
     progress = {"step": 1, "targets": [target], "sample_rate": 8000, "channels": 1}
-    (tmp_path / checkpoints.PROGRESS).write_text(json.dumps(progress))
+    (tmp_path / checkpoints.METADATA).write_text(json.dumps(progress))
     with pytest.raises(CheckpointError, match="is no name"):
-        checkpoints.read_progress(tmp_path)
+        checkpoints.read_metadata(tmp_path)
 
 
 @pytest.mark.parametrize("best", ["../other", "/etc", "..", 3, None])
@@ -187,7 +187,7 @@ class Harm:
 def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "step-1"
     folder.mkdir()
-    (folder / checkpoints.PROGRESS).write_text(json.dumps(settings.to_dict(PROGRESS)))
+    (folder / checkpoints.METADATA).write_text(json.dumps(settings.to_dict(PROGRESS)))
     (folder / checkpoints.CONFIG).write_text(settings.to_yaml(TrainConfig(targets=PROGRESS.targets)))
     if name == checkpoints.CONFIG:
         (folder / name).write_text(f"cyclegan: !!python/object/apply:os.mkdir ['{tmp_path}/made']\n")

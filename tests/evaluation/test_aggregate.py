@@ -82,7 +82,7 @@ def test_nan_frames_and_tracks_without_any_value_are_counted(campaign: Path) -> 
     ]
     (row,) = aggregate(AggregateConfig(folders=(str(campaign / "UMX"),), targets=("bass",))).rows
     assert (row["frames"], row["nan_frames"]) == (len(frames), int(np.isnan(frames).sum()))
-    assert (row["tracks"], row["tracks_left_out"]) == (6, 1)
+    assert (row["tracks"], row["tracks_excluded"]) == (6, 1)
 
 
 def test_the_best_sdr_of_a_target_stands_first(campaign: Path) -> None:

@@ -10,7 +10,7 @@ import scipy.stats
 
 from cyclesep.errors import ConfigError, ScoringError
 from cyclesep.evaluation.compare import CompareConfig, Difference, bootstrap_interval, compare, holm
-from cyclesep.evaluation.track_scores import TrackRow, TrackTable
+from cyclesep.evaluation.track_scores import TrackRow, TrackScores
 
 PAIR = "vocals+accompaniment"
 BASE = np.random.default_rng(0).normal(5.0, 3.0, 50)
@@ -23,7 +23,7 @@ def write_run(
     kinds: Mapping[str, str] | None = None,
     company: str = PAIR,
     references: str = "r",
-    window_seconds: float = 1.0,
+    frame_seconds: float = 1.0,
     first_track: int = 0,
 ) -> str:
     """A results folder with one SDR of vocals for each track."""
@@ -33,16 +33,16 @@ def write_run(
             track_id=f"song {number:02}",
             split="test",
             target="vocals",
-            scored_with=company,
+            scoring_group=company,
             values={"SDR": value},
             references=f"{references}{number}",
         )
         for system, values in systems.items()
         for number, value in enumerate(values, start=first_track)
     )
-    TrackTable(rows=rows).write(folder / "tracks.parquet")
+    TrackScores(rows=rows).write(folder / "tracks.parquet")
     named = [{"name": name, "kind": (kinds or {}).get(name, "Separator"), "checkpoint": ""} for name in systems]
-    about = {"version": "1", "config": {"window_seconds": window_seconds}, "systems": named}
+    about = {"version": "1", "config": {"frame_seconds": frame_seconds}, "systems": named}
     (folder / "summary.json").write_text(json.dumps(about))
     return str(folder)
 
@@ -103,7 +103,9 @@ def test_of_a_hundred_pairs_without_a_difference_few_are_called_one(tmp_path: Pa
     for number in range(100):
         noise = rng.normal(0, 2.0, (2, 30))
         place = tmp_path / str(number)
-        verdicts.append(compared(place, BASE[:30] + noise[0], BASE[:30] + noise[1], noise_db=0, resamples=500).verdict)
+        verdicts.append(
+            compared(place, BASE[:30] + noise[0], BASE[:30] + noise[1], min_effect_db=0, bootstrap_samples=500).verdict
+        )
     # Five are expected of a test at 5 %; twelve or more come by chance in less than one of two hundred such tests.
     assert verdicts.count("within noise") > 88
 
@@ -112,7 +114,7 @@ def test_p_is_wilcoxon_s_and_the_interval_holds_the_median_as_often_as_it_says()
     rng = np.random.default_rng(5)
     held = 0
     for _ in range(200):
-        low, high = bootstrap_interval(rng.normal(0.7, 1.0, 40), resamples=400)
+        low, high = bootstrap_interval(rng.normal(0.7, 1.0, 40), bootstrap_samples=400)
         held += low <= 0.7 <= high
     # 95 % of 200 is 190, give or take three standard deviations of 3.1; the bootstrap of a median is a little short.
     assert 178 <= held <= 199
@@ -120,9 +122,9 @@ def test_p_is_wilcoxon_s_and_the_interval_holds_the_median_as_often_as_it_says()
 
 def test_the_interval_is_the_same_however_its_draws_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(6).normal(1, 1, 30)
-    whole = bootstrap_interval(values, resamples=1000)
+    whole = bootstrap_interval(values, bootstrap_samples=1000)
     monkeypatch.setattr("cyclesep.evaluation.compare._BLOCK_VALUES", 64)
-    assert bootstrap_interval(values, resamples=1000) == whole
+    assert bootstrap_interval(values, bootstrap_samples=1000) == whole
 
 
 def test_holm_multiplies_the_smallest_p_by_their_number_and_never_falls() -> None:
@@ -152,7 +154,7 @@ def test_only_tracks_that_both_have_are_compared_and_the_others_named(tmp_path: 
     ("changes", "told"),
     [
         ({"references": "other"}, "the references of 50 tracks differ"),
-        ({"window_seconds": 2.0}, "frames of 1.0 s against 2.0 s"),
+        ({"frame_seconds": 2.0}, "frames of 1.0 s against 2.0 s"),
     ],
 )
 def test_other_music_or_frames_are_warned_of(tmp_path: Path, changes: dict[str, object], told: str) -> None:
@@ -171,7 +173,7 @@ def test_the_same_target_in_another_company_is_not_compared(tmp_path: Path) -> N
 
 
 def test_of_each_run_its_separator_is_taken_and_of_a_single_one_everything(tmp_path: Path) -> None:
-    kinds = {"mixture": "Untouched", "separator": "Separator", "IRM2": "IdealMask"}
+    kinds = {"mixture": "MixtureBaseline", "separator": "Separator", "IRM2": "IdealMask"}
     systems = {"mixture": BASE - 5, "separator": BASE, "IRM2": BASE + 5}
     first = write_run(tmp_path / "a", systems, kinds=kinds)
     second = write_run(tmp_path / "b", systems, kinds=kinds)

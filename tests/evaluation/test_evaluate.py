@@ -31,12 +31,12 @@ from cyclesep.evaluation.results import Part, Results
 from cyclesep.evaluation.systems import Comparison, System, find_systems
 from cyclesep.evaluation.tasks import items_of
 from cyclesep.evaluation.track_progress import Display
-from cyclesep.evaluation.track_result import TrackOutcome
-from cyclesep.evaluation.track_scores import TrackTable
-from cyclesep.evaluation.worker import Item, PackedEstimates, SeparationActor, score
+from cyclesep.evaluation.track_result import TrackResult
+from cyclesep.evaluation.track_scores import TrackScores
+from cyclesep.evaluation.worker import Item, Pcm16Estimates, SeparationActor, score
 from cyclesep.inference.stems import separate_waveform
 from cyclesep.metrics import ScoreTable, score_track
-from cyclesep.storage.path import Folder
+from cyclesep.storage.path import StoragePath
 from tests.support.tiny_evaluation import WINDOWS, save_separator
 
 # Ray's workers cannot import this file, and some tracks of its own go there.
@@ -111,7 +111,7 @@ def test_the_oracle_stands_far_above_the_mixture(evaluated: EvaluationReport) ->
 def test_all_files_are_there_and_readable_by_others(evaluated: EvaluationReport) -> None:
     output = Path(evaluated.output)
     assert ScoreTable.read(output / "scores.parquet").table.equals(evaluated.table.table)
-    assert TrackTable.read(output / "tracks.parquet").summary() == evaluated.tracks.summary()
+    assert TrackScores.read(output / "tracks.parquet").summary() == evaluated.tracks.summary()
     summary = json.loads((output / "summary.json").read_text())
     assert (summary["tracks"], summary["failed"], len(summary["scores"])) == (2, [], 8)
     assert summary["audio_seconds"] == 32.0
@@ -191,7 +191,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped_with_the_identical_table(
 ) -> None:
     config = configured(output=str(tmp_path), checkpoint=None, targets=("vocals",))
 
-    def interrupt(_display: Display, _outcome: TrackOutcome) -> None:
+    def interrupt(_display: Display, _outcome: TrackResult) -> None:
         raise KeyboardInterrupt
 
     advance = Display.advance
@@ -236,8 +236,8 @@ def item(system: System, track: ReferenceTrack, output: Path) -> Item:
         system=system,
         track=track,
         part=Part.of(system.name, track.track_id, system.digest(track)),
-        results=Results(folder=Folder.of(output)),
-        window_seconds=1.0,
+        results=Results(folder=StoragePath.of(output)),
+        frame_seconds=1.0,
         save_estimates=False,
     )
 
@@ -276,17 +276,19 @@ class TroubledTrack:
 
 # Without actors a process reads all stems; with them an actor reads the mixture and a task all stems.
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize(("num_separators", "at"), [(None, "read"), (1, "mixture"), (1, "read")])
+@pytest.mark.parametrize(("num_separation_actors", "at"), [(None, "read"), (1, "mixture"), (1, "read")])
 def test_a_failing_track_is_told_a_killed_process_is_replaced_and_the_rest_finish(
     evaluated: EvaluationReport,
     configured: Callable[..., EvaluateConfig],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
-    num_separators: int | None,
+    num_separation_actors: int | None,
     at: str,
 ) -> None:
-    config = configured(output=str(tmp_path), mixture=False, heuristic=False, oracles=(), num_separators=num_separators)
+    config = configured(
+        output=str(tmp_path), mixture=False, heuristic=False, oracles=(), num_separation_actors=num_separation_actors
+    )
     good, other = find_references(config)
     assert isinstance(other, ShardTrack)
     torn = TroubledTrack(inner=other, track_id="torn")
@@ -345,7 +347,7 @@ def test_a_corpus_is_scored_at_its_own_rate_and_channels_with_all_its_stems(four
         assert score(entry).reason == ""
         found = entry.results.read_scores(entry.part)
         # Four stems together, and vocals beside the accompaniment, as museval pairs them.
-        companies = {(value.target, value.scored_with) for value in found.track_values()}
+        companies = {(value.target, value.scoring_group) for value in found.track_values()}
         assert (
             len({target for target, company in companies if company.count("+") == 3}) == 4 or system.name == "mixture"
         )
@@ -385,12 +387,12 @@ def test_estimates_of_several_targets_stay_as_they_are_and_one_gets_its_accompan
 def test_estimates_travel_in_sixteen_bits_and_lose_nothing_that_is_scored() -> None:
     loud = noise(0, 0.5)
     loud = Waveform(samples=30 * loud.samples, sample_rate=loud.sample_rate)
-    packed = PackedEstimates.of({"vocals": loud})
+    packed = Pcm16Estimates.of({"vocals": loud})
     assert packed.stems["vocals"][0].dtype == np.int16
     once = packed.unpacked()["vocals"].samples
     step = 2 ** np.ceil(np.log2(np.abs(loud.samples).max())) / 32768
     np.testing.assert_allclose(once, loud.samples, atol=step / 2)
-    twice = PackedEstimates.of(packed.unpacked()).unpacked()["vocals"].samples
+    twice = Pcm16Estimates.of(packed.unpacked()).unpacked()["vocals"].samples
     assert np.array_equal(once, twice)
 
 
@@ -434,8 +436,8 @@ def test_settings_that_do_not_fit_are_refused_before_anything_is_written(
     [(".inf", "input should be a finite number"), ("0.001", "input should be greater than or equal to 0.01")],
 )
 def test_frames_that_no_track_could_be_cut_into_are_refused_with_the_settings(value: str, told: str) -> None:
-    with pytest.raises(ConfigError, match=f"window_seconds: .* is refused; {told}"):
-        settings.build(EvaluateConfig, dict([settings.parse_word(f"window_seconds={value}")]))
+    with pytest.raises(ConfigError, match=f"frame_seconds: .* is refused; {told}"):
+        settings.build(EvaluateConfig, dict([settings.parse_word(f"frame_seconds={value}")]))
 
 
 def test_a_split_without_tracks_is_refused(four_stems: EvaluateConfig) -> None:
@@ -445,8 +447,8 @@ def test_a_split_without_tracks_is_refused(four_stems: EvaluateConfig) -> None:
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_what_the_cluster_cannot_give_is_refused(configured: Callable[..., EvaluateConfig], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="num_separators: 64, but the cluster has 2 CPUs"):
-        evaluate(configured(output=str(tmp_path), num_separators=64))
+    with pytest.raises(ConfigError, match="num_separation_actors: 64, but the cluster has 2 CPUs"):
+        evaluate(configured(output=str(tmp_path), num_separation_actors=64))
     cuda = settings.replace(WINDOWS, {"device": "cuda"})
     with pytest.raises(ConfigError, match="the cluster has no GPU"):
         evaluate(configured(output=str(tmp_path), separation=cuda))
@@ -456,7 +458,7 @@ def test_a_part_of_which_a_byte_is_missing_does_not_count(tmp_path: Path, four_s
     (track,) = find_references(four_stems)
     entry = item(find_systems(four_stems)[0], track, tmp_path)
 
-    def read() -> TrackOutcome | None:
+    def read() -> TrackResult | None:
         return entry.results.read_outcome(entry.part, entry.results.folder.sizes("parts"))
 
     assert read() is None
@@ -491,7 +493,9 @@ def three_songs(tmp_path: Path) -> EvaluateConfig:
 
 
 def items_of_folder(config: EvaluateConfig) -> list[Item]:
-    return items_of(config, Results(folder=Folder.of(config.output)), find_systems(config), find_references(config))
+    return items_of(
+        config, Results(folder=StoragePath.of(config.output)), find_systems(config), find_references(config)
+    )
 
 
 def test_tracks_that_lack_estimates_which_others_have_are_told_once(
@@ -538,7 +542,7 @@ def test_a_folder_of_accompaniments_alone_is_scored_against_the_vocals_too(
     assert [score(entry).reason for entry in entries] == [""] * 3
     table = ScoreTable.concatenate(entry.results.read_scores(entry.part) for entry in entries)
     (summary,) = [summary for summary in table.summary() if summary.metric == "SIR"]
-    assert (summary.target, summary.scored_with, summary.tracks) == ("accompaniment", "vocals+accompaniment", 3)
+    assert (summary.target, summary.scoring_group, summary.tracks) == ("accompaniment", "vocals+accompaniment", 3)
     assert finished_excerpts(entries[0].results.folder) == {entry.part.name for entry in entries}
 
 

@@ -79,7 +79,7 @@ def host() -> Iterator[Host]:
 def words(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> list[str]:
     """Six songs under the mixture, an untrained separator and an oracle: 18 items."""
     checkpoint = save_separator(tmp_path_factory.mktemp("checkpoint"))
-    small = ["separation.window_seconds=1.5", "separation.context_seconds=0.2", "heuristic=false"]
+    small = ["separation.segment_seconds=1.5", "separation.context_seconds=0.2", "heuristic=false"]
     return [f"checkpoint={checkpoint}", f"shards={tiny_shards}", "split=train", *small]
 
 
@@ -135,14 +135,14 @@ def test_a_driver_that_is_killed_again_and_again_leaves_the_same_table(
     assert {name: after[name] for name in before} == before
 
 
-@pytest.mark.parametrize("num_separators", [pytest.param(None, marks=pytest.mark.slow), 1])
+@pytest.mark.parametrize("num_separation_actors", [pytest.param(None, marks=pytest.mark.slow), 1])
 def test_a_node_that_is_killed_costs_time_and_nothing_else(
-    host: Host, words: list[str], expected: pyarrow.Table, tmp_path: Path, num_separators: int | None
+    host: Host, words: list[str], expected: pyarrow.Table, tmp_path: Path, num_separation_actors: int | None
 ) -> None:
     output = tmp_path / "out"
-    name = f"victim-{num_separators}"
+    name = f"victim-{num_separation_actors}"
     host.tell(f"add {name}")
-    pool = [f"num_separators={num_separators}"] if num_separators else []
+    pool = [f"num_separation_actors={num_separation_actors}"] if num_separation_actors else []
     driver = host.driver(*words, *pool, output=output)
     wait_for_parts(output, 3, driver)
     host.tell(f"kill {name}")
@@ -158,7 +158,7 @@ def test_forty_songs_survive_kills_of_the_driver_and_of_nodes_in_turn(
     music = tmp_path / "music"
     songs = synthetic_tracks(SyntheticConfig(num_train=0, num_valid=0, num_test=40, seconds=20.0))
     write_musdb_hq(songs, music)
-    words = [words[0], "corpus.kind=musdb18", f"corpus.path={music}", "num_separators=1", "oracles=[IRM2,MWF]"]
+    words = [words[0], "corpus.kind=musdb18", f"corpus.path={music}", "num_separation_actors=1", "oracles=[IRM2,MWF]"]
     calm = tmp_path / "calm"
     assert ended(host.driver(*words, output=calm), calm, seconds=800) == 0
     output = tmp_path / "out"

@@ -9,7 +9,7 @@ from cyclesep.evaluation import compare
 from cyclesep.evaluation.compare import CompareConfig
 from cyclesep.evaluation.config import EvaluateConfig
 from cyclesep.evaluation.evaluate import evaluate
-from cyclesep.storage.path import Folder
+from cyclesep.storage.path import StoragePath
 from tests.support.tiny_evaluation import WINDOWS, save_separator
 
 
@@ -27,12 +27,14 @@ def test_results_in_s3_are_those_of_a_local_folder_and_are_kept(prefix: str, tin
     first = evaluate(config)
     assert first.output == f"{prefix}/out"
     assert first.table.table.equals(local.table.table)
-    folder = Folder.of(first.output)
+    folder = StoragePath.of(first.output)
     assert sorted(folder.sizes("")) == ["evaluation.yaml", "scores.parquet", "summary.json", "tracks.parquet"]
-    here, there = (json.loads(Folder.of(place).read_text("summary.json")) for place in (local.output, first.output))
+    here, there = (
+        json.loads(StoragePath.of(place).read_text("summary.json")) for place in (local.output, first.output)
+    )
     assert here["scores"] == there["scores"]
     for name in ("museval/separator/test", "estimates/IRM2/test/Song 8"):
-        assert folder.sizes(name) == Folder.of(local.output).sizes(name) != {}
+        assert folder.sizes(name) == StoragePath.of(local.output).sizes(name) != {}
     # Nothing is left to do, then one part of six.
     assert evaluate(config).num_kept == 6
     lost = next(name for name in folder.sizes("parts") if name.startswith("separator") and name.endswith(".json"))

@@ -29,11 +29,11 @@ from cyclesep.evaluation.cluster_resources import Capacity, Cluster, tell_if_on_
 from cyclesep.evaluation.config import EvaluateConfig
 from cyclesep.evaluation.results import Part, Results
 from cyclesep.evaluation.schedule import Schedule
-from cyclesep.evaluation.systems import Separator, System, Untouched
-from cyclesep.evaluation.track_result import TrackOutcome
-from cyclesep.evaluation.worker import Item, PackedEstimates, Separation, SeparationActor
+from cyclesep.evaluation.systems import MixtureBaseline, Separator, System
+from cyclesep.evaluation.track_result import TrackResult
+from cyclesep.evaluation.worker import Item, Pcm16Estimates, Separation, SeparationActor
 from cyclesep.inference.chunked_inference import SeparationConfig
-from cyclesep.storage.path import Folder
+from cyclesep.storage.path import StoragePath
 from tests.support.tiny_evaluation import WINDOWS, save_separator
 
 # Ray's workers cannot import this file, and its tracks go there.
@@ -79,8 +79,8 @@ def items(system: System, songs: list[Song], output: Path) -> list[Item]:
             system=system,
             track=song,
             part=Part.of(system.name, song.track_id, []),
-            results=Results(folder=Folder.of(output)),
-            window_seconds=1.0,
+            results=Results(folder=StoragePath.of(output)),
+            frame_seconds=1.0,
             save_estimates=False,
         )
         for song in songs
@@ -113,8 +113,8 @@ def test_separated_tracks_wait_in_the_object_store_only_up_to_the_bound(separato
     songs = [Song(track_id=f"song {n}", seconds=60.0, scorer_waits=1.0) for n in range(12)]
     # Vocals and accompaniment in 16 bits.
     each = 2 * 60 * RATE * 2
-    outcomes: list[TrackOutcome] = []
-    config = EvaluateConfig(num_separators=1, separation=WINDOWS)
+    outcomes: list[TrackResult] = []
+    config = EvaluateConfig(num_separation_actors=1, separation=WINDOWS)
     with watched_store() as seen:
         before = seen[-1] if seen else 0
         Schedule(config, items(separator, songs, tmp_path)).run(lambda _, outcome: outcomes.append(outcome))
@@ -136,7 +136,7 @@ def test_of_many_items_few_are_handed_to_ray_at_a_time(tmp_path: Path) -> None:
             return under_way
 
     done: list[str] = []
-    mixture = Untouched(name="mixture", targets=("vocals",))
+    mixture = MixtureBaseline(name="mixture", targets=("vocals",))
     songs = [Song(track_id=f"song {n:03}", seconds=1.0) for n in range(60)]
     Watched(EvaluateConfig(), items(mixture, songs, tmp_path)).run(lambda item, _: done.append(item.track.track_id))
     assert sorted(done) == [song.track_id for song in songs]
@@ -175,7 +175,7 @@ def test_an_actor_without_enough_gpu_memory_halves_its_batches_and_goes_on(
         separation, estimates = actor_of(module, monkeypatch).separate(song)
     assert separation.reason == ""
     assert estimates is not None
-    expected = PackedEstimates.of({"vocals": song.mixture()}).stems["vocals"][0]
+    expected = Pcm16Estimates.of({"vocals": song.mixture()}).stems["vocals"][0]
     assert np.array_equal(estimates.stems["vocals"][0], expected)
     assert module.batches[:4] == [4, 2, 1, 1]
     assert "going on with batch_size=1" in caplog.text
@@ -264,7 +264,7 @@ def start_again(pool: SeparatorPool, times: int) -> None:
 @pytest.fixture
 def pool(separator: Separator, asked: list[float]) -> SeparatorPool:  # noqa: ARG001
     """Two actors that are none, and have started."""
-    pool = SeparatorPool(EvaluateConfig(num_separators=2), separator, ToldCluster())
+    pool = SeparatorPool(EvaluateConfig(num_separation_actors=2), separator, ToldCluster())
     pool.grow(6)
     start_all(pool)
     return pool
@@ -278,17 +278,17 @@ def on_gpus(device: str = "auto", **changes: Any) -> EvaluateConfig:
     ("gpus", "config", "shares"),
     [
         (3, on_gpus(), [1.0] * 3),
-        (1, on_gpus(num_separators=4), [0.25] * 4),
-        (2, on_gpus(num_separators=3), [0.5] * 3),
-        (2, on_gpus(gpus_per_separator=0.5), [0.5] * 4),
-        (2, on_gpus(gpus_per_separator=0.3), [0.3] * 6),
-        (1, on_gpus(gpus_per_separator=2), [2.0]),
+        (1, on_gpus(num_separation_actors=4), [0.25] * 4),
+        (2, on_gpus(num_separation_actors=3), [0.5] * 3),
+        (2, on_gpus(gpus_per_actor=0.5), [0.5] * 4),
+        (2, on_gpus(gpus_per_actor=0.3), [0.3] * 6),
+        (1, on_gpus(gpus_per_actor=2), [2.0]),
         # So that a cluster which grows on demand has a demand to grow on.
-        (1, on_gpus(num_separators=4, wait_minutes=20), [1.0] * 4),
-        (0, on_gpus("cuda", num_separators=4, wait_minutes=20), [1.0] * 4),
-        (0, on_gpus("cuda", wait_minutes=20), [1.0]),
-        (3, on_gpus("cpu", num_separators=2), [0.0] * 2),
-        (0, on_gpus(num_separators=2, wait_minutes=20), [0.0] * 2),
+        (1, on_gpus(num_separation_actors=4, scale_up_timeout_minutes=20), [1.0] * 4),
+        (0, on_gpus("cuda", num_separation_actors=4, scale_up_timeout_minutes=20), [1.0] * 4),
+        (0, on_gpus("cuda", scale_up_timeout_minutes=20), [1.0]),
+        (3, on_gpus("cpu", num_separation_actors=2), [0.0] * 2),
+        (0, on_gpus(num_separation_actors=2, scale_up_timeout_minutes=20), [0.0] * 2),
     ],
 )
 def test_how_many_processes_ask_for_which_share_of_a_gpu(
@@ -334,17 +334,17 @@ def test_a_cluster_that_has_lost_its_gpus_is_waited_for_and_told_and_then_given_
     now = 1000.0
     monkeypatch.setattr(actor_pool.time, "monotonic", lambda: now)
     cluster = ToldCluster(gpus=1)
-    pool = SeparatorPool(on_gpus(wait_minutes=2), separator, cluster)
+    pool = SeparatorPool(on_gpus(scale_up_timeout_minutes=2), separator, cluster)
     for gpus, seconds, needed in (
         (1, 500.0, True), (0, 60.0, True), (0, 59.0, True), (1, 10.0, True), (0, 500.0, False), (0, 100.0, True)
     ):  # fmt: skip
         cluster.gpus = gpus
         now += seconds
-        pool.refuse_endless_waiting(needed=needed)
+        pool.check_gpu_timeout(needed=needed)
     assert caplog.messages == ["the cluster has no GPU; waiting 120 s for one"] * 2
     now += 21.0
     with pytest.raises(ClusterError, match=r"no GPU for 120 s; what is done is kept: run the same command again"):
-        pool.refuse_endless_waiting(needed=True)
+        pool.check_gpu_timeout(needed=True)
 
 
 @pytest.mark.parametrize(
@@ -432,11 +432,11 @@ def test_processes_for_which_there_is_no_room_are_told_once(
     pool.grow(3)
     for _ in range(5):
         now += 30.0
-        pool.refuse_endless_waiting(needed=True)
+        pool.check_gpu_timeout(needed=True)
     assert caplog.messages == ["no separator has started for 60 s; other jobs may hold the GPUs"]
     start_all(pool)
     now += 300.0
-    pool.refuse_endless_waiting(needed=True)
+    pool.check_gpu_timeout(needed=True)
     assert (len(caplog.messages), len(asked)) == (1, 1)
 
 
@@ -472,7 +472,7 @@ class Unlucky(Schedule):
         super().__init__(config, entries)
         self.reserved: list[float | None] = []
 
-    def lose(self, item: Item, problem: Exception) -> TrackOutcome | None:
+    def lose(self, item: Item, problem: Exception) -> TrackResult | None:
         """What becomes of an item whose task is lost that way."""
         reference = object()
         self._scoring[reference] = schedule._Scoring(item=item)
@@ -491,7 +491,9 @@ class Unlucky(Schedule):
 def unlucky(monkeypatch: pytest.MonkeyPatch) -> tuple[Unlucky, Item]:
     capacity = Capacity(cpus=2, gpus=0, node_memory=5 * 10**9, object_store=10**9)
     monkeypatch.setattr(Capacity, "now", lambda: capacity)
-    (entry,) = items(Untouched(name="mixture", targets=()), [Song(track_id="song", seconds=1.0)], Path("/nowhere"))
+    (entry,) = items(
+        MixtureBaseline(name="mixture", targets=()), [Song(track_id="song", seconds=1.0)], Path("/nowhere")
+    )
     return Unlucky(EvaluateConfig(), [entry]), entry
 
 
@@ -523,7 +525,7 @@ def test_estimates_that_went_with_their_node_are_made_again(
     capacity = Capacity(cpus=2, gpus=0, node_memory=0, object_store=10**9)
     monkeypatch.setattr(Capacity, "now", lambda: capacity)
     (entry,) = items(separator, [Song(track_id="song", seconds=1.0)], tmp_path)
-    plan = Unlucky(EvaluateConfig(num_separators=1), [entry])
+    plan = Unlucky(EvaluateConfig(num_separation_actors=1), [entry])
     plan._to_separate.clear()
     reference = object()
     plan._scoring[reference] = schedule._Scoring(item=entry, separation=Separation(), estimates="on a lost node")

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from cyclesep.evaluation import compare, score_display
 from cyclesep.evaluation.compare import Contender
-from cyclesep.evaluation.track_scores import TrackRow, TrackTable, rows_of
+from cyclesep.evaluation.track_scores import TrackRow, TrackScores, rows_of
 from cyclesep.metrics import ScoreTable, TargetScore, TrackScore
 
 NAN = float("nan")
@@ -18,7 +18,7 @@ def target_score(target: str, sdr: list[float], *, company: tuple[str, ...] = ()
     frames = np.array(sdr)
     return TargetScore(
         target=target,
-        scored_with=company or (target,),
+        scoring_group=company or (target,),
         sdr=frames,
         isr=frames + 1,
         sir=frames + 2,
@@ -31,7 +31,7 @@ def target_score(target: str, sdr: list[float], *, company: tuple[str, ...] = ()
 
 def track_score(track_id: str, *targets: TargetScore) -> TrackScore:
     return TrackScore(
-        track_id=track_id, split="test", sample_rate=8000, window_seconds=1.0, hop_seconds=1.0, targets=targets
+        track_id=track_id, split="test", sample_rate=8000, frame_seconds=1.0, hop_seconds=1.0, targets=targets
     )
 
 
@@ -60,11 +60,11 @@ def test_rows_hold_the_median_of_medians_the_mean_of_usdr_and_count_what_is_left
     assert (row["SDR"], row["ISR"], row["SIR"], row["SAR"]) == (3.0, 4.0, 5.0, 6.0)
     assert row["SI-SDR"] == 2.0
     assert row["uSDR"] == 5.0
-    assert (row["tracks"], row["tracks_left_out"], row["frames"], row["nan_frames"]) == (2, 1, 6, 2)
+    assert (row["tracks"], row["tracks_excluded"], row["frames"], row["nan_frames"]) == (2, 1, 6, 2)
 
 
 def test_systems_of_one_target_stand_together_and_companies_are_not_mixed(table: ScoreTable) -> None:
-    order = [(row["scored_with"], row["target"], row["system"]) for row in score_display.summary_rows(table)]
+    order = [(row["scoring_group"], row["target"], row["system"]) for row in score_display.summary_rows(table)]
     pair = "vocals+accompaniment"
     assert order == [
         (pair, "vocals", "mixture"),
@@ -108,11 +108,11 @@ def test_the_json_is_strict_and_has_null_for_what_is_not_finite() -> None:
     read = json.loads(text, parse_constant=refuse)
     assert (read["commit"], read["failed"]) == ("abc", ["b: broken"])
     (row,) = read["scores"]
-    assert (row["SDR"], row["SI-SDR"], row["tracks_left_out"]) == (None, None, 1)
+    assert (row["SDR"], row["SI-SDR"], row["tracks_excluded"]) == (None, None, 1)
 
 
 def test_rows_are_the_same_from_frames_and_from_tracks(table: ScoreTable) -> None:
-    assert score_display.summary_rows(TrackTable(rows=rows_of(table))) == score_display.summary_rows(table)
+    assert score_display.summary_rows(TrackScores(rows=rows_of(table))) == score_display.summary_rows(table)
 
 
 def printed(**differences: float) -> list[str]:
@@ -126,13 +126,13 @@ def printed(**differences: float) -> list[str]:
             for target, gain in gains.items()
             for n, (song, sdr) in enumerate(songs.items())
         )
-        return Contender(label=label, run=f"runs/{label}", system="model", window_seconds=1.0, version="1", rows=rows)
+        return Contender(label=label, run=f"runs/{label}", system="model", frame_seconds=1.0, version="1", rows=rows)
 
     first, second = contender("A", dict.fromkeys(differences, 0.0)), contender("B", differences)
     compared = compare.of_contenders((first, second), compare.CompareConfig(runs=("a", "b")))
     console = Console(width=80)
     with console.capture() as capture:
-        score_display.print_comparison(compared, noise_db=0.3, console=console)
+        score_display.print_comparison(compared, min_effect_db=0.3, console=console)
     return [line.rstrip() for line in capture.get().splitlines()]
 
 

@@ -19,7 +19,7 @@ from cyclesep.inference.input_files import find_inputs
 from cyclesep.inference.separate import separate_paths
 from cyclesep.inference.stems import separate_waveform
 
-SHORT_WINDOWS = SeparationConfig(window_seconds=0.5, context_seconds=0.05, crossfade_seconds=0.02, batch_size=3)
+SHORT_WINDOWS = SeparationConfig(segment_seconds=0.5, context_seconds=0.05, overlap_seconds=0.02, batch_size=3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +72,9 @@ def test_an_identity_network_gives_back_its_input_to_the_bit(
     assert not stems["accompaniment"].samples.any()
 
 
-@pytest.mark.parametrize("crossfade_seconds", [0.0, 0.1])
-def test_the_identity_holds_with_and_without_context_and_crossfade(crossfade_seconds: float) -> None:
-    config = SeparationConfig(window_seconds=0.6, context_seconds=0.0, crossfade_seconds=crossfade_seconds)
+@pytest.mark.parametrize("overlap_seconds", [0.0, 0.1])
+def test_the_identity_holds_with_and_without_context_and_crossfade(overlap_seconds: float) -> None:
+    config = SeparationConfig(segment_seconds=0.6, context_seconds=0.0, overlap_seconds=overlap_seconds)
     waveform = Waveform(samples=noise(1, 20011), sample_rate=8000)
     assert np.array_equal(separate_waveform(identity(), waveform, config)["vocals"].samples, waveform.samples)
 
@@ -102,7 +102,7 @@ def test_a_tone_survives_the_way_to_another_rate_and_back_in_place() -> None:
 def test_a_filter_shorter_than_the_context_gives_what_it_gives_on_the_whole_file(batch_size: int) -> None:
     waveform = Waveform(samples=noise(2, 30011), sample_rate=8000)
     config = SeparationConfig(
-        window_seconds=0.3, context_seconds=0.025, crossfade_seconds=0.03, batch_size=batch_size
+        segment_seconds=0.3, context_seconds=0.025, overlap_seconds=0.03, batch_size=batch_size
     )  # 0.025 s are the filter's 200 samples
     stems = separate_waveform(FakeSeparator(module=Smooth(), channels=2), waveform, config)
     whole = Smooth()(torch.from_numpy(waveform.samples)[None])[0, 0].numpy()
@@ -117,7 +117,7 @@ def test_what_lies_within_the_context_is_not_heard() -> None:
             return clicking[:, None]
 
     waveform = Waveform(samples=noise(1, 20000), sample_rate=8000)
-    config = SeparationConfig(window_seconds=0.3, context_seconds=0.025, crossfade_seconds=0.03)
+    config = SeparationConfig(segment_seconds=0.3, context_seconds=0.025, overlap_seconds=0.03)
     estimate = separate_waveform(FakeSeparator(module=EdgeClicks()), waveform, config)["vocals"]
     assert np.array_equal(estimate.samples, waveform.samples)
 
@@ -130,7 +130,7 @@ def test_windows_that_disagree_are_joined_by_a_ramp_and_not_by_a_step() -> None:
             self.level = 1.0 - self.level
             return torch.full_like(mixture, self.level)[:, None]
 
-    config = SeparationConfig(window_seconds=0.3, context_seconds=0.0, crossfade_seconds=0.1, batch_size=1)
+    config = SeparationConfig(segment_seconds=0.3, context_seconds=0.0, overlap_seconds=0.1, batch_size=1)
     waveform = Waveform(samples=noise(1, 20000), sample_rate=8000)
     estimate = separate_waveform(FakeSeparator(module=LevelOfItsOwn()), waveform, config)["vocals"].samples
     assert estimate.max() == 1.0
@@ -166,7 +166,7 @@ def test_a_stream_of_twenty_minutes_is_never_held_as_a_whole() -> None:
 
     ahead = 0
     separated = 0
-    config = SeparationConfig(window_seconds=4.0, context_seconds=0.5, batch_size=2)
+    config = SeparationConfig(segment_seconds=4.0, context_seconds=0.5, batch_size=2)
     for mixture, _ in separate_blocks(identity(), blocks(), channels=1, sample_rate=8000, config=config):
         separated += mixture.shape[1]
         ahead = max(ahead, heard - separated // 8000)
@@ -191,7 +191,7 @@ class OutOfMemory(nn.Module):
 
 def test_lack_of_gpu_memory_halves_the_batch_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     module = OutOfMemory(room=2)
-    config = SeparationConfig(window_seconds=0.3, context_seconds=0.0, crossfade_seconds=0.0, batch_size=8)
+    config = SeparationConfig(segment_seconds=0.3, context_seconds=0.0, overlap_seconds=0.0, batch_size=8)
     waveform = Waveform(samples=noise(1, 24000), sample_rate=8000)
     stems = separate_waveform(FakeSeparator(module=module), waveform, config)
     assert np.array_equal(stems["vocals"].samples, waveform.samples)
@@ -202,7 +202,7 @@ def test_lack_of_gpu_memory_halves_the_batch_and_goes_on(caplog: pytest.LogCaptu
 
 def test_a_window_that_does_not_fit_at_all_is_told_with_the_setting_to_change() -> None:
     waveform = Waveform(samples=noise(1, 24000), sample_rate=8000)
-    with pytest.raises(ConfigError, match="window_seconds"):
+    with pytest.raises(ConfigError, match="segment_seconds"):
         separate_waveform(FakeSeparator(module=OutOfMemory(room=0)), waveform)
 
 
@@ -212,7 +212,7 @@ def test_what_cannot_be_separated_is_refused_with_the_reason() -> None:
         separate_waveform(identity(channels=2), six)
     mono = Waveform(samples=noise(1, 8000), sample_rate=8000)
     with pytest.raises(ConfigError, match="leaves nothing between"):
-        separate_waveform(identity(), mono, SeparationConfig(window_seconds=1.0, context_seconds=0.5))
+        separate_waveform(identity(), mono, SeparationConfig(segment_seconds=1.0, context_seconds=0.5))
     with pytest.raises(CheckpointError, match="not finite"):
         separate_waveform(FakeSeparator(module=Scale(float("nan"))), mono)
     with pytest.raises(ConfigError, match="no 'bass'; it gives vocals"):
@@ -277,7 +277,7 @@ def test_flac_and_one_stem_of_several_with_everything_else(tmp_path: Path) -> No
         tmp_path,
         tmp_path / "song.wav",
         stems=("drums",),
-        file_format="flac",
+        format="flac",
         sample_format="pcm16",
         name="{stem}/{track}",
     )
@@ -328,7 +328,7 @@ def test_inputs_are_files_folders_and_patterns_with_names_of_their_own(tmp_path:
 def test_impossible_settings_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     write_wav(tmp_path / "a.wav", Waveform(samples=noise(1, 800), sample_rate=8000))
     for changes, told in (
-        ({"file_format": "flac", "sample_format": "float"}, "sample_format: flac holds no float"),
+        ({"format": "flac", "sample_format": "float"}, "sample_format: flac holds no float"),
         ({"name": "{track}"}, "must hold {stem}"),
         ({"name": "{stem"}, "is not a template"),
         ({"stems": ("piano",)}, "no 'piano'"),

@@ -31,19 +31,22 @@ from tests.support.paths import CHECKOUT
 DOCS = CHECKOUT / "docs"
 RATE = 8000
 NETWORKS: dict[str, dict[str, object]] = {
-    "waveunet": {"name": "waveunet", "width": 8, "depth": 2},
-    "seed": {"name": "seed", "width": 8, "depth": 1},
-    "tfsep": {"name": "tfsep", "width": 8, "depth": 1, "levels": 1},
-    "tfsep without levels": {"name": "tfsep", "width": 8, "depth": 1, "levels": 0},
+    "waveunet": {"name": "waveunet", "channels": 8, "depth": 2},
+    "seed": {"name": "wavegan", "channels": 8, "depth": 1},
+    "tfsep": {"name": "tfsep", "channels": 8, "depth": 1, "unet_levels": 1},
+    "tfsep without levels": {"name": "tfsep", "channels": 8, "depth": 1, "unet_levels": 0},
 }
 
 
 def save(folder: Path, separator: dict[str, object], *, targets: tuple[str, ...], channels: int) -> Path:
     """A checkpoint of an untrained network, whose weights are far from zero."""
-    config = settings.replace(TrainConfig(), {f"cyclegan.separator.{key}": value for key, value in separator.items()})
-    model = CycleGAN(config.cyclegan, targets=targets, channels=channels, sample_rate=RATE, seed=1)
+    config = settings.replace(TrainConfig(), {f"method.separator.{key}": value for key, value in separator.items()})
+    model = CycleGAN(config.method, targets=targets, channels=channels, sample_rate=RATE, seed=1)
     checkpoints.save(
-        folder, model, config, checkpoints.Progress(step=0, targets=targets, sample_rate=RATE, channels=channels)
+        folder,
+        model,
+        config,
+        checkpoints.CheckpointMetadata(step=0, targets=targets, sample_rate=RATE, channels=channels),
     )
     return folder
 
@@ -57,14 +60,14 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-def exported(checkpoint: Path, output: Path, window_seconds: float = 0.5) -> ModelCard:
+def exported(checkpoint: Path, output: Path, segment_seconds: float = 0.5) -> ModelCard:
     return export(
         ExportConfig(
             checkpoint=str(checkpoint),
             output=str(output),
-            window_seconds=window_seconds,
-            context_seconds=window_seconds / 10,
-            crossfade_seconds=window_seconds / 5,
+            segment_seconds=segment_seconds,
+            context_seconds=segment_seconds / 10,
+            overlap_seconds=segment_seconds / 5,
         )
     )
 
@@ -128,8 +131,8 @@ def test_onnx_runtime_gives_the_same_estimates_for_any_targets_channels_and_leng
 ) -> None:
     checkpoint = save(tmp_path / "saved", NETWORKS[network], targets=targets, channels=channels)
     # The shorter one is shorter than the Fourier window.
-    for window_seconds in (0.05, 1.0):
-        exported(checkpoint, tmp_path / "model.onnx", window_seconds)
+    for segment_seconds in (0.05, 1.0):
+        exported(checkpoint, tmp_path / "model.onnx", segment_seconds)
         assert_onnx_runtime_agrees(checkpoint, tmp_path / "model.onnx")
 
 
@@ -141,7 +144,7 @@ def test_the_snippet_of_the_page_separates_as_we_do(
     soundfile.write("song.wav", song.T, RATE, subtype="FLOAT")
     (snippet,) = re.findall(r"```python\n(.*?)```", (DOCS / "separate.md").read_text(), flags=re.DOTALL)
     exec(snippet, {})
-    config = SeparationConfig(window_seconds=0.5, context_seconds=0.05, crossfade_seconds=0.1)
+    config = SeparationConfig(segment_seconds=0.5, context_seconds=0.05, overlap_seconds=0.1)
     pieces = separate_blocks(
         checkpoints.load_separator(saved["tfsep"]), [song], channels=2, sample_rate=RATE, config=config
     )
@@ -164,7 +167,7 @@ def test_the_program_of_torch_export_gives_the_same_estimates(
 def test_the_json_beside_it_says_all_that_using_it_needs(saved: dict[str, Path], tmp_path: Path) -> None:
     output = tmp_path / "model.pt2"
     with pytest.raises(SystemExit) as ended:
-        run_job("export", [str(saved["seed"]), f"output={output}", "window_seconds=1", "context_seconds=0.1"])
+        run_job("export", [str(saved["seed"]), f"output={output}", "segment_seconds=1", "context_seconds=0.1"])
     assert ended.value.code == 0
     card = json.loads((tmp_path / "model.pt2.json").read_text())
     assert card["sha256"] == hashlib.sha256(output.read_bytes()).hexdigest()
@@ -207,7 +210,7 @@ def test_without_the_onnx_packages_it_is_told_which_one_is_missing(
     ("changes", "told"),
     [
         ({"output": "model.bin"}, r"ends neither in \.onnx nor in \.pt2"),
-        ({"window_seconds": 1.0}, "leaves nothing between"),
+        ({"segment_seconds": 1.0}, "leaves nothing between"),
     ],
 )
 def test_impossible_exports_are_refused(saved: dict[str, Path], changes: dict[str, object], told: str) -> None:

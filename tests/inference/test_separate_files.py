@@ -57,7 +57,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., in
 
 
 def test_mp3_comes_back_as_long_as_it_was_and_within_its_noise(song: Path, tmp_path: Path) -> None:
-    report = separate_paths(config_for(tmp_path, song, file_format="mp3"), identity(channels=2, sample_rate=16000))
+    report = separate_paths(config_for(tmp_path, song, format="mp3"), identity(channels=2, sample_rate=16000))
     (done,) = report.separated
     assert done.stems["vocals"] == tmp_path / "out/song/vocals.mp3"
     assert soundfile.info(done.stems["vocals"]).format == "MP3"
@@ -74,24 +74,24 @@ def test_mp3_comes_back_as_long_as_it_was_and_within_its_noise(song: Path, tmp_p
 
 def test_flac_is_24_bits_unless_told_otherwise(song: Path, tmp_path: Path) -> None:
     separator = identity(channels=2, sample_rate=16000)
-    (done,) = separate_paths(config_for(tmp_path, song, file_format="flac"), separator).separated
+    (done,) = separate_paths(config_for(tmp_path, song, format="flac"), separator).separated
     assert soundfile.info(done.stems["vocals"]).subtype == "PCM_24"
     assert np.array_equal(soundfile.read(done.stems["vocals"])[0], soundfile.read(song)[0])
 
 
 @pytest.mark.parametrize(
-    ("shape", "rate", "file_format", "told"),
+    ("shape", "rate", "format", "told"),
     [((1, 1000), 96000, "mp3", "96000 Hz, which mp3"), ((3, 1000), 8000, "mp3", "3 channels, which mp3"),
      ((9, 1000), 8000, "flac", "9 channels, which flac")],
 )  # fmt: skip
 def test_what_a_format_cannot_hold_is_refused_with_the_remedy(
-    tmp_path: Path, shape: tuple[int, int], rate: int, file_format: str, told: str
+    tmp_path: Path, shape: tuple[int, int], rate: int, format: str, told: str
 ) -> None:
     write_wav(tmp_path / "song.wav", Waveform(samples=noise(*shape), sample_rate=rate))
-    config = config_for(tmp_path, tmp_path / "song.wav", file_format=file_format)
+    config = config_for(tmp_path, tmp_path / "song.wav", format=format)
     (failure,) = separate_paths(config, identity(sample_rate=rate)).failed
     assert told in failure.reason
-    assert "file_format=wav" in failure.reason
+    assert "format=wav" in failure.reason
     assert not (tmp_path / "out").exists()
 
 
@@ -104,11 +104,11 @@ def test_clipping_error_refuses_a_file_whose_peaks_do_not_fit_and_leaves_nothing
     assert len(separate_paths(config, identity()).separated) == 1
 
 
-@pytest.mark.parametrize("file_format", ["mp3", "flac"])
-def test_loud_stems_are_made_softer_together_in_every_format(tmp_path: Path, file_format: str) -> None:
+@pytest.mark.parametrize("format", ["mp3", "flac"])
+def test_loud_stems_are_made_softer_together_in_every_format(tmp_path: Path, format: str) -> None:
     loud = Waveform(samples=noise(1, 16000), sample_rate=8000)
     write_wav(tmp_path / "loud.wav", loud)
-    config = config_for(tmp_path, tmp_path / "loud.wav", file_format=file_format)
+    config = config_for(tmp_path, tmp_path / "loud.wav", format=format)
     (done,) = separate_paths(config, FakeSeparator(module=Scale(2.0))).separated
     assert done.gain == pytest.approx(1 / (2 * np.abs(loud.samples).max()), rel=1e-3)
 
@@ -222,8 +222,8 @@ def test_a_run_s_name_and_two_stems_and_json_are_one_document(
 
 def test_the_same_command_gives_the_same_bits(song: Path, command: Callable[..., int]) -> None:
     # Not in wav, for libsndfile writes the second at which it did so beside the peak of float samples.
-    assert command("song.wav", "checkpoint=runs/tiny", "output=one", "file_format=flac") == 0
-    assert command("song.wav", "checkpoint=tiny", "output=two", "file_format=flac") == 0
+    assert command("song.wav", "checkpoint=runs/tiny", "output=one", "format=flac") == 0
+    assert command("song.wav", "checkpoint=tiny", "output=two", "format=flac") == 0
     assert Path("one/song/vocals.flac").read_bytes() == Path("two/song/vocals.flac").read_bytes()
     assert song.is_file()
 
@@ -240,9 +240,9 @@ def test_a_template_needs_no_quotes_but_the_shell_s(command: Callable[..., int])
         (("checkpoint=tinny",), 1, "tinny: is neither a checkpoint nor a finished run; did you mean tiny?"),
         (("checkpoint=tiny", "--two-stem", "vocals"), 2, "did you mean --two-stems?"),
         (("checkpoint=tiny", "--two-stems", "drums"), 1, "no 'drums'; it gives vocals"),
-        (("checkpoint=tiny", "file_format=mp4"), 1, "did you mean mp3? choices: wav, flac, mp3"),
+        (("checkpoint=tiny", "format=mp4"), 1, "did you mean mp3? choices: wav, flac, mp3"),
         (("checkpoint=tiny", "device=cpu"), 1, "did you mean separation.device?"),
-        (("checkpoint=tiny", "file_format=mp3", "sample_format=pcm16"), 1, "mp3 has none"),
+        (("checkpoint=tiny", "format=mp3", "sample_format=pcm16"), 1, "mp3 has none"),
     ],
 )
 def test_mistakes_are_one_line_that_says_what_was_meant(

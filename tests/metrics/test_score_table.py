@@ -21,7 +21,7 @@ def track_score(
     values = np.array(sdr)
     score = TargetScore(
         target=target,
-        scored_with=("bass", "drums"),
+        scoring_group=("bass", "drums"),
         sdr=values,
         isr=values + 10,
         sir=values + 20,
@@ -31,7 +31,7 @@ def track_score(
         conditioning="exact",
     )
     return TrackScore(
-        track_id=track_id, split=split, sample_rate=8000, window_seconds=1.0, hop_seconds=0.5, targets=(score,)
+        track_id=track_id, split=split, sample_rate=8000, frame_seconds=1.0, hop_seconds=0.5, targets=(score,)
     )
 
 
@@ -55,12 +55,12 @@ def test_summary_is_the_median_over_frames_then_over_tracks_without_nan() -> Non
         system="us",
         split="test",
         target="bass",
-        scored_with="bass+drums",
+        scoring_group="bass+drums",
         metric="SDR",
         median=2.0,
         mean=2.0,
         tracks=3,
-        tracks_left_out=1,
+        tracks_excluded=1,
         frames=10,
         nan_frames=4,
     )
@@ -102,7 +102,7 @@ def test_rows_say_frame_and_time_and_nothing_of_both_for_whole_tracks() -> None:
         (3, 1.5),
     ]
     assert [(row["frame"], row["time"], row["value"]) for row in rows if row["metric"] == "uSDR"] == [(None, None, 3.0)]
-    assert {(row["system"], row["track_id"], row["scored_with"], row["conditioning"]) for row in rows} == {
+    assert {(row["system"], row["track_id"], row["scoring_group"], row["conditioning"]) for row in rows} == {
         ("us", "a", "bass+drums", "exact")
     }
 

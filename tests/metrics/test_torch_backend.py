@@ -56,8 +56,8 @@ def test_music_on_16_bits_is_scored_alike_within_1e_5_db_stems_and_pair(device: 
         name: Waveform(samples=0.8 * wave.samples + 0.1 * waves["drums"].samples, sample_rate=wave.sample_rate)
         for name, wave in waves.items()
     }
-    by_numpy = score_track(waves, guesses, window_seconds=0.2)
-    by_torch = score_track(waves, guesses, window_seconds=0.2, device=device)
+    by_numpy = score_track(waves, guesses, frame_seconds=0.2)
+    by_torch = score_track(waves, guesses, frame_seconds=0.2, device=device)
     assert [target.target for target in by_torch.targets] == [*names, "vocals", "accompaniment"]
     for ours, same in zip(by_numpy.targets, by_torch.targets, strict=True):
         assert ours.conditioning == same.conditioning

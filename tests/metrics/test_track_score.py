@@ -64,7 +64,7 @@ def musdb_track(references: dict[str, Waveform]) -> SimpleNamespace:
 
 
 def companies(score: TrackScore) -> list[tuple[str, tuple[str, ...]]]:
-    return [(target.target, target.scored_with) for target in score.targets]
+    return [(target.target, target.scoring_group) for target in score.targets]
 
 
 @pytest.mark.parametrize(
@@ -147,8 +147,8 @@ def test_four_stems_are_scored_together_and_vocals_with_the_sum_of_the_rest() ->
     for ours, same in zip(score.targets, given.targets, strict=True):
         np.testing.assert_allclose(ours.sir, same.sir, atol=1e-6)
     assert score.names == (*STEMS, "accompaniment")
-    assert score.of("vocals").scored_with == pair
-    assert score.of("drums").scored_with == STEMS
+    assert score.of("vocals").scoring_group == pair
+    assert score.of("drums").scoring_group == STEMS
 
 
 def test_one_target_is_scored_with_the_accompaniment_that_is_given_else_alone() -> None:
@@ -210,9 +210,9 @@ def test_louder_than_full_scale_is_scaled_and_not_clipped() -> None:
 
 
 def test_window_and_hop_are_seconds_of_any_sample_rate() -> None:
-    score = score_track(REFERENCES, ESTIMATES, window_seconds=0.5, hop_seconds=0.25)
+    score = score_track(REFERENCES, ESTIMATES, frame_seconds=0.5, hop_seconds=0.25)
     assert len(score.of("bass").sdr) == 13
-    assert (score.window_seconds, score.hop_seconds, score.sample_rate) == (0.5, 0.25, RATE)
+    assert (score.frame_seconds, score.hop_seconds, score.sample_rate) == (0.5, 0.25, RATE)
     assert len(score_track(REFERENCES, ESTIMATES).of("bass").sdr) == 3
 
 
@@ -239,14 +239,14 @@ def test_the_mixture_among_the_references_is_passed_over() -> None:
 
 @pytest.mark.parametrize("seconds", [np.inf, np.nan, 1e-4, 0.0, -1.0])
 def test_a_window_or_hop_of_no_sample_or_without_an_end_is_refused(seconds: float) -> None:
-    with pytest.raises(ScoringError, match=f"^window_seconds={seconds}: at 4000 Hz it must be one sample or more"):
-        score_track(REFERENCES, ESTIMATES, window_seconds=seconds)
+    with pytest.raises(ScoringError, match=f"^frame_seconds={seconds}: at 4000 Hz it must be one sample or more"):
+        score_track(REFERENCES, ESTIMATES, frame_seconds=seconds)
     with pytest.raises(ScoringError, match=f"^hop_seconds={seconds}: "):
         score_track(REFERENCES, ESTIMATES, hop_seconds=seconds)
 
 
 def test_a_window_longer_than_any_track_takes_it_as_one_frame() -> None:
-    score = score_track(REFERENCES, ESTIMATES, window_seconds=1e6, derive_accompaniment=False)
+    score = score_track(REFERENCES, ESTIMATES, frame_seconds=1e6, derive_accompaniment=False)
     signals = [np.stack([stems[name].samples.T for name in STEMS]) for stems in ROUNDED]
     sdr, _, _, _ = evaluate(*signals, win=np.inf, hop=np.inf)
     np.testing.assert_allclose([target.sdr for target in score.targets], sdr, rtol=0, atol=1e-9)

@@ -1,11 +1,11 @@
-"""Discriminators: patch logits for any length, phase shuffle, spectral norm, the ancestor's table."""
+"""Discriminators: patch logits for any length, phase shuffle, spectral norm, the original notebook's table."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from cyclesep.models.discriminators.discriminator import Discriminator, DiscriminatorConfig, build_discriminator
-from cyclesep.models.discriminators.wavegan import SeedDiscriminator, phase_shuffle
+from cyclesep.models.discriminators.wavegan import WaveGANDiscriminator, phase_shuffle
 
 torch.set_num_threads(1)
 
@@ -14,7 +14,7 @@ NAMES = ("spectral", "waveform", "seed")
 
 def small(name: str, *, channels: int = 1, **changes: object) -> Discriminator:
     torch.manual_seed(0)
-    config = DiscriminatorConfig(name=name, width=8, **changes)
+    config = DiscriminatorConfig(name=name, channels=8, **changes)
     return build_discriminator(config, channels=channels, sample_rate=16000)
 
 
@@ -59,13 +59,13 @@ def test_every_parameter_and_the_input_get_a_gradient(name: str, spectral_norm: 
 
 
 def test_the_ancestor_at_width_64_has_the_parameters_of_its_table() -> None:
-    discriminator = SeedDiscriminator(1, width=64, max_shift=2)
+    discriminator = WaveGANDiscriminator(1, width=64, max_shift=2)
     assert sum(parameter.numel() for parameter in discriminator.parameters()) == 17_427_969
 
 
 @pytest.mark.parametrize(("num_samples", "logits"), [(16384, 1), (17408, 2), (32768, 17)])
 def test_the_ancestor_gives_one_logit_per_window_and_more_for_longer_ones(num_samples: int, logits: int) -> None:
-    judged = SeedDiscriminator(1, width=8, max_shift=2)(torch.randn(1, 1, num_samples), None)
+    judged = WaveGANDiscriminator(1, width=8, max_shift=2)(torch.randn(1, 1, num_samples), None)
     assert judged[-1].shape == (1, 1, logits)
 
 

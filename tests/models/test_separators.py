@@ -1,4 +1,4 @@
-"""Separators: shapes for any length, level, mixture consistency, the ancestor's table."""
+"""Separators: shapes for any length, level, mixture consistency, the original notebook's table."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from cyclesep.errors import ConfigError
 from cyclesep.models.separators.band_unet import rotated
 from cyclesep.models.separators.separator import Separator, SeparatorConfig, build_separator
 from cyclesep.models.separators.tfsep import TFSep, band_widths
-from cyclesep.models.separators.wavegan import FoldedUpsampling, SeedGenerator
+from cyclesep.models.separators.wavegan import FoldedUpsampling, WaveGANSeparator
 
 torch.set_num_threads(1)
 
@@ -22,7 +22,7 @@ NAMES = ("waveunet", "tfsep", "seed")
 
 def small(name: str, *, targets: int = 1, channels: int = 1, consistency: bool = True) -> Separator:
     torch.manual_seed(0)
-    config = SeparatorConfig(name=name, width=8, depth=2, mixture_consistency=consistency)
+    config = SeparatorConfig(name=name, channels=8, depth=2, mixture_consistency=consistency)
     return build_separator(config, targets=targets, channels=channels, sample_rate=16000)
 
 
@@ -88,8 +88,8 @@ def test_equal_seeds_build_equal_networks(name: str) -> None:
 
 
 def test_the_ancestor_at_width_64_has_the_parameters_of_its_table() -> None:
-    # 5,924,225: group norms carry as many numbers as the ancestor's batch norms did.
-    assert count(SeedGenerator(1, 1, width=64, depth=8)) == 5_924_225
+    # 5,924,225: group norms carry as many numbers as the original notebook's batch norms did.
+    assert count(WaveGANSeparator(1, 1, width=64, depth=8)) == 5_924_225
 
 
 def multiplications(module: nn.Module, shape: tuple[int, ...]) -> int:
@@ -106,7 +106,7 @@ def test_the_ancestor_does_the_multiplications_of_its_table_less_what_folding_sa
     # The table counts what adds the biases as well.
     assert (encoder + blocks + decoder) / 1e6 == pytest.approx(6719, abs=1)
     assert multiplications(NotebookGenerator(64), (1, 1, 16384)) == encoder + blocks + decoder
-    network = SeedGenerator(1, 1, width=64, depth=8, exact=exact)
+    network = WaveGANSeparator(1, 1, width=64, depth=8, exact=exact)
     # Folding the taps costs no more than 7 x 4 of them for each of 25, once, whatever the length.
     folding = 2 * 4 * 7 * 25 * (128 * 64 + 64)
     folded = encoder + blocks + decoder * 7 // 25
@@ -115,7 +115,7 @@ def test_the_ancestor_does_the_multiplications_of_its_table_less_what_folding_sa
 
 def test_the_exact_ancestor_equals_the_notebooks_network_with_its_gradients() -> None:
     torch.manual_seed(2)
-    ours, theirs = SeedGenerator(1, 1, width=8, depth=8, exact=True).double(), NotebookGenerator(8).double()
+    ours, theirs = WaveGANSeparator(1, 1, width=8, depth=8, exact=True).double(), NotebookGenerator(8).double()
     copy_weights(ours, theirs)
     waveform = torch.randn(2, 1, 16384, dtype=torch.float64)
     torch.testing.assert_close(ours(waveform), theirs(waveform), rtol=1e-12, atol=1e-12)
@@ -128,7 +128,7 @@ def test_the_exact_ancestor_equals_the_notebooks_network_with_its_gradients() ->
 
 
 def test_the_exact_ancestor_couples_windows_in_training_and_not_at_inference() -> None:
-    network, windows = SeedGenerator(1, 1, width=8, depth=1, exact=True), torch.randn(3, 1, 4096)
+    network, windows = WaveGANSeparator(1, 1, width=8, depth=1, exact=True), torch.randn(3, 1, 4096)
     assert not torch.allclose(network(windows)[:1], network(windows[:1]), rtol=1e-2)
     network.eval()
     torch.testing.assert_close(network(windows)[:1], network(windows[:1]), rtol=1e-4, atol=1e-6)
@@ -136,14 +136,14 @@ def test_the_exact_ancestor_couples_windows_in_training_and_not_at_inference() -
 
 def test_the_exact_ancestor_hears_how_loud_its_input_is() -> None:
     torch.manual_seed(0)
-    config = SeparatorConfig(name="seed", width=8, depth=1, exact=True)
+    config = SeparatorConfig(name="wavegan", channels=8, depth=1, original_layers=True)
     separator = build_separator(config, targets=1, channels=1, sample_rate=16000).eval()
     mixture = torch.randn(1, 1, 2048)
     torch.testing.assert_close(separator(mixture)[:, 0], separator.network(mixture))
 
 
 def test_settings_of_another_network_are_refused() -> None:
-    for changes in ({"name": "waveunet", "levels": 2}, {"name": "tfsep", "exact": True}):
+    for changes in ({"name": "waveunet", "unet_levels": 2}, {"name": "tfsep", "original_layers": True}):
         with pytest.raises(ConfigError, match=f"only (tfsep|seed) has it, and separator.name is {changes['name']}"):
             build_separator(SeparatorConfig(**changes), targets=1, channels=1, sample_rate=16000)
 
@@ -178,7 +178,7 @@ def test_bands_cover_every_bin_once(n_fft: int) -> None:
 
 def test_the_large_form_has_5_to_10_million_parameters_and_about_20_gmac_a_second_in_stereo() -> None:
     with torch.device("meta"):
-        config = SeparatorConfig(name="tfsep", width=64, depth=5, levels=2)
+        config = SeparatorConfig(name="tfsep", channels=64, depth=5, unet_levels=2)
         network = build_separator(config, targets=1, channels=2, sample_rate=44100).network
     assert count(network) == pytest.approx(6.4e6, rel=0.01)
     small_form = TFSep(1, 1, width=32, depth=4, sample_rate=16000)
@@ -190,7 +190,7 @@ def test_the_large_form_has_5_to_10_million_parameters_and_about_20_gmac_a_secon
 
 def large(*, targets: int = 1, channels: int = 2, sample_rate: int = 44100) -> Separator:
     torch.manual_seed(0)
-    config = SeparatorConfig(name="tfsep", width=8, depth=2, levels=2)
+    config = SeparatorConfig(name="tfsep", channels=8, depth=2, unet_levels=2)
     return build_separator(config, targets=targets, channels=channels, sample_rate=sample_rate)
 
 
@@ -224,7 +224,7 @@ def test_the_large_form_judges_each_crop_by_itself() -> None:
 @pytest.mark.parametrize("levels", [0, 2])
 def test_tfsep_under_autocast_stays_near_full_precision(levels: int) -> None:
     torch.manual_seed(0)
-    config = SeparatorConfig(name="tfsep", width=8, depth=1, levels=levels)
+    config = SeparatorConfig(name="tfsep", channels=8, depth=1, unet_levels=levels)
     separator, mixture = build_separator(config, targets=1, channels=1, sample_rate=16000), torch.randn(2, 1, 6000)
     with torch.no_grad():
         full = separator(mixture)
@@ -260,4 +260,4 @@ def test_an_unknown_network_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="waveunet"):
         settings.build(SeparatorConfig, {"name": "wavenet"})
     with pytest.raises(ConfigError, match="width"):
-        settings.build(SeparatorConfig, {"width": 0})
+        settings.build(SeparatorConfig, {"channels": 0})

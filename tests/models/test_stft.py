@@ -57,7 +57,7 @@ def test_i_times_i_is_minus_one_in_both_forms() -> None:
 @pytest.mark.parametrize("targets", [1, 2])
 def test_without_complex_numbers_a_network_estimates_the_same(levels: int, channels: int, targets: int) -> None:
     torch.manual_seed(0)
-    config = SeparatorConfig(name="tfsep", width=8, depth=1, levels=levels)
+    config = SeparatorConfig(name="tfsep", channels=8, depth=1, unet_levels=levels)
     separator = build_separator(config, targets=targets, channels=channels, sample_rate=8000).eval()
     real = without_complex_numbers(copy.deepcopy(separator))
     assert not any(type(each) is Spectrogram for each in real.modules())

@@ -1,4 +1,4 @@
-"""The ancestor's discriminator: its table, the notebook's logits, its last layer as a matrix product."""
+"""The original notebook's discriminator: its table, the notebook's logits, its last layer as a matrix product."""
 
 import pytest
 import torch
@@ -7,14 +7,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.notebook_step import NotebookDiscriminator
 from benchmarks.step_baselines import copy_weights
-from cyclesep.models.discriminators.wavegan import MatrixConv, SeedDiscriminator
+from cyclesep.models.discriminators.wavegan import MatrixConv, WaveGANDiscriminator
 
 torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("network", [SeedDiscriminator(1, width=64, max_shift=2), NotebookDiscriminator(64)])
+@pytest.mark.parametrize("network", [WaveGANDiscriminator(1, width=64, max_shift=2), NotebookDiscriminator(64)])
 def test_at_width_64_it_does_the_multiplications_of_its_table(network: torch.nn.Module) -> None:
-    inputs = (torch.zeros(1, 1, 16384), None) if isinstance(network, SeedDiscriminator) else (torch.zeros(1, 1, 16384),)
+    inputs = (
+        (torch.zeros(1, 1, 16384), None) if isinstance(network, WaveGANDiscriminator) else (torch.zeros(1, 1, 16384),)
+    )
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(*inputs)
     assert counter.get_total_flops() / 2e6 == pytest.approx(845, abs=1)
@@ -22,7 +24,7 @@ def test_at_width_64_it_does_the_multiplications_of_its_table(network: torch.nn.
 
 def test_without_a_shuffle_it_gives_the_notebooks_logits() -> None:
     torch.manual_seed(0)
-    ours, theirs = SeedDiscriminator(1, width=8, max_shift=0).double(), NotebookDiscriminator(8).double()
+    ours, theirs = WaveGANDiscriminator(1, width=8, max_shift=0).double(), NotebookDiscriminator(8).double()
     copy_weights(ours, theirs)
     windows = torch.randn(3, 1, 16384, dtype=torch.float64)
     logits = ours(windows, torch.Generator())[-1]

@@ -22,15 +22,15 @@ from cyclesep.cli.main import run_job
 from cyclesep.errors import ConfigError, StorageError
 from cyclesep.evaluation.config import EvaluateConfig
 from cyclesep.evaluation.evaluate import evaluate
-from cyclesep.evaluation.excerpts import Excerpt, delete_excerpts, excerpt_of, finished_excerpts
+from cyclesep.evaluation.excerpts import Excerpt, delete_excerpts, finished_excerpts, make_excerpt
 from cyclesep.metrics import score_track
 from cyclesep.reports.audio_player import make_player
-from cyclesep.reports.evaluation_report import write_evaluation_page
+from cyclesep.reports.evaluation_report import write_evaluation_report
 from cyclesep.reports.figures import Curve, Group, Mark, curve_figure, strip_figure
-from cyclesep.reports.jinja import clock, number, page_environment
-from cyclesep.reports.report import report_on
-from cyclesep.reports.training_report import write_training_page
-from cyclesep.storage.path import Folder
+from cyclesep.reports.jinja import clock, jinja_environment, number
+from cyclesep.reports.report import write_report
+from cyclesep.reports.training_report import write_training_report
+from cyclesep.storage.path import StoragePath
 from tests.support.paths import CHECKOUT
 from tests.support.report_folders import HOSTILE, RATE, tone, write_evaluation, write_excerpt
 from tests.support.tiny_evaluation import WINDOWS, save_separator
@@ -61,7 +61,7 @@ def written(page: str) -> str:
 
 
 def test_a_page_is_well_formed_and_names_no_address_outside_itself(tmp_path: Path) -> None:
-    text = written(write_evaluation_page(write_evaluation(tmp_path, ["One", HOSTILE], heard=[HOSTILE])))
+    text = written(write_evaluation_report(write_evaluation(tmp_path, ["One", HOSTILE], excerpts=[HOSTILE])))
     tags = Tags(text)
     assert tags.open == []
     assert {address[:5] for address in tags.addresses} == {"data:", *(a[:5] for a in tags.addresses if a[0] == "#")}
@@ -69,13 +69,13 @@ def test_a_page_is_well_formed_and_names_no_address_outside_itself(tmp_path: Pat
 
 
 def test_the_same_page_is_written_the_same_apart_from_ids(tmp_path: Path) -> None:
-    folder = write_evaluation(tmp_path, ["One", "Two"], heard=["One"])
-    first, again = (re.sub(r"figure\d+-", "", written(write_evaluation_page(folder))) for _ in range(2))
+    folder = write_evaluation(tmp_path, ["One", "Two"], excerpts=["One"])
+    first, again = (re.sub(r"figure\d+-", "", written(write_evaluation_report(folder))) for _ in range(2))
     assert first == again
 
 
 def test_one_track_and_silent_tracks_have_a_page(tmp_path: Path) -> None:
-    text = written(write_evaluation_page(write_evaluation(tmp_path, ["Only"], silent=["Only"], heard=["Only"])))
+    text = written(write_evaluation_report(write_evaluation(tmp_path, ["Only"], silent=["Only"], excerpts=["Only"])))
     assert "vocals has no SDR here" in text
     assert '<td class="number" data-value="">–</td>' in text
     assert "nan" not in re.sub(r"[\w+/=]{80,}", "", text).lower().replace("nan_frames", "").replace(">nan<", "").split()
@@ -83,7 +83,7 @@ def test_one_track_and_silent_tracks_have_a_page(tmp_path: Path) -> None:
 
 def test_fifty_tracks_take_less_than_a_megabyte_beside_their_sounds(tmp_path: Path) -> None:
     tracks = [f"Artist {n} - A title of some length {n}" for n in range(50)]
-    text = written(write_evaluation_page(write_evaluation(tmp_path, tracks, seconds=30, heard=tracks[:3])))
+    text = written(write_evaluation_report(write_evaluation(tmp_path, tracks, seconds=30, excerpts=tracks[:3])))
     sounds = sum(map(len, re.findall(r'class="sounds">(.*?)</script>', text)))
     assert 100_000 < sounds < 400_000
     assert len(text.encode()) - sounds < 1_500_000
@@ -91,19 +91,19 @@ def test_fifty_tracks_take_less_than_a_megabyte_beside_their_sounds(tmp_path: Pa
 
 
 def test_sounds_beyond_the_bound_are_left_out_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = write_evaluation(tmp_path, ["One", "Two"], heard=["One", "Two"])
+    folder = write_evaluation(tmp_path, ["One", "Two"], excerpts=["One", "Two"])
     excerpt = Excerpt.read(folder, "separator-0")
     size = make_player(excerpt, {}, rank="", colours={}, frame_seconds=1.0).num_bytes
     monkeypatch.setattr("cyclesep.reports.evaluation_report.MOST_SOUND_BYTES", size * 1.5)
-    text = written(write_evaluation_page(folder))
+    text = written(write_evaluation_report(folder))
     assert text.count('class="player"') == 1
     assert "1 more would make this file too large" in text
 
 
 def test_a_page_in_s3_is_the_page_on_disk(prefix: str, tmp_path: Path) -> None:
-    here, there = (write_evaluation(place, ["One"], heard=["One"]) for place in (tmp_path, prefix))
-    assert written(write_evaluation_page(here)).count('class="player"') == 1
-    place = write_evaluation_page(there.place)
+    here, there = (write_evaluation(place, ["One"], excerpts=["One"]) for place in (tmp_path, prefix))
+    assert written(write_evaluation_report(here)).count('class="player"') == 1
+    place = write_evaluation_report(there.place)
     assert place == f"{prefix.rstrip('/')}/report.html"
     pages = [re.sub(r"figure\d+-", "", folder.read_text("report.html")) for folder in (here, there)]
     assert pages[0] == pages[1]
@@ -113,7 +113,7 @@ def test_templates_are_part_of_the_package() -> None:
     folder = importlib.resources.files("cyclesep.reports") / "templates"
     names = {path.name for path in folder.iterdir()}
     assert {"base.html", "parts.html", "style.css", "page.js"} <= names
-    assert all(page_environment().get_template(name) for name in names if name.endswith(".html"))
+    assert all(jinja_environment().get_template(name) for name in names if name.endswith(".html"))
 
 
 def test_a_wheel_holds_the_templates(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_an_excerpt_is_the_loudest_stretch_of_the_first_target() -> None:
     drums = np.full(100 * 60, 0.25)
     stems = waves(mixture=vocals + drums, vocals=vocals, drums=drums)
     estimates = waves(vocals=0.9 * vocals, accompaniment=drums + 0.1 * vocals)
-    excerpt = excerpt_of(stems, estimates, system="x", track_id="t", split="test")
+    excerpt = make_excerpt(stems, estimates, system="x", track_id="t", split="test")
     assert (excerpt.start_seconds, excerpt.seconds) == (25.0, 20.0)
     np.testing.assert_allclose(excerpt.mixture, (vocals + drums)[2500:4500], atol=1e-6)
     np.testing.assert_allclose(excerpt.references["accompaniment"], drums[2500:4500], atol=1e-6)
@@ -154,14 +154,14 @@ def test_an_excerpt_is_the_loudest_stretch_of_the_first_target() -> None:
 
 def test_an_excerpt_of_a_short_track_is_all_of_it_and_short_estimates_end_in_silence() -> None:
     stems = waves(mixture=np.ones(50) * 0.5, vocals=np.ones(50) * 0.25, other=np.ones(50) * 0.25)
-    excerpt = excerpt_of(stems, waves(vocals=np.ones(30) * 0.25), system="x", track_id="t", split="test")
+    excerpt = make_excerpt(stems, waves(vocals=np.ones(30) * 0.25), system="x", track_id="t", split="test")
     assert (excerpt.start_seconds, len(excerpt.mixture)) == (0.0, 50)
     np.testing.assert_allclose(excerpt.estimates["vocals"], [0.25] * 30 + [0.0] * 20)
 
 
 def test_an_estimate_longer_than_a_short_track_is_cut_to_it() -> None:
     stems = waves(mixture=np.ones(50) * 0.5, vocals=np.ones(50) * 0.25, other=np.ones(50) * 0.25)
-    excerpt = excerpt_of(stems, waves(vocals=np.ones(80) * 0.25), system="x", track_id="t", split="test")
+    excerpt = make_excerpt(stems, waves(vocals=np.ones(80) * 0.25), system="x", track_id="t", split="test")
     np.testing.assert_allclose(excerpt.estimates["vocals"], [0.25] * 50)
 
 
@@ -175,7 +175,9 @@ def test_the_truth_of_an_accompaniment_is_that_which_is_scored(
     stems = {name: np.rint(rng.normal(0, 3000, 4000)) / 32768 for name in ("vocals", "drums", "bass")}
     estimates = waves(**{name: stems[name] for name in (*estimated, "accompaniment") if name in stems})
     estimates |= waves(accompaniment=sum(stems[name] for name in made_of or ("drums", "bass")))
-    excerpt = excerpt_of(waves(mixture=sum(stems.values()), **stems), estimates, system="x", track_id="t", split="test")
+    excerpt = make_excerpt(
+        waves(mixture=sum(stems.values()), **stems), estimates, system="x", track_id="t", split="test"
+    )
     np.testing.assert_array_equal(excerpt.references["accompaniment"], excerpt.estimates["accompaniment"])
     assert score_track(waves(**stems), estimates).of("accompaniment").usdr == np.inf
 
@@ -185,12 +187,14 @@ def test_an_excerpt_that_cannot_be_written_is_a_warning_and_no_error(
 ) -> None:
     (tmp_path / "excerpts").write_text("no folder")
     stems = waves(mixture=np.ones(50), vocals=np.ones(50))
-    excerpt_of(stems, waves(vocals=np.ones(50)), system="x", track_id="t", split="test").write(Folder.of(tmp_path), "n")
+    make_excerpt(stems, waves(vocals=np.ones(50)), system="x", track_id="t", split="test").write(
+        StoragePath.of(tmp_path), "n"
+    )
     assert "x: t: kept no excerpt to be heard" in caplog.text
 
 
 def test_an_excerpt_comes_back_from_disk_at_one_gain(tmp_path: Path) -> None:
-    folder = Folder.of(tmp_path)
+    folder = StoragePath.of(tmp_path)
     excerpt = Excerpt(
         system="x", track_id=HOSTILE, split="test", start_seconds=3.0, sample_rate=RATE, mixture=tone(500, 1.5),
         references={"vocals": tone(500, 0.5)}, estimates={"vocals": tone(700, 0.25)},
@@ -208,7 +212,7 @@ def test_an_excerpt_comes_back_from_disk_at_one_gain(tmp_path: Path) -> None:
 
 
 def test_a_damaged_excerpt_is_told_with_its_place(tmp_path: Path) -> None:
-    folder = Folder.of(tmp_path)
+    folder = StoragePath.of(tmp_path)
     write_excerpt(folder, "one", "track")
     (tmp_path / "excerpts/one.vocals.estimate.flac").write_bytes(b"no audio")
     with pytest.raises(StorageError, match=r"excerpts/one: is damaged .* evaluate again"):
@@ -232,9 +236,9 @@ def configured(checkpoint: Path, tiny_shards: Path) -> Callable[..., EvaluateCon
 def test_a_real_evaluation_keeps_what_is_to_be_heard_and_gets_its_page(
     configured: Callable[..., EvaluateConfig], tmp_path: Path
 ) -> None:
-    done = evaluate(configured(output=str(tmp_path), heard=("worst", "best")))
+    done = evaluate(configured(output=str(tmp_path), excerpts=("worst", "best")))
     names = json.loads((tmp_path / "summary.json").read_text())["excerpts"]
-    folder = Folder.of(tmp_path)
+    folder = StoragePath.of(tmp_path)
     assert finished_excerpts(folder) == set(names)
     excerpts = [Excerpt.read(folder, name) for name in names]
     vocals = {
@@ -245,7 +249,7 @@ def test_a_real_evaluation_keeps_what_is_to_be_heard_and_gets_its_page(
     assert [excerpt.track_id for excerpt in excerpts] == sorted(vocals, key=lambda track: vocals[track])
     assert {excerpt.system for excerpt in excerpts} == {"separator"}
     assert list(excerpts[0].references) == ["vocals", "accompaniment"]
-    text = written(write_evaluation_page(done.output))
+    text = written(write_evaluation_report(done.output))
     Tags(text)
     assert f"worst of 2 by SDR of vocals: {number(min(vocals.values()))} dB" in text
     assert "<dt>seed</dt><dd>0</dd>" in text
@@ -255,14 +259,16 @@ def test_a_real_evaluation_keeps_what_is_to_be_heard_and_gets_its_page(
 def test_only_a_named_track_is_kept_and_a_name_of_none_is_refused(
     configured: Callable[..., EvaluateConfig], tmp_path: Path
 ) -> None:
-    done = evaluate(configured(output=str(tmp_path), heard=("Song 9",), mixture=False, heuristic=False, oracles=()))
+    done = evaluate(configured(output=str(tmp_path), excerpts=("Song 9",), mixture=False, heuristic=False, oracles=()))
     (name,) = finished_excerpts(done.results.folder)
     assert Excerpt.read(done.results.folder, name).track_id == "Song 9"
     with pytest.raises(ConfigError, match=r"heard: the test split holds no track 'Song 1'; name its tracks, or best"):
-        evaluate(configured(output=str(tmp_path), heard=("Song 1",)))
-    quiet = evaluate(configured(output=str(tmp_path / "quiet"), heard=(), mixture=False, heuristic=False, oracles=()))
+        evaluate(configured(output=str(tmp_path), excerpts=("Song 1",)))
+    quiet = evaluate(
+        configured(output=str(tmp_path / "quiet"), excerpts=(), mixture=False, heuristic=False, oracles=())
+    )
     assert finished_excerpts(quiet.results.folder) == set()
-    assert "No audio was kept" in written(write_evaluation_page(quiet.output))
+    assert "No audio was kept" in written(write_evaluation_report(quiet.output))
 
 
 def write_run(folder: Path) -> Path:
@@ -271,7 +277,7 @@ def write_run(folder: Path) -> Path:
     (folder / "run.json").write_text('{"best": "step-00000002", "last": "step-00000002"}')
     (folder / "config.yaml").write_text("name: <b>run</b>\nseed: 3\n")
     rows = [
-        {"step": step, "separator/total": 2.0 - step / 4, "validation/sdr": step, "speed/data_wait": 0.01}
+        {"step": step, "separator/total": 2.0 - step / 4, "validation/sdr": step, "perf/data_wait_fraction": 0.01}
         for step in (1, 2)
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[-1]]))
@@ -279,7 +285,7 @@ def write_run(folder: Path) -> Path:
 
 
 def test_a_run_has_its_curves_its_card_and_its_config(tmp_path: Path) -> None:
-    text = written(write_training_page(write_run(tmp_path / "run")))
+    text = written(write_training_report(write_run(tmp_path / "run")))
     Tags(text)
     for caption in ("SDR of the validation crops", "Weighted sum of the separator", "wait for data"):
         assert text.count(f"<figcaption>{caption}") + text.count(caption) >= 1
@@ -305,7 +311,7 @@ def test_the_command_writes_pages_of_both_kinds_and_refuses_other_folders(
 
 
 def test_a_job_survives_a_page_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report_on(tmp_path, write_evaluation_page)
+    write_report(tmp_path, write_evaluation_report)
     assert capsys.readouterr().err.startswith(f"warning: there is no report: {tmp_path}/summary.json: is missing")
 
 

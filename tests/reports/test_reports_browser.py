@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from cyclesep.reports.evaluation_report import write_evaluation_page
+from cyclesep.reports.evaluation_report import write_evaluation_report
 from tests.support.report_folders import HOSTILE, write_evaluation
 
 TRACKS = [f"Song {number:02d}" for number in range(10)] + [HOSTILE]
@@ -59,7 +59,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report of eleven tracks, one of them named by an enemy and one silent, three of them to be heard."""
     folder = tmp_path_factory.mktemp("pages") / "evaluation"
     heard = [TRACKS[0], HOSTILE, TRACKS[2]]
-    return Path(write_evaluation_page(write_evaluation(folder, TRACKS, silent=TRACKS[3:4], heard=heard)))
+    return Path(write_evaluation_report(write_evaluation(folder, TRACKS, silent=TRACKS[3:4], excerpts=heard)))
 
 
 @pytest.fixture(scope="module")

@@ -13,15 +13,15 @@ import pytest
 from cyclesep.errors import StorageError
 from cyclesep.storage import LockHeldError, atomic_io, locks
 from cyclesep.storage import path as folder_module
-from cyclesep.storage.path import Folder
+from cyclesep.storage.path import StoragePath
 
 
 @pytest.fixture(params=["local", "s3"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
-    return Folder.of(tmp_path / "out" if request.param == "local" else f"{request.getfixturevalue('prefix')}/out")
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> StoragePath:
+    return StoragePath.of(tmp_path / "out" if request.param == "local" else f"{request.getfixturevalue('prefix')}/out")
 
 
-def test_what_was_written_is_read_back_and_listed_with_its_size(folder: Folder) -> None:
+def test_what_was_written_is_read_back_and_listed_with_its_size(folder: StoragePath) -> None:
     assert folder.sizes("parts") == {}
     folder.write_text("parts/a b.json", "größer")
     with folder.replacing("parts/deep/b.bin") as path:
@@ -37,13 +37,13 @@ def test_what_was_written_is_read_back_and_listed_with_its_size(folder: Folder) 
     assert folder.sizes("parts") == {"a b.json": 8}
 
 
-def write_half(folder: Folder, name: str) -> None:
+def write_half(folder: StoragePath, name: str) -> None:
     with folder.replacing(name) as path:
         path.write_text("half")
         raise KeyError(name)
 
 
-def test_a_block_that_fails_leaves_nothing_and_what_was_there_stays(folder: Folder) -> None:
+def test_a_block_that_fails_leaves_nothing_and_what_was_there_stays(folder: StoragePath) -> None:
     folder.write_text("kept.txt", "old")
     for name in ("kept.txt", "new.txt"):
         with pytest.raises(KeyError):
@@ -52,7 +52,7 @@ def test_a_block_that_fails_leaves_nothing_and_what_was_there_stays(folder: Fold
     assert folder.sizes("") == {"kept.txt": 3}
 
 
-def test_a_file_that_is_missing_is_told_by_its_place(folder: Folder) -> None:
+def test_a_file_that_is_missing_is_told_by_its_place(folder: StoragePath) -> None:
     with pytest.raises(StorageError, match=r"out/nowhere\.txt"):
         folder.read_text("nowhere.txt")
     with pytest.raises(StorageError, match=r"out/nowhere\.bin"), folder.reading("nowhere.bin"):
@@ -60,7 +60,7 @@ def test_a_file_that_is_missing_is_told_by_its_place(folder: Folder) -> None:
 
 
 def test_sweeping_removes_abandoned_partial_files_and_nothing_else(tmp_path: Path) -> None:
-    folder = Folder.of(tmp_path)
+    folder = StoragePath.of(tmp_path)
     for name in (".new.json.1234.partial", ".old.json.1234.partial", "old.json"):
         folder.write_text(f"parts/{name}", "x")
     old = time.time() - 7200
@@ -70,7 +70,7 @@ def test_sweeping_removes_abandoned_partial_files_and_nothing_else(tmp_path: Pat
     assert sorted(folder.sizes("parts")) == [".new.json.1234.partial", "old.json"]
 
 
-def test_folders_in_it_are_listed_copied_measured_and_deleted(folder: Folder) -> None:
+def test_folders_in_it_are_listed_copied_measured_and_deleted(folder: StoragePath) -> None:
     assert (folder.exists(), folder.folders(), folder.num_bytes()) == (False, [], 0)
     for name in ("b/one", "b/two", "a/deep/three"):
         folder.write_text(name, name)
@@ -80,7 +80,7 @@ def test_folders_in_it_are_listed_copied_measured_and_deleted(folder: Folder) ->
     assert folder.num_bytes() == 5 + 5 + 12
     folder.below("c").copy_files(folder.below("b"), last="one")
     assert folder.sizes("c") == {"one": 5, "two": 5}
-    assert (folder.below("c").at_hand("two") / "two").read_text() == "b/two"
+    assert (folder.below("c").local_path("two") / "two").read_text() == "b/two"
     folder.below("b").delete_all()
     folder.below("never", "was").delete_all()
     assert folder.folders() == ["a", "c"]
@@ -90,10 +90,8 @@ def test_folders_in_it_are_listed_copied_measured_and_deleted(folder: Folder) ->
 def test_who_holds_a_local_folder_keeps_other_processes_out_until_it_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = Folder.of(tmp_path / "runs" / "new")
-    holding = (
-        "import sys, time; from cyclesep.storage.path import Folder\nwith Folder.of(sys.argv[1]).held('.lock'):\n "
-    )
+    folder = StoragePath.of(tmp_path / "runs" / "new")
+    holding = "import sys, time; from cyclesep.storage.path import StoragePath\nwith StoragePath.of(sys.argv[1]).held('.lock'):\n "
     command = [sys.executable, "-c", holding + "print(flush=True); time.sleep(60)", folder.place]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
@@ -118,14 +116,14 @@ def test_a_lock_of_another_machine_is_waited_for_longer(tmp_path: Path, monkeypa
         held.flush()
         # The server of a shared disk forgets that machine.
         threading.Timer(0.7, lambda: fcntl.flock(held, fcntl.LOCK_UN)).start()
-        with Folder.of(tmp_path).held(".lock"):
+        with StoragePath.of(tmp_path).held(".lock"):
             assert path.read_text() != "process 7 on a-machine-that-was-lost"
 
 
 def test_processes_that_take_turns_meet_no_error(tmp_path: Path) -> None:
     turns = (
-        "import sys; from cyclesep.storage.path import Folder\n"
-        "for _ in range(8):\n with Folder.of(sys.argv[1]).held('.lock'):\n  pass"
+        "import sys; from cyclesep.storage.path import StoragePath\n"
+        "for _ in range(8):\n with StoragePath.of(sys.argv[1]).held('.lock'):\n  pass"
     )
     started = [subprocess.Popen([sys.executable, "-c", turns, str(tmp_path)]) for _ in range(3)]
     assert [each.wait(60) for each in started] == [0, 0, 0]
@@ -133,7 +131,10 @@ def test_processes_that_take_turns_meet_no_error(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_locked_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="cannot be written or locked"), Folder.of(tmp_path / "file").held(".lock"):
+    with (
+        pytest.raises(StorageError, match="cannot be written or locked"),
+        StoragePath.of(tmp_path / "file").held(".lock"),
+    ):
         pass
 
 
@@ -144,7 +145,7 @@ def test_who_holds_a_folder_in_s3_keeps_others_out_and_whoever_died_does_not(
     monkeypatch.setattr(locks, "_process", lambda _: None)
     monkeypatch.setattr(locks, "RENEW_SECONDS", 0.2)
     monkeypatch.setattr(locks, "_LOOK_SECONDS", 0.1)
-    folder = Folder.of(prefix)
+    folder = StoragePath.of(prefix)
     with folder.held(".lock"):
         with pytest.raises(LockHeldError, match=r"\.lock: held by process .*wait for it"), folder.held(".lock"):
             pass

@@ -73,7 +73,7 @@ def test_text_is_read_as_it_was_written_listed_with_its_size_and_deleted(prefix)
     assert storage.sizes(prefix) == {"one": 5, "two": 6}
     storage.delete(prefix, ["one", "never there"])
     assert storage.sizes(prefix) == {"two": 6}
-    with pytest.raises(storage.NoSuchObject, match=f"{prefix}/one: there is no such object"):
+    with pytest.raises(storage.ObjectNotFound, match=f"{prefix}/one: there is no such object"):
         storage.read_text(f"{prefix}/one")
 
 

@@ -7,7 +7,7 @@ import sys
 
 from ray.cluster_utils import Cluster
 
-# Sets Ray's environment before Ray is imported.
+# Sets Ray's environment before Ray is import_object.
 from cyclesep.cluster.connect import ray  # noqa: F401
 
 STORE_BYTES = 100 * 2**20

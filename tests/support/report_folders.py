@@ -12,10 +12,10 @@ from cyclesep.config import settings
 from cyclesep.evaluation.config import EvaluateConfig
 from cyclesep.evaluation.excerpts import Excerpt
 from cyclesep.evaluation.results import Part, Results
-from cyclesep.evaluation.track_result import TrackOutcome
-from cyclesep.evaluation.track_scores import TrackTable, rows_of
+from cyclesep.evaluation.track_result import TrackResult
+from cyclesep.evaluation.track_scores import TrackScores, rows_of
 from cyclesep.metrics import ScoreTable, TargetScore, TrackScore
-from cyclesep.storage.path import Folder
+from cyclesep.storage.path import StoragePath
 
 RATE = 16000
 LEVELS = {"mixture": -4.0, "separator": 5.0, "IRM2": 11.0}
@@ -34,19 +34,19 @@ def write_evaluation(
     seconds: int = 6,
     silent: Sequence[str] = (),
     heard: Sequence[str] = (),
-) -> Folder:
+) -> StoragePath:
     """An evaluation of `LEVELS`; all frames of `silent` tracks are NaN, of `heard` ones excerpts are kept.
 
     In an excerpt the mixture is 500 Hz, its reference half of that, the estimate 1000 Hz; those of the accompaniment
     are 2000 Hz.
     """
     rng = np.random.default_rng(0)
-    results, rows, parts = Results(folder=Folder.of(folder)), [], []
+    results, rows, parts = Results(folder=StoragePath.of(folder)), [], []
     for system, level in LEVELS.items():
         for track in tracks:
             score = _score(track, rng.normal(level, 2.0, seconds), silent=track in silent)
             table = ScoreTable.from_scores(system, [score])
-            outcome = TrackOutcome(rows=rows_of(table, seconds=float(seconds)))
+            outcome = TrackResult(rows=rows_of(table, seconds=float(seconds)))
             parts.append(Part.of(system, track, []))
             results.write_part(parts[-1], table, outcome)
             rows += outcome.rows
@@ -54,12 +54,12 @@ def write_evaluation(
     for name, track in zip(names, heard, strict=True):
         write_excerpt(results.folder, name, track)
     results.join_scores(parts)
-    results.write_tracks(TrackTable(rows=tuple(rows)))
+    results.write_tracks(TrackScores(rows=tuple(rows)))
     results.folder.write_text("summary.json", json.dumps(_summary(len(tracks), seconds, names)))
     return results.folder
 
 
-def write_excerpt(folder: Folder, name: str, track: str) -> None:
+def write_excerpt(folder: StoragePath, name: str, track: str) -> None:
     """Four seconds from the first second on."""
     Excerpt(
         system="separator",
@@ -81,7 +81,7 @@ def _score(track: str, sdr: NDArray[np.float64], *, silent: bool) -> TrackScore:
         targets.append(
             TargetScore(
                 target=target,
-                scored_with=("vocals", "accompaniment"),
+                scoring_group=("vocals", "accompaniment"),
                 sdr=own,
                 isr=own + 4,
                 sir=own + 6,
@@ -99,7 +99,7 @@ def _score(track: str, sdr: NDArray[np.float64], *, silent: bool) -> TrackScore:
 def _summary(tracks: int, seconds: int, excerpts: Sequence[str]) -> dict[str, object]:
     progress = {"step": 10, "targets": ["vocals"], "sample_rate": RATE, "channels": 1, "commit": "abc"}
     card = {"path": "runs/x/step-10", "progress": progress, "config": {"seed": 7, "steps": 10}}
-    kinds = {"mixture": "Untouched", "separator": "Separator", "IRM2": "IdealMask"}
+    kinds = {"mixture": "MixtureBaseline", "separator": "Separator", "IRM2": "IdealMask"}
     return {
         "version": "0",
         "commit": "abcdef",
@@ -111,7 +111,7 @@ def _summary(tracks: int, seconds: int, excerpts: Sequence[str]) -> dict[str, ob
         "tracks": tracks,
         "corpus_digest": "0123",
         "failed": ["separator: Lost: its process was lost <b>3</b> times"],
-        "kept_from_before": 0,
+        "num_reused": 0,
         "wall_seconds": 1.0,
         "audio_seconds": float(tracks * seconds),
         "excerpts": list(excerpts),

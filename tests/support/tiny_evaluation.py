@@ -8,16 +8,16 @@ from cyclesep.cyclegan.model import CycleGAN
 from cyclesep.inference.chunked_inference import SeparationConfig
 from cyclesep.training.config import TrainConfig
 
-WINDOWS = SeparationConfig(window_seconds=1.5, context_seconds=0.2, crossfade_seconds=0.05, device="cpu")
+WINDOWS = SeparationConfig(window_seconds=1.5, context_seconds=0.2, overlap_seconds=0.05, device="cpu")
 
 
 def save_separator(folder: Path) -> Path:
     """A checkpoint of a separator of vocals, mono at 8 kHz."""
     config = settings.replace(
         TrainConfig(),
-        {"cyclegan.separator.name": "waveunet", "cyclegan.separator.width": 8, "cyclegan.separator.depth": 2},
+        {"method.separator.name": "waveunet", "method.separator.channels": 8, "method.separator.depth": 2},
     )
-    model = CycleGAN(config.cyclegan, targets=("vocals",), channels=1, sample_rate=8000)
-    progress = checkpoints.Progress(step=0, targets=("vocals",), sample_rate=8000, channels=1)
+    model = CycleGAN(config.method, targets=("vocals",), channels=1, sample_rate=8000)
+    progress = checkpoints.CheckpointMetadata(step=0, targets=("vocals",), sample_rate=8000, channels=1)
     checkpoints.save(folder, model, config, progress)
     return folder

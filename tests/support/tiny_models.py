@@ -6,18 +6,18 @@ import torch
 from torch import Tensor
 
 from cyclesep.config import settings
-from cyclesep.cyclegan.config import CycleGANConfig
+from cyclesep.cyclegan.config import MethodConfig
 from cyclesep.cyclegan.model import CycleGAN
 from cyclesep.data.crops.dataset import Batch
 
 torch.set_num_threads(1)
 
 RATE = 16000
-TINY = {"separator": {"width": 8, "depth": 2}, "discriminator": {"width": 4}}
+TINY = {"separator": {"channels": 8, "depth": 2}, "discriminator": {"channels": 4}}
 
 
 def build(recipe: str = "remix", *, targets: int = 1, channels: int = 1, seed: int = 0, **values: Any) -> CycleGAN:
-    config = settings.build(CycleGANConfig, TINY | {"recipe": recipe} | values)
+    config = settings.build(MethodConfig, TINY | {"recipe": recipe} | values)
     names = tuple(f"stem {index}" for index in range(targets))
     return CycleGAN(config, targets=names, channels=channels, sample_rate=RATE, seed=seed)
 

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cyclesep.config import settings
 from cyclesep.cyclegan import model
-from cyclesep.cyclegan.config import CycleGANConfig
+from cyclesep.cyclegan.config import MethodConfig
 from cyclesep.cyclegan.model import CycleGAN
 from cyclesep.data.crops.dataset import Batch
 
@@ -47,9 +47,9 @@ def step(
     *, channels: int = 1, sample_rate: int = 16_000, paired: bool = False, device: str = "meta", **changes: object
 ) -> dict[str, Any]:
     """Make two steps on batches of a device; gives back what the last one tells."""
-    small = {"separator.width": 16, "separator.depth": 2, "discriminator.width": 4}
+    small = {"separator.channels": 16, "separator.depth": 2, "discriminator.channels": 4}
     made = CycleGAN(
-        settings.replace(CycleGANConfig(), small | {name.replace("__", "."): each for name, each in changes.items()}),
+        settings.replace(MethodConfig(), small | {name.replace("__", "."): each for name, each in changes.items()}),
         targets=["vocals", "rest"],
         channels=channels,
         sample_rate=sample_rate,
@@ -79,14 +79,14 @@ def test_all_of_a_step_is_on_the_device_of_the_networks(recipe: str, separator: 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"loss_weights": TERMS, "swap_from_step": 0},
+        {"loss_weights": TERMS, "swap_start_step": 0},
         {"loss_weights": {"reconstruction": 1.0, "spectral": 1.0, "si_sdr": 1.0}},
-        {"balancer__gradients": True, "accumulate": 2},
-        {"discriminator__name": "spectral", "replay_pool": 8},
+        {"loss_balancer__enabled": True, "gradient_accumulation_steps": 2},
+        {"discriminator__name": "spectral", "replay_buffer_size": 8},
         {"discriminator__name": "seed", "discriminator__r1_gamma": 1.0, "discriminator__r1_every": 1},
-        {"discriminator__spectral_norm": True, "adversarial": "relativistic"},
-        {"preset": "seed"},
-        {"preset": "seed", "seed_exact": True},
+        {"discriminator__spectral_norm": True, "adversarial_loss": "relativistic"},
+        {"preset": "notebook"},
+        {"preset": "notebook", "notebook_exact": True},
     ],
     ids=str,
 )

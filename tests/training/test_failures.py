@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from cyclesep.errors import ShardError, TrainingError
-from cyclesep.training.failures import ShortUserErrors, known_cause, one_line
+from cyclesep.training.failures import ShortUserErrors, one_line, unwrap_error
 
 MESSAGE = "data/s.lmdb: shard of track 'a: b', segment 3: its checksum does not match; delete the file"
 
@@ -36,19 +36,21 @@ def test_the_cause_is_found_below_what_is_wrapped_around_it() -> None:
     wrapped = TypeError("x")
     wrapped.__cause__ = RuntimeError("y")
     wrapped.__cause__.__cause__ = failure_of_a_loader_process()
-    cause = known_cause(wrapped)
+    cause = unwrap_error(wrapped)
     assert type(cause) is ShardError
     assert str(cause) == MESSAGE
-    assert known_cause(TypeError("a bug")) is None
-    assert isinstance(known_cause(TrainingError("z")), TrainingError)
+    assert unwrap_error(TypeError("a bug")) is None
+    assert isinstance(unwrap_error(TrainingError("z")), TrainingError)
 
 
 def test_a_gpu_without_memory_is_told_with_what_helps() -> None:
     wrapped = RuntimeError("a worker failed")
     wrapped.__cause__ = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has")
-    cause = known_cause(wrapped)
+    cause = unwrap_error(wrapped)
     assert type(cause) is TrainingError
-    assert re.fullmatch(r"a GPU has too little memory .*2\.00 GiB\. GPU 0.*accumulate=2 or more.*", str(cause))
+    assert re.fullmatch(
+        r"a GPU has too little memory .*2\.00 GiB\. GPU 0.*gradient_accumulation_steps=2 or more.*", str(cause)
+    )
 
 
 def logged(problem: Exception, caplog: pytest.LogCaptureFixture) -> str:

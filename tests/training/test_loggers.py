@@ -133,7 +133,7 @@ def test_wandb_is_given_everything_without_a_network(tmp_path: Path, monkeypatch
 
 def test_a_service_that_is_not_there_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
-    with pytest.raises(ConfigError, match=r"track_with=wandb: is not installed on the workers; pip install wandb"):
+    with pytest.raises(ConfigError, match=r"logger=wandb: is not installed on the workers; pip install wandb"):
         open_trackers("mine", tmp_path, step=0, service="wandb", settings={})
 
 
@@ -143,7 +143,7 @@ def test_prometheus_finds_the_runs_figures_at_a_ray_node() -> None:
     port = ray.nodes()[0]["MetricsExportPort"]
     wanted = "cyclesep_crops_per_second{"
     for _ in range(60):
-        metrics.scalars(1, {"speed/crops_per_second": 123.0, "separator/cycle": 1.0})
+        metrics.scalars(1, {"perf/crops_per_second": 123.0, "separator/cycle": 1.0})
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
             lines = [line for line in answer.read().decode().splitlines() if wanted in line]
         if lines:

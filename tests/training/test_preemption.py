@@ -18,7 +18,7 @@ class Cluster:
         self.leaving: list[str] = []
         self.has_rung = False
         self.seconds = 0.0
-        self.bell = SimpleNamespace(heard=SimpleNamespace(remote=lambda: "the bell"))
+        self.bell = SimpleNamespace(excerpts=SimpleNamespace(remote=lambda: "the bell"))
         self.num_asked = 0
         self.is_bell_lost = False
 

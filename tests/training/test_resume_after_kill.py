@@ -28,18 +28,18 @@ pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(900)]
 STEPS, EVERY = 24, 4
 SMALL = {
     "crops": {"crop_seconds": 0.5, "batch_size": 8, "pairing": "unpaired"},
-    "cyclegan": {
-        "separator": {"width": 8, "depth": 2},
-        "discriminator": {"width": 4, "r1_gamma": 1.0, "r1_every": 4},
+    "method": {
+        "separator": {"channels": 8, "depth": 2},
+        "discriminator": {"channels": 4, "r1_gamma": 1.0, "r1_interval": 4},
         "optimizer": {"schedule": "constant"},
-        "replay_pool": 16,
-        "balancer": {"adversarial_share": 0.1},
+        "replay_buffer_size": 16,
+        "loss_balancer": {"adversarial_gradient_share": 0.1},
     },
     "steps": STEPS,
     "validate_every": EVERY,
     "num_validation_crops": 4,
-    "num_loader_processes": 0,
-    "num_checkpoints": 2,
+    "num_dataloader_workers": 0,
+    "keep_checkpoints": 2,
     "num_workers": 2,
 }
 
@@ -53,7 +53,7 @@ def configured(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> C
 
     def build(name: str, **changes: Any) -> TrainConfig:
         return settings.build(
-            TrainConfig, SMALL | {"name": name, "shards": str(tiny_shards), "storage": str(storage)} | changes
+            TrainConfig, SMALL | {"name": name, "shards": str(tiny_shards), "output_dir": str(storage)} | changes
         )
 
     return build
@@ -87,7 +87,7 @@ def wait_for(there: Callable[[], bool], seconds: float = 240.0) -> None:
 
 
 def checkpointed(config: TrainConfig) -> bool:
-    return any((Path(config.storage) / config.name).glob(f"step-*/{checkpoints.PROGRESS}"))
+    return any((Path(config.output_dir) / config.name).glob(f"step-*/{checkpoints.METADATA}"))
 
 
 def workers_of_this_process() -> list[int]:
@@ -134,7 +134,7 @@ def test_fewer_workers_go_on_with_the_curve_by_parts(
     configured: Configured, undisturbed: Callable[[], TrainingReport]
 ) -> None:
     fit(configured("shrunk", steps=12))
-    report = fit(configured("shrunk", num_workers=1, cyclegan=SMALL["cyclegan"] | {"accumulate": 2}))
+    report = fit(configured("shrunk", num_workers=1, method=SMALL["method"] | {"gradient_accumulation_steps": 2}))
     assert curve(report) == pytest.approx(curve(undisturbed()), abs=0.02)
 
 

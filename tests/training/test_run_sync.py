@@ -9,7 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cyclesep.errors import StorageError
-from cyclesep.storage.path import Folder
+from cyclesep.storage.path import StoragePath
 from cyclesep.training import loggers
 from cyclesep.training.loggers import TENSORBOARD, TensorBoard
 from cyclesep.training.run_sync import METRICS, run_files
@@ -19,17 +19,19 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(params=["local", "s3"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
-    folder = Folder.of(tmp_path / "run" if request.param == "local" else f"{request.getfixturevalue('prefix')}/run")
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> StoragePath:
+    folder = StoragePath.of(
+        tmp_path / "run" if request.param == "local" else f"{request.getfixturevalue('prefix')}/run"
+    )
     folder.write_text("config.yaml", "")
     return folder
 
 
-def steps(folder: Folder) -> list[int]:
+def steps(folder: StoragePath) -> list[int]:
     return [json.loads(line)["step"] for line in folder.read_text(METRICS).splitlines()]
 
 
-def test_the_next_worker_goes_on_with_metrics_and_log_and_does_no_step_twice(folder: Folder) -> None:
+def test_the_next_worker_goes_on_with_metrics_and_log_and_does_no_step_twice(folder: StoragePath) -> None:
     with run_files(folder, 0) as written:
         written.add_metrics(2, {"sdr": 1.0})
         written.publish()
@@ -50,20 +52,20 @@ def test_the_next_worker_goes_on_with_metrics_and_log_and_does_no_step_twice(fol
     assert folder.read_text("logs/rank-0.jsonl") == "one\ntwo\n"
 
 
-def fail_after_a_line(folder: Folder) -> None:
+def fail_after_a_line(folder: StoragePath) -> None:
     with run_files(folder, 0) as written:
         written.add_metrics(2, {})
         raise KeyError
 
 
-def test_a_worker_that_fails_leaves_what_it_wrote(folder: Folder) -> None:
+def test_a_worker_that_fails_leaves_what_it_wrote(folder: StoragePath) -> None:
     with pytest.raises(KeyError):
         fail_after_a_line(folder)
     assert steps(folder) == [2]
 
 
 def test_a_place_that_cannot_be_written_is_told(s3: "S3", prefix: str) -> None:
-    with run_files(Folder.of(prefix), 0) as written:
+    with run_files(StoragePath.of(prefix), 0) as written:
         written.add_metrics(2, {})
         s3.configure(access_key=s3.server.stranger_key)
         with pytest.raises(StorageError, match="access is denied"):
@@ -72,7 +74,7 @@ def test_a_place_that_cannot_be_written_is_told(s3: "S3", prefix: str) -> None:
 
 
 def test_what_has_not_changed_is_not_sent_again(s3: "S3", prefix: str) -> None:
-    with run_files(Folder.of(prefix), 0) as written:
+    with run_files(StoragePath.of(prefix), 0) as written:
         (written.path / "once").write_text("x")
         for step in range(3):
             written.add_metrics(step, {})
@@ -85,7 +87,7 @@ def test_sounds_go_to_new_event_files_so_that_each_goes_to_s3_once(
     s3: "S3", prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loggers, "_LARGEST_EVENT_FILE", 10_000)
-    folder, noise = Folder.of(prefix), np.random.default_rng(0).uniform(-1, 1, (1, 8000)).astype(np.float32)
+    folder, noise = StoragePath.of(prefix), np.random.default_rng(0).uniform(-1, 1, (1, 8000)).astype(np.float32)
     with run_files(folder, 0) as written:
         board = TensorBoard(written.path, 0)
         for step in range(4):
@@ -97,6 +99,6 @@ def test_sounds_go_to_new_event_files_so_that_each_goes_to_s3_once(
     files = folder.below(TENSORBOARD).sizes("")
     assert len(files) == 4
     assert len(s3.proxy.seen("PUT", "events.out")) == 4
-    events = EventAccumulator(str(folder.below(TENSORBOARD).at_hand(*files)), size_guidance={"audio": 0}).Reload()
+    events = EventAccumulator(str(folder.below(TENSORBOARD).local_path(*files)), size_guidance={"audio": 0}).Reload()
     assert [event.value for event in events.Scalars("loss")] == [0.0, 1.0, 2.0, 3.0]
     assert len(events.Audio("crop")) == 4

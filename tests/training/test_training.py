@@ -18,11 +18,11 @@ from cyclesep.training.fit import fit
 SMALL = {
     "crops.crop_seconds": 0.5,
     "crops.batch_size": 8,
-    "cyclegan.separator.width": 8,
-    "cyclegan.separator.depth": 2,
-    "cyclegan.optimizer.schedule": "constant",
+    "method.separator.channels": 8,
+    "method.separator.depth": 2,
+    "method.optimizer.schedule": "constant",
     "num_validation_crops": 4,
-    "num_loader_processes": 0,
+    "num_dataloader_workers": 0,
     "validate_every": 4,
     "steps": 8,
 }
@@ -33,7 +33,7 @@ def configured(tiny_shards: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
     """A small TrainConfig with the given dotted changes."""
 
     def build(**changes: object) -> TrainConfig:
-        config = TrainConfig(shards=str(tiny_shards), storage=str(tmp_path / "runs"))
+        config = TrainConfig(shards=str(tiny_shards), output_dir=str(tmp_path / "runs"))
         return settings.replace(
             config, {**SMALL, **{name.replace("__", "."): value for name, value in changes.items()}}
         )
@@ -45,7 +45,7 @@ def configured(tiny_shards: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
 def test_two_workers_leave_a_checkpoint_that_separates(
     configured: Callable[..., TrainConfig], tiny_shards: Path
 ) -> None:
-    report = fit(configured(name="two", num_workers=2, num_loader_processes=1))
+    report = fit(configured(name="two", num_workers=2, num_dataloader_workers=1))
     assert report.progress.step == 8
     assert report.progress.manifest_digest == ShardReader(tiny_shards).manifest.digest
     assert {"validation/sdr", "validation/si_sdr", "validation/si_sdr_gain"} <= set(report.progress.metrics)
@@ -63,16 +63,16 @@ def test_two_workers_leave_a_checkpoint_that_separates(
 def test_a_collapse_that_shall_end_the_run_ends_it_at_the_first_attempt(
     configured: Callable[..., TrainConfig],
 ) -> None:
-    collapse = {"energy_below": 1e6, "for_steps": 6, "end_run": True}
+    collapse = {"min_output_energy": 1e6, "output_patience": 6, "fail": True}
     alarm = {f"cyclegan__collapse__{name}": value for name, value in collapse.items()}
     config = configured(name="silent", num_workers=2, max_failures=3, **alarm)
     with pytest.raises(TrainingError, match="runs/silent: .* collapsed to silence"):
         fit(config)
-    folder = Path(config.storage) / "silent"
+    folder = Path(config.output_dir) / "silent"
     events = [json.loads(line) for line in (folder / "logs/rank-0.jsonl").read_text().splitlines()]
     assert [event["message"] for event in events] == ["started", "validated", "ended"]
     assert "collapsed to silence" in events[-1]["problem"]
-    assert checkpoints.read_progress(checkpoints.located(str(folder))).step == 4
+    assert checkpoints.read_metadata(checkpoints.located(str(folder))).step == 4
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -94,7 +94,7 @@ def test_what_cannot_be_is_refused_before_anything_starts(
     config = configured(**changes)
     with pytest.raises(ConfigError, match=told):
         fit(config)
-    assert not Path(config.storage).exists()
+    assert not Path(config.output_dir).exists()
 
 
 @pytest.mark.usefixtures("ray_cluster")

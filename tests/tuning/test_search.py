@@ -35,15 +35,15 @@ TRAIN = {
     "steps": 8,
     "validate_every": 4,
     "num_validation_crops": 4,
-    "num_loader_processes": 0,
+    "num_dataloader_workers": 0,
     "crops": {"crop_seconds": 0.5, "batch_size": 4},
-    "cyclegan": {
+    "method": {
         "recipe": "supervised",
-        "separator": {"name": "tfsep", "width": 8, "depth": 1},
+        "separator": {"name": "tfsep", "channels": 8, "depth": 1},
         "optimizer": {"lr_separator": 0.02, "schedule": "constant", "warmup_steps": 0},
     },
 }
-LR = "cyclegan.optimizer.lr_separator"
+LR = "method.optimizer.lr_separator"
 
 Configured = Callable[..., TuneConfig]
 
@@ -55,7 +55,7 @@ def configured(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> C
 
     def build(name: str, **values: Any) -> TuneConfig:
         train = TRAIN | {"shards": str(tiny_shards)} | values.pop("train", {})
-        return settings.build(TuneConfig, {"name": name, "storage": str(storage), "train": train} | values)
+        return settings.build(TuneConfig, {"name": name, "output_dir": str(storage), "train": train} | values)
 
     return build
 
@@ -68,8 +68,8 @@ def report(configured: Configured) -> SearchReport:
         search="grid",
         scheduler="none",
         space={"crops.batch_size": {"choice": [4, 6, 8]}},
-        finalists=1,
-        final_seeds=1,
+        num_finalists=1,
+        num_seeds=1,
         evaluate=True,
     )
     return search(config)
@@ -80,7 +80,7 @@ def test_a_trial_that_fails_is_a_row_with_its_reason_and_the_search_goes_on(repo
     assert (other.outcome, other.values) == ("completed", {"crops.batch_size": 8})
     assert (good.outcome, good.reason, good.values) == ("completed", "", {"crops.batch_size": 4})
     assert (bad.outcome, bad.values) == ("failed", {"crops.batch_size": 6})
-    assert "remix_group=4" in bad.reason
+    assert "remix_group_size=4" in bad.reason
     assert [step for step, _ in good.curve] == [4, 8]
     assert good.card["manifest_digest"]
 
@@ -113,7 +113,7 @@ def test_losing_trials_leave_no_checkpoints(report: SearchReport) -> None:
 
 def test_the_folder_of_a_search_stands_for_its_winner(report: SearchReport) -> None:
     source = checkpoints.find(report.winner_run)
-    assert checkpoints.read_progress(checkpoints.find(report.folder)) == checkpoints.read_progress(source)
+    assert checkpoints.read_metadata(checkpoints.find(report.folder)) == checkpoints.read_metadata(source)
     assert checkpoints.load_separator(report.folder).targets == ("vocals",)
 
 
@@ -128,7 +128,7 @@ def test_a_finished_search_is_read_and_not_run_again(report: SearchReport) -> No
     again = search(report.config)
     assert (again.rows, again.finals) == (report.rows, report.finals)
     with pytest.raises(ConfigError, match=r"was started with other settings \(trials\); give this one another name="):
-        search(settings.replace(report.config, {"trials": 3}))
+        search(settings.replace(report.config, {"num_trials": 3}))
 
 
 def test_everything_that_a_search_leaves_is_there(report: SearchReport) -> None:
@@ -141,7 +141,7 @@ def test_everything_that_a_search_leaves_is_there(report: SearchReport) -> None:
 def test_the_best_config_trains_as_it_is(report: SearchReport, tmp_path: Path) -> None:
     best = settings.load(TrainConfig, [report.folder.path / BEST])
     assert best == report.best
-    trained = fit(settings.replace(best, {"storage": str(tmp_path), "start_from": report.folder.place, "steps": 12}))
+    trained = fit(settings.replace(best, {"output_dir": str(tmp_path), "init_from": report.folder.place, "steps": 12}))
     assert trained.progress.step == 12
 
 
@@ -183,8 +183,10 @@ def started(config: TuneConfig, folder: Path) -> subprocess.Popen[str]:
 def test_a_search_that_was_interrupted_and_killed_goes_on_and_leaves_no_placement_group(
     configured: Configured, tmp_path: Path
 ) -> None:
-    config = configured("stopped", trials=3, finalists=0, scheduler="none", space={LR: {"loguniform": [0.005, 0.02]}})
-    trials = Path(config.storage) / config.name / "trials"
+    config = configured(
+        "stopped", num_trials=3, num_finalists=0, scheduler="none", space={LR: {"loguniform": [0.005, 0.02]}}
+    )
+    trials = Path(config.output_dir) / config.name / "trials"
 
     interrupted = started(config, tmp_path)
     wait_for(lambda: any(trials.glob("*/config.yaml")) or interrupted.poll() is not None)
@@ -197,7 +199,7 @@ def test_a_search_that_was_interrupted_and_killed_goes_on_and_leaves_no_placemen
     wait_for(lambda: not groups(), seconds=120)
 
     killed = started(config, tmp_path)
-    wait_for(lambda: any(trials.glob("*/step-*/progress.json")) or killed.poll() is not None)
+    wait_for(lambda: any(trials.glob("*/step-*/metadata.json")) or killed.poll() is not None)
     killed.kill()
     killed.communicate()
     wait_for(lambda: not groups(), seconds=120)
@@ -213,12 +215,12 @@ def test_a_search_that_was_interrupted_and_killed_goes_on_and_leaves_no_placemen
 def test_halving_stops_trials_early_and_optuna_proposes_them(configured: Configured) -> None:
     config = configured(
         "halved",
-        trials=4,
+        num_trials=4,
         search="optuna",
         objectives=["sdr", "sir"],
-        reduction=2,
-        grace_steps=4,
-        finalists=0,
+        reduction_factor=2,
+        grace_period=4,
+        num_finalists=0,
         space={LR: {"loguniform": [1e-7, 0.02]}},
     )
     report = search(config)
@@ -248,14 +250,14 @@ def adam_steps(run: Path) -> set[int]:
 
 
 def test_a_bad_trial_goes_on_from_a_good_one_with_another_weight_and_its_optimizer(configured: Configured) -> None:
-    weight = "cyclegan.loss_weights.spectral"
+    weight = "method.loss_weights.spectral"
     config = configured(
         "population",
-        trials=2,
+        num_trials=2,
         scheduler="pbt",
-        perturb_every=4,
-        finalists=0,
-        grace_steps=8,
+        perturbation_interval=4,
+        num_finalists=0,
+        grace_period=8,
         # One of the two learns nothing: it takes over the other, rate and all.
         space={weight: {"uniform": [0.1, 1.0]}, LR: {"loguniform": [1e-5, 0.02]}},
     )

@@ -14,7 +14,7 @@ from cyclesep.tuning.tune_experiment import domain
 from cyclesep.tuning.validation_set import read_yardstick
 
 BASE = TrainConfig()
-LR = "cyclegan.optimizer.lr_separator"
+LR = "method.optimizer.lr_separator"
 
 
 def space_of(text: str) -> Any:
@@ -27,8 +27,8 @@ def test_nested_and_dotted_names_are_the_same_space(tmp_path: Path) -> None:
     file.write_text(
         "space:\n"
         f"  {LR}: {{loguniform: [1.0e-4, 1.0e-2]}}\n"
-        "  cyclegan.loss_weights: {cycle: {uniform: [0, 10]}, identity: {choice: [0, 1]}}\n"
-        "  cyclegan: {accumulate: {randint: [1, 3]}}\n"
+        "  method.loss_weights: {cycle: {uniform: [0, 10]}, identity: {choice: [0, 1]}}\n"
+        "  method: {gradient_accumulation_steps: {randint: [1, 3]}}\n"
     )
     space = read_space(settings.load(TuneConfig, [file]).space, BASE)
     again = tmp_path / "again.yaml"
@@ -36,18 +36,18 @@ def test_nested_and_dotted_names_are_the_same_space(tmp_path: Path) -> None:
     assert settings.load(TuneConfig, [again]) == settings.load(TuneConfig, [file])
     assert {each.name: (each.kind, each.values) for each in space.parameters} == {
         LR: ("loguniform", (1e-4, 1e-2)),
-        "cyclegan.loss_weights.cycle": ("uniform", (0, 10)),
-        "cyclegan.loss_weights.identity": ("choice", (0, 1)),
-        "cyclegan.accumulate": ("randint", (1, 3)),
+        "method.loss_weights.cycle": ("uniform", (0, 10)),
+        "method.loss_weights.identity": ("choice", (0, 1)),
+        "method.gradient_accumulation_steps": ("randint", (1, 3)),
     }
 
 
 @pytest.mark.parametrize(
     ("space", "told"),
     [
-        ("{cyclegan.optimizer.lr_seperator: {uniform: [1, 2]}}", f"no such setting; did you mean {LR}?"),
-        ("{optimizer.ema_decay: {uniform: [0, 0.5]}}", "did you mean cyclegan.optimizer.ema_decay?"),
-        ("{cyclegan.loss_weights.cycel: {uniform: [0, 1]}}", "did you mean cyclegan.loss_weights.cycle?"),
+        ("{method.optimizer.lr_seperator: {uniform: [1, 2]}}", f"no such setting; did you mean {LR}?"),
+        ("{optimizer.ema_decay: {uniform: [0, 0.5]}}", "did you mean method.optimizer.ema_decay?"),
+        ("{method.loss_weights.cycel: {uniform: [0, 1]}}", "did you mean method.loss_weights.cycle?"),
         (f"{{{LR}: {{loguniforn: [1, 2]}}}}", "no distribution 'loguniforn'; did you mean loguniform?"),
         (f"{{{LR}: 0.1}}", "0.1 is no distribution; write"),
         (f"{{{LR}: {{uniform: [1, 2], choice: [1, 2]}}}}", "is no distribution; write"),
@@ -55,10 +55,10 @@ def test_nested_and_dotted_names_are_the_same_space(tmp_path: Path) -> None:
         (f"{{{LR}: {{uniform: [2, 1]}}}}", "is empty; give the lower end first"),
         (f"{{{LR}: {{loguniform: [0, 1]}}}}", "has no logarithm"),
         (f"{{{LR}: {{uniform: [-1, 1]}}}}", "-1 is refused"),
-        ("{cyclegan.separator.width: {choice: [16, 20]}}", "20 is refused"),
-        ("{cyclegan.separator.depth: {uniform: [1, 4]}}", "fractional part"),
-        ("{cyclegan.accumulate: {randint: [1, 2.5]}}", "not whole numbers"),
-        ("{cyclegan.separator.name: {choice: [tfsep]}}", "a choice of 1"),
+        ("{method.separator.channels: {choice: [16, 20]}}", "20 is refused"),
+        ("{method.separator.depth: {uniform: [1, 4]}}", "fractional part"),
+        ("{method.gradient_accumulation_steps: {randint: [1, 2.5]}}", "not whole numbers"),
+        ("{method.separator.name: {choice: [tfsep]}}", "a choice of 1"),
         ("{seed: {choice: [1, 2]}}", "is not searched; finalists are trained with several seeds"),
         ("{}", "is empty; name settings"),
     ],
@@ -74,7 +74,7 @@ def test_all_problems_are_told_at_once() -> None:
     with pytest.raises(ConfigError) as refused:
         space_of(f"{{{LR}: {{uniform: [2, 1]}}, cyclegan.clip_norn: {{uniform: [1, 2]}}}}")
     assert "give the lower end first" in str(refused.value)
-    assert "did you mean cyclegan.optimizer.clip_norm?" in str(refused.value)
+    assert "did you mean method.optimizer.clip_norm?" in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_all_problems_are_told_at_once() -> None:
         ({"scheduler": "pbt", "search": "optuna"}, "set search=random"),
         ({"objectives": ["sdr", "seconds"]}, "set search=optuna"),
         ({"objectives": ["seconds"]}, "put sdr or si_sdr before seconds"),
-        ({"gpu_share": 0.5, "train": {"num_workers": 2}}, "cannot share a GPU"),
+        ({"gpus_per_trial": 0.5, "train": {"num_workers": 2}}, "cannot share a GPU"),
     ],
 )
 def test_settings_of_a_search_that_do_not_fit_are_refused(changes: dict[str, Any], told: str) -> None:
@@ -92,12 +92,12 @@ def test_settings_of_a_search_that_do_not_fit_are_refused(changes: dict[str, Any
 
 
 def test_a_list_is_drawn_as_text_and_set_as_a_list() -> None:
-    space = space_of("{cyclegan.optimizer.betas_separator: {choice: [[0.5, 0.9], [0.8, 0.99]]}}")
+    space = space_of("{method.optimizer.betas_separator: {choice: [[0.5, 0.9], [0.8, 0.99]]}}")
     (parameter,) = space.parameters
     drawn = {parameter.name: parameter.to_plain(parameter.values[1])}
     assert drawn == {parameter.name: "[0.8, 0.99]"}
     config = settings.replace(BASE, space.changes(drawn | {"seed": 3}))
-    assert config.cyclegan.optimizer.betas_separator == (0.8, 0.99)
+    assert config.method.optimizer.betas_separator == (0.8, 0.99)
     assert config.seed == BASE.seed
 
 
@@ -107,7 +107,7 @@ def test_both_ends_of_a_randint_come() -> None:
 
 
 def test_a_grid_is_the_product_of_its_choices() -> None:
-    space = space_of("{cyclegan.separator.width: {choice: [8, 16, 24]}, cyclegan.separator.depth: {choice: [1, 2]}}")
+    space = space_of("{method.separator.channels: {choice: [8, 16, 24]}, method.separator.depth: {choice: [1, 2]}}")
     assert grid_size(space) == 6
     with pytest.raises(ConfigError, match="set search=random"):
         grid_size(space_of(f"{{{LR}: {{uniform: [1, 2]}}}}"))

@@ -14,7 +14,7 @@ from ray.util.state.exception import ServerUnavailable
 
 from cyclesep.config import settings
 from cyclesep.errors import ConfigError
-from cyclesep.storage.path import Folder
+from cyclesep.storage.path import StoragePath
 from cyclesep.tuning import placement_groups, search_artifacts
 from cyclesep.tuning.config import TuneConfig
 from cyclesep.tuning.finalists import Contender, standings, verdicts
@@ -23,14 +23,14 @@ from cyclesep.tuning.report_callback import Report
 from cyclesep.tuning.si_sir import si_sir
 from cyclesep.tuning.space import Parameter, Space
 from cyclesep.tuning.trial import Plan, divergence
-from cyclesep.tuning.trial_progress import Tally
+from cyclesep.tuning.trial_progress import TrialStats
 from cyclesep.tuning.trial_resources import DRIVER_MEMORY, num_concurrent
 from cyclesep.tuning.trial_table import TrialRow, label, pareto_front, rank, read_rows, write_rows
 
 GIB = float(1 << 30)
 LAPTOP = {"CPU": 2.0, "memory": 8 * GIB}
 ONE_GPU = {"CPU": 16.0, "GPU": 1.0, "memory": 64 * GIB}
-LR, NAME = "cyclegan.optimizer.lr_separator", "cyclegan.separator.name"
+LR, NAME = "method.optimizer.lr_separator", "method.separator.name"
 SPACE = Space(
     parameters=(
         Parameter(name=LR, kind="loguniform", values=(1e-4, 1e-2)),
@@ -69,10 +69,10 @@ def row(number: int, sdr: float = math.nan, *, step: int = 90, lr: float = 1e-3,
         ({}, [{"CPU": 64.0, "memory": 3.5 * DRIVER_MEMORY}], 3),
         # One GPU: alone, or in shares; processors may be what is short.
         ({"train": {"cpus_per_worker": 4}}, [ONE_GPU], 1),
-        ({"gpu_share": 0.25, "train": {"cpus_per_worker": 2}}, [ONE_GPU], 4),
-        ({"gpu_share": 0.3, "train": {"cpus_per_worker": 2}}, [ONE_GPU], 3),
-        ({"gpu_share": 0.1, "train": {"cpus_per_worker": 4}}, [ONE_GPU], 4),
-        ({"gpu_share": 0.1, "train": {"use_gpu": False, "cpus_per_worker": 1}}, [ONE_GPU], 16),
+        ({"gpus_per_trial": 0.25, "train": {"cpus_per_worker": 2}}, [ONE_GPU], 4),
+        ({"gpus_per_trial": 0.3, "train": {"cpus_per_worker": 2}}, [ONE_GPU], 3),
+        ({"gpus_per_trial": 0.1, "train": {"cpus_per_worker": 4}}, [ONE_GPU], 4),
+        ({"gpus_per_trial": 0.1, "train": {"use_gpu": False, "cpus_per_worker": 1}}, [ONE_GPU], 16),
         # A cluster: a worker lies on one machine, the workers of a trial on any.
         ({"train": {"num_workers": 2, "cpus_per_worker": 8}}, [ONE_GPU] * 3 + [LAPTOP], 1),
         ({"train": {"num_workers": 3, "use_gpu": False, "cpus_per_worker": 5}}, [ONE_GPU] * 3, 3),
@@ -91,7 +91,7 @@ def test_as_many_trials_run_as_their_drivers_and_workers_fit_together(
         ({"train": {"num_workers": 3}}, "takes 3 workers of 1 CPU each.* the cluster has 2 CPUs"),
         ({"train": {"cpus_per_worker": 4}}, "lower what a trial takes"),
         ({"train": {"use_gpu": True}}, "and 1 GPU each.* 0 GPUs"),
-        ({"scheduler": "pbt", "trials": 4}, "all of them at a time and the cluster holds 2"),
+        ({"scheduler": "pbt", "num_trials": 4}, "all of them at a time and the cluster holds 2"),
     ],
 )
 def test_what_can_never_start_is_refused(values: dict[str, Any], told: str) -> None:
@@ -147,7 +147,7 @@ def test_a_finalist_that_was_never_trained_comes_last_and_is_not_compared() -> N
     assert verdicts(ranked) == []
 
 
-PLAN = Plan(train={}, space=SPACE, folder="", gpu_share=1.0, grace_steps=50, mixture_sdr=-5.0)
+PLAN = Plan(train={}, space=SPACE, folder="", gpus_per_trial=1.0, grace_period=50, mixture_sdr=-5.0)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_trials_that_were_stopped_are_compared_where_they_still_ran() -> None:
 
 
 def test_the_time_left_is_what_trials_took_before() -> None:
-    tally = Tally(total=6, at_a_time=2)
+    tally = TrialStats(total=6, at_a_time=2)
     tally.begin("a", 0.0)
     tally.begin("b", 0.0)
     assert tally.seconds_left(5.0) is None
@@ -227,11 +227,11 @@ def test_a_trial_is_called_by_its_number_or_by_the_id_that_optuna_gave_it() -> N
 def test_a_copy_that_was_made_whole_before_its_search_was_killed_still_stands_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, search = Folder.of(tmp_path / "run/step-8"), Folder.of(tmp_path / "search")
+    source, search = StoragePath.of(tmp_path / "run/step-8"), StoragePath.of(tmp_path / "search")
     for folder in (source, search.below("best")):
-        folder.write_text("progress.json", "{}")
+        folder.write_text("metadata.json", "{}")
     monkeypatch.setattr(search_artifacts.checkpoints, "located", lambda _: source)
-    monkeypatch.setattr(search_artifacts.checkpoints, "read_progress", lambda _: "the same")
+    monkeypatch.setattr(search_artifacts.checkpoints, "read_metadata", lambda _: "the same")
     search_artifacts._keep_checkpoint(SimpleNamespace(winner_run=None, folder=search))  # type: ignore[arg-type]
     assert json.loads(search.read_text("run.json")) == {"best": "best", "last": "best"}
 
@@ -241,5 +241,5 @@ def test_a_cluster_without_a_dashboard_holds_a_search_too(monkeypatch: pytest.Mo
         raise ServerUnavailable("no dashboard")
 
     monkeypatch.setattr(placement_groups, "groups_of_this_job", unavailable)
-    with placement_groups.no_groups_left():
+    with placement_groups.release_placement_groups():
         pass

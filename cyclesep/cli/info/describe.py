@@ -11,12 +11,12 @@ from cyclesep.cli.info.descriptions import Description
 from cyclesep.cli.info.shards import describe_shards
 from cyclesep.cli.info.show import show
 from cyclesep.data.shards.manifest import MANIFEST_NAME
-from cyclesep.storage.path import Folder
+from cyclesep.storage.path import StoragePath
 
 
 def run(config: InfoConfig) -> int:
     """Describe all places, for people or as JSON (a list, if there are several)."""
-    descriptions = [describe(place, config) for place in config.places]
+    descriptions = [describe(place, config) for place in config.paths]
     if config.json:
         told = [_plain(each) for each in descriptions]
         print(json.dumps(told if len(told) > 1 else told[0], indent=2, ensure_ascii=False))
@@ -31,8 +31,8 @@ def run(config: InfoConfig) -> int:
 
 def describe(place: str, config: InfoConfig) -> Description:
     """Describe a run, a checkpoint or shards; raises ConfigError for a place that is none of them."""
-    if Folder.of(place).holds(MANIFEST_NAME):
-        return describe_shards(place, silent_below_db=config.silent_below_db, audio=config.audio)
+    if StoragePath.of(place).holds(MANIFEST_NAME):
+        return describe_shards(place, silence_threshold_db=config.silence_threshold_db, audio=config.audio)
     # Here, because it imports torch, which takes seconds and of which shards know nothing.
     from cyclesep.cli.info.runs import describe_model
 

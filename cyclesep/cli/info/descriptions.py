@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cyclesep.checkpoints import Progress
+    from cyclesep.checkpoints import CheckpointMetadata
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class CorpusDescription:
     hours: float
     splits: tuple[SplitStatistics, ...]
     stems: tuple[StemStatistics, ...]
-    silent_below_db: float
+    silence_threshold_db: float
     clipped_tracks: int
     """Tracks with samples that sit at full scale three or more in a row."""
     warned_tracks: int
@@ -58,7 +58,7 @@ class CheckpointDescription:
     """One checkpoint: its card, its size, and in what its training differs from the defaults."""
 
     place: str
-    card: "Progress"
+    card: "CheckpointMetadata"
     separator: str
     parameters: int
     changed_settings: dict[str, Any]

@@ -11,11 +11,11 @@ from safetensors import SafetensorError, safe_open
 from cyclesep import checkpoints, storage
 from cyclesep.cli.info.descriptions import CheckpointDescription, RunDescription, Scores
 from cyclesep.config import settings
-from cyclesep.cyclegan.config import CycleGANConfig
+from cyclesep.cyclegan.config import MethodConfig
 from cyclesep.data.crops.config import CropConfig
 from cyclesep.data.shards.manifest import MANIFEST_NAME
 from cyclesep.errors import CheckpointError, ConfigError
-from cyclesep.storage.path import Folder
+from cyclesep.storage.path import StoragePath
 
 SUMMARY = "summary.json"
 
@@ -23,7 +23,7 @@ SUMMARY = "summary.json"
 def describe_model(place: str) -> CheckpointDescription | RunDescription:
     """Describe a checkpoint folder, or a run by its folder or name; raises ConfigError for what is neither."""
     folder = checkpoints.run_folder(place)
-    if folder.holds(checkpoints.PROGRESS):
+    if folder.holds(checkpoints.METADATA):
         return describe_checkpoint(folder)
     if folder.holds(checkpoints.RUN) or folder.holds(checkpoints.CONFIG):
         return describe_run(folder)
@@ -32,18 +32,18 @@ def describe_model(place: str) -> CheckpointDescription | RunDescription:
         checkpoints.located(place)
     raise ConfigError(
         f"{folder.place}: is no run, no checkpoint and no shards; give a folder that holds {checkpoints.RUN}, "
-        f"{checkpoints.PROGRESS} or {MANIFEST_NAME}"
+        f"{checkpoints.METADATA} or {MANIFEST_NAME}"
     )
 
 
-def describe_checkpoint(folder: Folder) -> CheckpointDescription:
+def describe_checkpoint(folder: StoragePath) -> CheckpointDescription:
     """Describe a checkpoint folder; raises CheckpointError for one that is incomplete or damaged."""
     config = _read_config(folder)
-    defaults = {"crops": settings.to_dict(CropConfig()), "cyclegan": settings.to_dict(CycleGANConfig())}
+    defaults = {"crops": settings.to_dict(CropConfig()), "cyclegan": settings.to_dict(MethodConfig())}
     trained = {name: config.get(name, {}) for name in defaults}
     return CheckpointDescription(
         place=storage.shown(folder.place),
-        card=checkpoints.read_progress(folder),
+        card=checkpoints.read_metadata(folder),
         separator=str(config.get("cyclegan", {}).get("separator", {}).get("name") or "waveunet"),
         parameters=_parameters(folder),
         changed_settings=dict(_changed(trained, defaults)),
@@ -51,7 +51,7 @@ def describe_checkpoint(folder: Folder) -> CheckpointDescription:
     )
 
 
-def describe_run(folder: Folder) -> RunDescription:
+def describe_run(folder: StoragePath) -> RunDescription:
     """Describe a run folder, finished or not; raises CheckpointError if its best checkpoint is damaged."""
     found = checkpoints.steps_of(folder)
     finished = folder.holds(checkpoints.RUN)
@@ -66,10 +66,10 @@ def describe_run(folder: Folder) -> RunDescription:
     )
 
 
-def _read_config(folder: Folder) -> dict[str, Any]:
+def _read_config(folder: StoragePath) -> dict[str, Any]:
     try:
         return dict(yaml.safe_load(folder.read_text(checkpoints.CONFIG)))
-    except (storage.NoSuchObject, ValueError, TypeError, yaml.YAMLError) as problem:
+    except (storage.ObjectNotFound, ValueError, TypeError, yaml.YAMLError) as problem:
         told = folder.path_of(checkpoints.CONFIG)
         raise CheckpointError(f"{told}: is missing or damaged; copy the checkpoint again") from problem
 
@@ -83,9 +83,9 @@ def _changed(values: dict[str, Any], defaults: dict[str, Any], prefix: str = "")
             yield prefix + name, value
 
 
-def _parameters(folder: Folder) -> int:
+def _parameters(folder: StoragePath) -> int:
     """Numbers in the file of weights, by its header alone."""
-    weights = folder.at_hand(checkpoints.WEIGHTS) / checkpoints.WEIGHTS
+    weights = folder.local_path(checkpoints.WEIGHTS) / checkpoints.WEIGHTS
     try:
         with safe_open(weights, framework="numpy") as file:
             return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
@@ -94,7 +94,7 @@ def _parameters(folder: Folder) -> int:
         raise CheckpointError(f"{told}: is missing or damaged; copy the checkpoint again") from problem
 
 
-def _evaluations(folder: Folder) -> Iterator[Scores]:
+def _evaluations(folder: StoragePath) -> Iterator[Scores]:
     for place in map(folder.below, folder.folders()):
         if not place.holds(SUMMARY):
             continue

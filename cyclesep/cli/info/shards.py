@@ -15,7 +15,7 @@ from cyclesep.data.shards.reading import ShardReader
 _SHORTEST_SECONDS = 0.4
 
 
-def describe_shards(place: str, *, silent_below_db: float = -60.0, audio: bool = False) -> CorpusDescription:
+def describe_shards(place: str, *, silence_threshold_db: float = -60.0, audio: bool = False) -> CorpusDescription:
     """Describe the shards in a folder or at `s3://bucket/prefix`; `audio` reads them whole.
 
     Raises ShardError if there are none or they are damaged, StorageError if a bucket cannot be read.
@@ -29,8 +29,8 @@ def describe_shards(place: str, *, silent_below_db: float = -60.0, audio: bool =
         tracks=len(manifest.tracks),
         hours=manifest.hours,
         splits=tuple(_split(manifest, name) for name in dict.fromkeys(track.split for track in manifest.tracks)),
-        stems=tuple(_stem(manifest, name, silent_below_db, lufs.get(name, ())) for name in manifest.stems),
-        silent_below_db=silent_below_db,
+        stems=tuple(_stem(manifest, name, silence_threshold_db, lufs.get(name, ())) for name in manifest.stems),
+        silence_threshold_db=silence_threshold_db,
         clipped_tracks=sum(track.clipped_samples > 0 for track in manifest.tracks),
         warned_tracks=sum(bool(track.warnings) for track in manifest.tracks),
         disk_bytes=sum(shard.bytes for track in manifest.tracks for shard in track.shards),
@@ -43,10 +43,10 @@ def _split(manifest: ShardManifest, name: str) -> SplitStatistics:
     return SplitStatistics(name=name, tracks=len(tracks), hours=sum(track.seconds for track in tracks) / 3600)
 
 
-def _stem(manifest: ShardManifest, name: str, silent_below_db: float, lufs: Sequence[float]) -> StemStatistics:
+def _stem(manifest: ShardManifest, name: str, silence_threshold_db: float, lufs: Sequence[float]) -> StemStatistics:
     tracks = [track for track in manifest.tracks if name in track.stems]
     levels = np.array([level for track in tracks for level in track.loudness_db[name]])
-    heard = levels[levels >= silent_below_db]
+    heard = levels[levels >= silence_threshold_db]
     return StemStatistics(
         name=name,
         tracks=len(tracks),

@@ -66,7 +66,7 @@ def _show_corpus(corpus: CorpusDescription, console: Console) -> None:
         )
     console.print()
     console.print(table)
-    told = f"level: mean power of the seconds above {corpus.silent_below_db:g} dB; silent: share of those below"
+    told = f"level: mean power of the seconds above {corpus.silence_threshold_db:g} dB; silent: share of those below"
     console.print(f"{told}; LUFS: median over tracks" if with_lufs else told, style="dim")
 
 

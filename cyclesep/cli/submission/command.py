@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from ray.job_submission import JobDetails, JobStatus
 
-from cyclesep.cli.main import JOBS, Parser, fail, guarded, is_setting
+from cyclesep.cli.main import JOBS, Parser, fail, is_setting, run_with_error_handling
 from cyclesep.cli.submission.client import Client, connect, explained
 from cyclesep.cli.submission.environment import variables
 from cyclesep.cli.submission.following import follow
@@ -60,7 +60,7 @@ def run_submit(words: Sequence[str]) -> NoReturn:
     if chosen.help or not chosen.words:
         print(HELP)
         sys.exit(0 if chosen.help else 2)
-    sys.exit(guarded("submit", lambda: _run(chosen), debug=chosen.debug))
+    sys.exit(run_with_error_handling("submit", lambda: _run(chosen), debug=chosen.debug))
 
 
 def _run(chosen: argparse.Namespace) -> int:
@@ -224,7 +224,7 @@ def _refuse_settings(job: str, words: Sequence[str]) -> None:
 
 def _refuse_lost_output(config: object) -> None:
     """Raise ConfigError for a place below the folder that a job runs in: Ray deletes that, code and results."""
-    for field in ("storage", "output"):
+    for field in ("output_dir", "output"):
         place = getattr(config, field, None)
         if isinstance(place, str) and place and not place.startswith(("/", "~", "s3://")):
             raise ConfigError(

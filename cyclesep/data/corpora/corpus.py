@@ -1,4 +1,4 @@
-"""Music to ingest: MUSDB18, folders of stems, unpaired recordings, or songs that cyclesep composes itself."""
+"""Music to ingest: MUSDB18, folders of stems, unpaired recordings, or synthetic songs."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ from cyclesep.data.corpora.composer.track import SyntheticConfig, synthetic_trac
 from cyclesep.errors import ConfigError, CorpusError
 
 _SETTINGS_OF_KIND = {
-    "musdb18": ("path", "flat_split"),
-    "stems": ("path", "valid_share", "test_share"),
-    "unpaired": ("target", "target_path", "others_path", "others_hold", "valid_share", "test_share"),
+    "musdb18": ("path", "default_split"),
+    "stems": ("path", "valid_fraction", "test_fraction"),
+    "unpaired": ("target", "target_path", "background_path", "background_type", "valid_fraction", "test_fraction"),
     "synthetic": ("synthetic",),
 }
 
@@ -54,19 +54,19 @@ class CorpusConfig:
     path: str = ""
     """For musdb18: the root that holds train/ and test/, or one .stem.mp4, or a folder of them. For stems: the folder
     that holds the track folders, or train/, valid/ and test/ with track folders in them."""
-    flat_split: Literal["train", "valid", "test"] = "test"
+    default_split: Literal["train", "valid", "test"] = "test"
     """For musdb18: the split of a single .stem.mp4 and of .stem.mp4 files that lie outside train/ and test/."""
     target: Annotated[str, Field(pattern=r"^[^/\x00]*[^/.\x00][^/\x00]*$")] = "vocals"
     """For unpaired: the stem name that recordings of the target get."""
     target_path: str = ""
     """For unpaired: the folder, sub-folders included, of recordings of the target alone."""
-    others_path: str = ""
+    background_path: str = ""
     """For unpaired: the folder, sub-folders included, of recordings of anything else."""
-    others_hold: Literal["mixtures", "accompaniment"] = "mixtures"
+    background_type: Literal["mixtures", "accompaniment"] = "mixtures"
     """For unpaired: mixtures if the others contain the target among other sounds, accompaniment if they lack it."""
-    valid_share: Annotated[float, Ge(0.0), Le(1.0)] = 0.1
+    valid_fraction: Annotated[float, Ge(0.0), Le(1.0)] = 0.1
     """For stems without split folders and for unpaired: share of tracks for validation, by a hash of their names."""
-    test_share: Annotated[float, Ge(0.0), Le(1.0)] = 0.1
+    test_fraction: Annotated[float, Ge(0.0), Le(1.0)] = 0.1
     """For stems without split folders and for unpaired: share of tracks for testing, by a hash of their names."""
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
     """For synthetic: how many songs, how long, from which seed."""
@@ -95,14 +95,14 @@ def describe(config: CorpusConfig) -> dict[str, Any]:
 
 
 def _find(config: CorpusConfig) -> Sequence[Track]:
-    if config.valid_share + config.test_share > 1.0:
+    if config.valid_fraction + config.test_fraction > 1.0:
         raise ConfigError(
-            f"corpus.valid_share + corpus.test_share is {config.valid_share + config.test_share:g}; keep it at most 1"
+            f"corpus.valid_fraction + corpus.test_fraction is {config.valid_fraction + config.test_fraction:g}; keep it at most 1"
         )
-    shares = {"valid_share": config.valid_share, "test_share": config.test_share}
+    shares = {"valid_fraction": config.valid_fraction, "test_fraction": config.test_fraction}
     match config.kind:
         case "musdb18":
-            return musdb18.find_tracks(_folder(config, "path"), flat_split=config.flat_split)
+            return musdb18.find_tracks(_folder(config, "path"), default_split=config.default_split)
         case "stems":
             return stem_folders.find_tracks(_folder(config, "path"), **shares)
         case "unpaired":
@@ -112,12 +112,12 @@ def _find(config: CorpusConfig) -> Sequence[Track]:
 
 
 def _unpaired_folders(config: CorpusConfig) -> dict[str, Path]:
-    others = {"mixtures": "mixture", "accompaniment": "accompaniment"}[config.others_hold]
+    others = {"mixtures": "mixture", "accompaniment": "accompaniment"}[config.background_type]
     if config.target == others:
         raise ConfigError(
             f"corpus.target: {config.target!r} is what the others are called; name the target for what it is"
         )
-    return {config.target: _folder(config, "target_path"), others: _folder(config, "others_path")}
+    return {config.target: _folder(config, "target_path"), others: _folder(config, "background_path")}
 
 
 def _folder(config: CorpusConfig, name: str) -> Path:

@@ -47,14 +47,14 @@ class StemMp4Track:
         return fingerprint_files([(",".join(self.streams), self.path)])
 
 
-def find_tracks(path: Path, *, flat_split: str) -> list[StemMp4Track] | list[FileTrack]:
-    """The tracks of a MUSDB18 or MUSDB18-HQ root, of one .stem.mp4, or of a folder of them, which are `flat_split`.
+def find_tracks(path: Path, *, default_split: str) -> list[StemMp4Track] | list[FileTrack]:
+    """The tracks of a MUSDB18 or MUSDB18-HQ root, of one .stem.mp4, or of a folder of them, which are `default_split`.
 
     In a root the validation tracks are those that musdb names, or that `root`/setup.yaml does. Raises CorpusError for
     anything else.
     """
     if path.is_file() and path.name.endswith(SUFFIX):
-        return [_flat_track(path, flat_split)]
+        return [_flat_track(path, default_split)]
     if not path.is_dir():
         raise CorpusError(f"{path}: is no {SUFFIX} file and no folder; give MUSDB18's folder or one of its files")
     subsets = [subset for subset in ("train", "test") if (path / subset).is_dir()]
@@ -62,7 +62,7 @@ def find_tracks(path: Path, *, flat_split: str) -> list[StemMp4Track] | list[Fil
     if not subsets and not flat:
         raise CorpusError(f"{path}: holds neither train/ and test/ nor {SUFFIX} files; give MUSDB18's own folder")
     if not subsets:
-        return [_flat_track(file, flat_split) for file in flat]
+        return [_flat_track(file, default_split) for file in flat]
     is_wav = not any(next((path / subset).glob(f"*{SUFFIX}"), None) for subset in subsets)
     tracks = _hq_tracks(path, subsets) if is_wav else _stem_mp4_tracks(path, subsets)
     if not tracks:

@@ -24,7 +24,7 @@ class FileTrack:
     """(stem name, file) in the order in which the stems are kept."""
 
     def read(self) -> dict[str, Waveform]:
-        """Read all files; raises CorpusError if one is missing or two claim one stem, AudioError for a damaged one."""
+        """Read all files; raises CorpusError if one is missing or two create_or_resume one stem, AudioError for a damaged one."""
         if not self.files:
             raise CorpusError(f"{self.folder}: holds no audio files; put the track's stems there or remove the folder")
         missing = [file.name for _, file in self.files if not file.is_file()]
@@ -40,7 +40,7 @@ class FileTrack:
         return fingerprint_files(self.files)
 
 
-def find_tracks(root: Path, *, valid_share: float, test_share: float) -> list[FileTrack]:
+def find_tracks(root: Path, *, valid_fraction: float, test_fraction: float) -> list[FileTrack]:
     """Track folders in `root`, or in `root`/train, valid and test where there are such folders.
 
     Each audio file of a track folder is a stem of the file's name; "mixture" or "mix" is the mixture. Without split
@@ -57,18 +57,18 @@ def find_tracks(root: Path, *, valid_share: float, test_share: float) -> list[Fi
     if by_split:
         tracks = [_track(folder, split.name) for split in by_split for folder in _visible_folders(split)]
     else:
-        tracks = [_track(folder, split_by_name(folder.name, valid_share, test_share)) for folder in folders]
+        tracks = [_track(folder, split_by_name(folder.name, valid_fraction, test_fraction)) for folder in folders]
     if not tracks:
         raise CorpusError(f"{root}: holds no track folders; put the stems of each track into a folder of its own")
     return tracks
 
 
-def split_by_name(name: str, valid_share: float, test_share: float) -> str:
+def split_by_name(name: str, valid_fraction: float, test_fraction: float) -> str:
     """The split of a track from a hash of its name alone: it stays when tracks are added, and on every machine."""
     position = int.from_bytes(hashlib.sha256(name.encode(errors="surrogatepass")).digest()[:8], "big") / 2**64
-    if position < test_share:
+    if position < test_fraction:
         return "test"
-    return "valid" if position < test_share + valid_share else "train"
+    return "valid" if position < test_fraction + valid_fraction else "train"
 
 
 def fingerprint_files(files: Iterable[tuple[str, Path]]) -> str:

@@ -31,19 +31,19 @@ class AugmentConfig:
     gain_db: NonNegativeFloat = 6.0
     """Each stem of each crop becomes louder or softer by up to this many dB."""
 
-    polarity_share: Share = 0.5
+    p_polarity: Share = 0.5
     """Share of stems whose polarity is inverted."""
 
-    channel_swap_share: Share = 0.5
+    p_channel_swap: Share = 0.5
     """Share of stems whose channels change places; nothing to a mono corpus."""
 
-    remix_share: Share = 0.5
+    p_remix: Share = 0.5
     """Share of groups of crops whose stems are shuffled across songs; only where crops have stems (paired)."""
 
-    remix_group: PositiveInt = 4
+    remix_group_size: PositiveInt = 4
     """Crops in such a group; batch_size must be a multiple of it."""
 
-    pitch_tempo_share: Share = 0.0
+    p_pitch_tempo: Share = 0.0
     """Share of crops whose pitch and tempo are changed; 0 because each costs a hundred times what reading it does."""
 
     pitch_semitones: Annotated[float, Ge(0.0), Le(6.0)] = 2.0
@@ -75,28 +75,28 @@ def draw(
 ) -> Augmentation:
     """Draw for the crops with these `numbers` in the run.
 
-    With `batch_size`, the crops of all workers in one step, stems are shuffled in groups of `config.remix_group` crops
+    With `batch_size`, the crops of all workers in one step, stems are shuffled in groups of `config.remix_group_size` crops
     of the step, so that some may have to be taken from crops that are not among `numbers`.
     """
     shape = (len(numbers), stems)
     gain, swap = np.empty(shape, np.float32), np.empty(shape, bool)
     for row, number in enumerate(numbers):
         rng = np.random.default_rng((seed, number, _STEMS))
-        sign = np.where(rng.random(stems) < config.polarity_share, -1.0, 1.0)
+        sign = np.where(rng.random(stems) < config.p_polarity, -1.0, 1.0)
         gain[row] = sign * 10.0 ** (rng.uniform(-config.gain_db, config.gain_db, stems) / 20.0)
-        swap[row] = rng.random(stems) < config.channel_swap_share
+        swap[row] = rng.random(stems) < config.p_channel_swap
     source = np.repeat(np.asarray(numbers, dtype=np.int64)[:, None], stems, axis=1)
-    if batch_size is not None and config.remix_share > 0.0:
+    if batch_size is not None and config.p_remix > 0.0:
         _remix(source, config, seed, batch_size)
     return Augmentation(source=source, gain=gain, swap=swap)
 
 
 def draw_pitch_tempo(config: AugmentConfig, *, seed: int, number: int) -> PitchTempo:
     """How pitch and tempo of crop `number` of the run are changed: all its stems alike, before they are remixed."""
-    if config.pitch_tempo_share == 0.0:
+    if config.p_pitch_tempo == 0.0:
         return PitchTempo()
     rng = np.random.default_rng((seed, number, _PITCH_TEMPO))
-    if rng.random() >= config.pitch_tempo_share:
+    if rng.random() >= config.p_pitch_tempo:
         return PitchTempo()
     semitones = float(rng.uniform(-config.pitch_semitones, config.pitch_semitones))
     return PitchTempo(semitones, 1.0 + int(rng.integers(-config.tempo_percent, config.tempo_percent + 1)) / 100)
@@ -124,12 +124,12 @@ def num_groups(config: AugmentConfig, *, batch_size: int) -> int:
     So the groups are whole in each worker's share if their number is a multiple of that of the workers. Raises
     ConfigError if groups do not fit.
     """
-    if batch_size % config.remix_group:
+    if batch_size % config.remix_group_size:
         raise ConfigError(
-            f"crops.batch_size: {batch_size} is not a multiple of crops.augment.remix_group={config.remix_group}; "
-            "change one of them, or set crops.augment.remix_share=0"
+            f"crops.batch_size: {batch_size} is not a multiple of crops.augment.remix_group_size={config.remix_group_size}; "
+            "change one of them, or set crops.augment.p_remix=0"
         )
-    return batch_size // config.remix_group
+    return batch_size // config.remix_group_size
 
 
 def _remix(source: NDArray[np.int64], config: AugmentConfig, seed: int, batch_size: int) -> None:
@@ -137,10 +137,10 @@ def _remix(source: NDArray[np.int64], config: AugmentConfig, seed: int, batch_si
     groups = num_groups(config, batch_size=batch_size)
     firsts = source[:, 0] // batch_size * batch_size + source[:, 0] % groups
     for first in np.unique(firsts):
-        members = np.arange(first, first + groups * config.remix_group, groups)
+        members = np.arange(first, first + groups * config.remix_group_size, groups)
         # The first member names the group: the same draw on every worker.
         rng = np.random.default_rng((seed, int(first), _REMIX))
-        if rng.random() < config.remix_share:
+        if rng.random() < config.p_remix:
             rows = np.flatnonzero(firsts == first)
             places = np.searchsorted(members, source[rows, 0])
             for stem in range(source.shape[1]):

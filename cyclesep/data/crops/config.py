@@ -19,11 +19,11 @@ class CropConfig:
     batch_size: PositiveInt = 16
     """Crops in one step over all workers; each worker takes an equal share."""
 
-    pairing: Literal["paired", "unpaired", "semi_supervised", "composed"] = "paired"
+    pairing: Literal["paired", "unpaired", "semi_supervised", "on_the_fly"] = "paired"
     """Whether targets are aligned with the mixtures, come from other tracks than the mixtures do, or take turns;
     composed: aligned with mixtures made of recordings of the target alone and of accompaniment alone."""
 
-    paired_share: Annotated[float, Gt(0.0), Lt(1.0)] = 0.5
+    paired_fraction: Annotated[float, Gt(0.0), Lt(1.0)] = 0.5
     """Semi-supervised: share of the steps whose batch is paired; the other batches are unpaired."""
 
     num_paired_tracks: PositiveInt | None = None
@@ -32,16 +32,16 @@ class CropConfig:
     mixture: Literal["sum", "recorded"] = "sum"
     """Paired mixtures: the sum of all stems, or as recorded (what the stems leave over is then one more stem)."""
 
-    active_share: Share = 0.0
+    p_active: Share = 0.0
     """Share of crops that must contain the target, by the loudness per second in the manifest."""
 
-    active_db: float = -50.0
+    active_threshold_db: float = -50.0
     """A second contains a stem that is at least this loud (dB of full scale, RMS)."""
 
-    mixture_pool_share: Share = 0.5
+    mixture_track_fraction: Share = 0.5
     """Unpaired: share of the tracks that could give both which give mixtures; the others give targets."""
 
-    level_ratio_db: NonNegativeFloat = 6.0
+    max_level_offset_db: NonNegativeFloat = 6.0
     """Where mixtures are composed: a target is up to this much louder or softer than the accompaniment."""
 
     augment: AugmentConfig = field(default_factory=AugmentConfig)

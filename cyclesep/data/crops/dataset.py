@@ -99,7 +99,7 @@ class CropStream(IterableDataset[Batch]):
         self.start_step, self.num_steps = start_step, num_steps
         self._reader = reader
         self._longer: dict[tuple[bool, int], Layout | None] = {}
-        remixed = config.augment.remix_share > 0.0 and any(layout.paired for layout in self.layouts)
+        remixed = config.augment.p_remix > 0.0 and any(layout.paired for layout in self.layouts)
         self._num_groups = augment.num_groups(config.augment, batch_size=config.batch_size) if remixed else None
 
     def __iter__(self) -> Iterator[Batch]:
@@ -119,7 +119,7 @@ class CropStream(IterableDataset[Batch]):
             return self.layouts[0]
         paired, unpaired = self.layouts
         chance = np.random.default_rng((self.seed, step, _PAIRED)).random()
-        return paired if chance < self.config.paired_share else unpaired
+        return paired if chance < self.config.paired_fraction else unpaired
 
     def place(self, number: int) -> Place:
         """Where crop `number` of the run lies.
@@ -136,7 +136,7 @@ class CropStream(IterableDataset[Batch]):
                 changed = PitchTempo()
             else:
                 layout, num_samples = longer, needed
-        draws = layout.draw(np.random.default_rng((self.seed, number)), self.config.active_share)
+        draws = layout.draw(np.random.default_rng((self.seed, number)), self.config.p_active)
         return Place(layout=layout, draws=draws, pitch_tempo=changed, num_samples=num_samples)
 
     def batch(self, step: int) -> Batch:

@@ -42,11 +42,11 @@ def training_layouts(
         layouts = (_unpaired_layout(tracks, wanted, seed),)
     elif config.pairing == "paired":
         layouts = (_required_pairs(_aligned(tracks, wanted), tracks, wanted),)
-    elif config.pairing == "composed":
+    elif config.pairing == "on_the_fly":
         layouts = (_required_composed(tracks, wanted),)
     else:
         layouts = _semi_supervised_layouts(tracks, wanted, seed)
-    if config.active_share > 0.0:
+    if config.p_active > 0.0:
         _refuse_inactive(layouts, config)
     return layouts
 
@@ -96,9 +96,9 @@ def _required_composed(tracks: Sequence[TrackRecord], wanted: _Wanted) -> Layout
     layout = _composed_layout(tracks, wanted)
     if layout is None:
         raise ConfigError(
-            f"pairing=composed needs tracks that hold {ACCOMPANIMENT} alone, and others that hold "
+            f"pairing=on_the_fly needs tracks that hold {ACCOMPANIMENT} alone, and others that hold "
             f"{' and '.join(wanted.targets)}; {_holdings(tracks)}; ingest them with corpus.kind=unpaired "
-            "corpus.others_hold=accompaniment, or set another crops.pairing"
+            "corpus.background_type=accompaniment, or set another crops.pairing"
         )
     return layout
 
@@ -133,8 +133,8 @@ def _refuse_inactive(layouts: Sequence[Layout], config: CropConfig) -> None:
     silent = [target for layout in layouts for pool in layout.pools for target in pool.silent_targets]
     if silent:
         raise ConfigError(
-            f"crops.active_share={config.active_share:g}: no second of {silent[0]} is as loud as crops.active_db="
-            f"{config.active_db:g} in the tracks that give it; lower active_db, or set active_share=0"
+            f"crops.p_active={config.p_active:g}: no second of {silent[0]} is as loud as crops.active_threshold_db="
+            f"{config.active_threshold_db:g} in the tracks that give it; lower active_threshold_db, or set p_active=0"
         )
 
 
@@ -147,7 +147,11 @@ def _paired_layout(usable: Sequence[TrackRecord], wanted: _Wanted) -> Layout:
     slots = (*named, REST) if any(resting) else named
     recipes = [_recipe(track, slots, rest=rest) for track, rest in zip(usable, resting, strict=True)]
     pool = make_pool(
-        usable, recipes, num_samples=wanted.num_samples, targets=wanted.targets, active_db=wanted.config.active_db
+        usable,
+        recipes,
+        num_samples=wanted.num_samples,
+        targets=wanted.targets,
+        active_threshold_db=wanted.config.active_threshold_db,
     )
     return Layout(pools=(pool,), mixture=slice(None), target=slice(0, len(wanted.targets)), paired=True)
 
@@ -194,7 +198,10 @@ def _pooled_apart(
     sources = mixed or [track for track in givers if set(wanted.targets) & set(track.stems)]
     either = {track.track_id for track in targeted} & {track.track_id for track in sources}
     mixing = _dealt(
-        either, wanted.config.mixture_pool_share, seed, spare=(len(sources) - len(either), len(targeted) - len(either))
+        either,
+        wanted.config.mixture_track_fraction,
+        seed,
+        spare=(len(sources) - len(either), len(targeted) - len(either)),
     )
     giving = [track for track in sources if track.track_id in mixing or track.track_id not in either]
     by_target = _by_target([track for track in targeted if track.track_id not in mixing], wanted.targets)
@@ -239,7 +246,11 @@ def _mixture_pool(tracks: Sequence[TrackRecord], wanted: _Wanted) -> Pool:
         for track in tracks
     ]
     return make_pool(
-        tracks, recipes, num_samples=wanted.num_samples, targets=wanted.targets, active_db=wanted.config.active_db
+        tracks,
+        recipes,
+        num_samples=wanted.num_samples,
+        targets=wanted.targets,
+        active_threshold_db=wanted.config.active_threshold_db,
     )
 
 
@@ -251,7 +262,7 @@ def _composed_pools(
     """One pool of accompaniments, then one for each target; a crop of each, at a random ratio, makes a mixture."""
     below = _stem_pool(alone, ACCOMPANIMENT, wanted, _COMPOSED_LEVEL_DB)
     above = [
-        _stem_pool(tracks, target, wanted, _COMPOSED_LEVEL_DB, spread_db=wanted.config.level_ratio_db)
+        _stem_pool(tracks, target, wanted, _COMPOSED_LEVEL_DB, spread_db=wanted.config.max_level_offset_db)
         for tracks, target in zip(voices, wanted.targets, strict=True)
     ]
     return [below, *above]
@@ -269,7 +280,7 @@ def _stem_pool(
         [Recipe((stem,))] * len(tracks),
         num_samples=wanted.num_samples,
         targets=() if stem == ACCOMPANIMENT else (stem,),
-        active_db=wanted.config.active_db,
+        active_threshold_db=wanted.config.active_threshold_db,
         level_db=level_db,
         spread_db=spread_db,
     )

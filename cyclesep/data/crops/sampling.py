@@ -65,7 +65,7 @@ class Pool:
     starts: Starts
     targets: tuple[str, ...] = ()
     """Stems that a crop may have to contain."""
-    active_db: float = 0.0
+    active_threshold_db: float = 0.0
     """A second contains a stem that is at least this loud."""
     active: tuple[Starts, ...] = ()
     """The starts of crops that contain a target, for each target that is active anywhere."""
@@ -82,7 +82,10 @@ class Pool:
         """Targets whose loudness is known, and nowhere enough."""
         known = {stem for track in self.tracks for stem in track.loudness_db}
         active = {
-            target for target in self.targets for track in self.tracks if _active_seconds(track, target, self.active_db)
+            target
+            for target in self.targets
+            for track in self.tracks
+            if _active_seconds(track, target, self.active_threshold_db)
         }
         return [target for target in self.targets if target in known - active]
 
@@ -93,15 +96,15 @@ class Pool:
         """
         holding = [(index, track) for index, track in enumerate(self.tracks) if track.num_samples >= num_samples]
         starts = Starts([(index, *_bounds(track, num_samples)) for index, track in holding])
-        active = _active_starts(holding, self.targets, num_samples, self.active_db)
+        active = _active_starts(holding, self.targets, num_samples, self.active_threshold_db)
         if not len(starts) or len(active) < len(self.active):
             return None
         return replace(self, starts=starts, active=active)
 
-    def draw(self, rng: np.random.Generator, active_share: float) -> Draw:
-        """Draw uniformly over all starts or, with probability `active_share`, over those that contain a target."""
+    def draw(self, rng: np.random.Generator, p_active: float) -> Draw:
+        """Draw uniformly over all starts or, with probability `p_active`, over those that contain a target."""
         starts = self.starts
-        if self.active and rng.random() < active_share:
+        if self.active and rng.random() < p_active:
             starts = self.active[int(rng.integers(len(self.active)))]
         return self._at(
             starts, int(rng.integers(len(starts))), spread_db=float(rng.uniform(-1.0, 1.0)) * self.spread_db
@@ -155,9 +158,9 @@ class Layout:
         whole = tuple(pool for pool in pools if pool is not None)
         return replace(self, pools=whole) if len(whole) == len(pools) else None
 
-    def draw(self, rng: np.random.Generator, active_share: float) -> list[Draw]:
+    def draw(self, rng: np.random.Generator, p_active: float) -> list[Draw]:
         """Where a crop lies: one draw from each pool."""
-        return [pool.draw(rng, active_share) for pool in self.pools]
+        return [pool.draw(rng, p_active) for pool in self.pools]
 
     def read(self, reader: ShardReader, draws: Sequence[Sequence[Draw]], num_samples: int) -> Tensor:
         """The crops at `draws[crop][pool]`: float32 `(crops, slots, channels, num_samples)`."""
@@ -177,7 +180,7 @@ def make_pool(
     *,
     num_samples: int,
     targets: Sequence[str],
-    active_db: float,
+    active_threshold_db: float,
     level_db: float | None = None,
     spread_db: float = 0.0,
 ) -> Pool:
@@ -191,8 +194,8 @@ def make_pool(
         recipes=tuple(recipes),
         starts=Starts([(index, *_bounds(track, num_samples)) for index, track in numbered]),
         targets=tuple(targets),
-        active_db=active_db,
-        active=_active_starts(numbered, targets, num_samples, active_db),
+        active_threshold_db=active_threshold_db,
+        active=_active_starts(numbered, targets, num_samples, active_threshold_db),
         gains=tuple(_gain(track, level_db) for track in tracks) if level_db is not None else (),
         spread_db=spread_db,
     )
@@ -205,24 +208,30 @@ def _bounds(track: TrackRecord, num_samples: int) -> tuple[int, int]:
 
 
 def _active_starts(
-    tracks: Sequence[tuple[int, TrackRecord]], targets: Sequence[str], num_samples: int, active_db: float
+    tracks: Sequence[tuple[int, TrackRecord]], targets: Sequence[str], num_samples: int, active_threshold_db: float
 ) -> tuple[Starts, ...]:
     """For each target that is active anywhere the starts from which a crop contains it."""
     every = [
-        Starts([(index, *run) for index, track in tracks for run in _active_runs(track, stem, num_samples, active_db)])
+        Starts(
+            [
+                (index, *run)
+                for index, track in tracks
+                for run in _active_runs(track, stem, num_samples, active_threshold_db)
+            ]
+        )
         for stem in targets
     ]
     return tuple(starts for starts in every if len(starts))
 
 
-def _active_runs(track: TrackRecord, stem: str, num_samples: int, active_db: float) -> list[tuple[int, int]]:
+def _active_runs(track: TrackRecord, stem: str, num_samples: int, active_threshold_db: float) -> list[tuple[int, int]]:
     """First and last starts from which a crop overlaps an active second by at least half of the shorter of the two.
 
     The last second of a track may be a shorter one.
     """
     runs: list[tuple[int, int]] = []
     lowest, highest = _bounds(track, num_samples)
-    for begin, end in _active_seconds(track, stem, active_db):
+    for begin, end in _active_seconds(track, stem, active_threshold_db):
         first, last = lowest, highest
         if lowest == 0:
             first = max(first, begin + _overlap(track, begin, num_samples) - num_samples)
@@ -239,9 +248,9 @@ def _overlap(track: TrackRecord, sample: int, num_samples: int) -> int:
     return max(1, min(track.sample_rate, track.num_samples - second, num_samples) // 2)
 
 
-def _active_seconds(track: TrackRecord, stem: str, active_db: float) -> list[tuple[int, int]]:
+def _active_seconds(track: TrackRecord, stem: str, active_threshold_db: float) -> list[tuple[int, int]]:
     """Runs of seconds in which a stem is loud enough, as (first sample, one past the last)."""
-    active = np.asarray(track.loudness_db.get(stem, ()), dtype=float) >= active_db
+    active = np.asarray(track.loudness_db.get(stem, ()), dtype=float) >= active_threshold_db
     edges = np.flatnonzero(np.diff(np.concatenate(([False], active, [False])))) * track.sample_rate
     ends = np.minimum(edges[1::2], track.num_samples)
     return list(zip(edges[::2].tolist(), ends.tolist(), strict=True))

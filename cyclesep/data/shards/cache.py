@@ -5,7 +5,7 @@
     CYCLESEP_CACHE_GIB  its limit in GiB; default: whatever the disk holds, 5 % of which stay free
 
 A file is named after the SHA-256 of its content, which is checked when it comes: shards of another corpus, or of the
-same one ingested anew, are other files. All that processes have to agree on lies in the folder and is guarded by
+same one ingested anew, are other files. All that processes have to agree on lies in the folder and is run_with_error_handling by
 flock(2), which the system gives back however a process ends:
 
     HASH.lmdb              a whole shard; its time of change is when a process last opened it
@@ -63,7 +63,7 @@ class ShardCache:
         return cls(cache_folder(), limit)
 
     @contextmanager
-    def at_hand(self, uri: str, shard: ShardFile) -> Iterator[Path]:
+    def local_path(self, uri: str, shard: ShardFile) -> Iterator[Path]:
         """The file of a shard, fetched from the object `uri` if it was not here; not removed while the block lasts.
 
         Raises StorageError if it cannot be fetched, is not what the manifest says, or if the cache cannot hold it.

@@ -48,7 +48,7 @@ class Output(ABC):
         self.place = place
         """An absolute path, or a URI."""
 
-    def claim(self, settings: dict[str, Any]) -> None:
+    def create_or_resume(self, settings: dict[str, Any]) -> None:
         """Note the settings in a place that has none; raise CorpusError if it was ingested with others."""
         before = self._settings()
         if before is None:
@@ -252,7 +252,7 @@ class BucketOutput(Output):
 
     @override
     def _read(self, name: str) -> str | None:
-        with suppress(storage.NoSuchObject):
+        with suppress(storage.ObjectNotFound):
             return storage.read_text(self._place_of(name))
         return None
 

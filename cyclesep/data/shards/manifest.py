@@ -184,7 +184,7 @@ def _read_json(path: str) -> tuple[str, dict[str, Any]]:
     try:
         text = storage.read_text(path) if storage.is_remote(path) else Path(path).read_bytes().decode()
         values = json.loads(text, parse_float=_Floats().__getitem__)
-    except (FileNotFoundError, storage.NoSuchObject):
+    except (FileNotFoundError, storage.ObjectNotFound):
         folder, _, name = path.rpartition("/")
         raise ShardError(
             f"{folder}: holds no {name}, so no ingest was finished here; run `cyclesep ingest` into it"

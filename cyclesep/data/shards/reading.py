@@ -55,12 +55,12 @@ class ShardReader:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_selections": {}}
 
-    def at_hand(self, shard: ShardFile) -> AbstractContextManager[Path]:
+    def local_path(self, shard: ShardFile) -> AbstractContextManager[Path]:
         """The file of a shard on this machine, there for the length of the block, and as long as it is mapped."""
         if not self.is_remote:
             return nullcontext(Path(self.folder, shard.name))
         open_shards.close_removed()
-        return self._cache_here().at_hand(storage.join(self.folder, shard.name), shard)
+        return self._cache_here().local_path(storage.join(self.folder, shard.name), shard)
 
     def prefetch(self, tracks: Sequence[TrackRecord]) -> None:
         """Begin to fetch the shards of `tracks`, as many as the cache can hold, in the background.
@@ -138,7 +138,7 @@ class ShardReader:
     def _borrow_first(self, track: TrackRecord, place: "_Place") -> OpenShard:
         remedy = _CACHE_REMEDY if self.is_remote else _REMEDY
         try:
-            with self.at_hand(place.shard) as path:
+            with self.local_path(place.shard) as path:
                 place.path = str(path)
                 return open_shards.borrow(place.path, track, place.shard, remedy)
         except ShardError:
@@ -146,7 +146,7 @@ class ShardReader:
                 raise
         # The disk of the cache has spoilt a file; what lies in the bucket may be all right.
         self._cache_here().discard(place.shard)
-        with self.at_hand(place.shard) as path:
+        with self.local_path(place.shard) as path:
             return open_shards.borrow(str(path), track, place.shard, remedy)
 
     def _cache_here(self) -> ShardCache:

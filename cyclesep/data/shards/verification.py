@@ -179,7 +179,7 @@ def _num_cores() -> int:
 def _shard_damage(reader: ShardReader, track: TrackRecord, shard: ShardFile, advance: _Advance) -> list[Damage]:
     """All that is wrong with one shard; the reader, and so LMDB, sees only files whose bytes are all right."""
     try:
-        with reader.at_hand(shard) as path:
+        with reader.local_path(shard) as path:
             faults = _byte_faults(path, track, shard, advance) or _reader_faults(reader, track, shard)
     except OSError as problem:
         faults = [(None, f"it cannot be read ({problem.strerror})")]

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations
 
 from cyclesep.models.discriminators.spectral import SpectrogramDiscriminator
 from cyclesep.models.discriminators.waveform import PooledWaveformDiscriminator
-from cyclesep.models.discriminators.wavegan import SeedDiscriminator
+from cyclesep.models.discriminators.wavegan import WaveGANDiscriminator
 
 # Windows of the spectrogram sub-networks and the rate at which they are 1024, 512 and 256 samples.
 WINDOW_SECONDS = (0.064, 0.032, 0.016)
@@ -22,11 +22,11 @@ WAVEFORM_SCALES = (1, 2, 4)
 class DiscriminatorConfig:
     """Which discriminator, and how big."""
 
-    name: Literal["spectral", "waveform", "seed"] | None = None
-    """`spectral` (complex spectrograms at three windows), `waveform` (three scales), `seed`; empty: the preset's."""
+    name: Literal["spectral", "waveform", "wavegan"] | None = None
+    """`spectral` (complex spectrograms at three windows), `waveform` (three scales), `wavegan`; empty: the preset's."""
 
-    width: Annotated[int, Gt(0)] | None = None
-    """Channels of the first layer; empty takes the network's own (spectral 16, waveform 16, seed 64)."""
+    channels: Annotated[int, Gt(0)] | None = None
+    """Channels of the first layer; empty takes the network's own (spectral 16, waveform 16, wavegan 64)."""
 
     spectral_norm: bool = False
     """Bound each layer's gain by its largest singular value (Miyato et al., 2018)."""
@@ -34,17 +34,17 @@ class DiscriminatorConfig:
     r1_gamma: Annotated[float, Ge(0)] = 0.0
     """Weight of the R1 gradient penalty on real waveforms (Mescheder et al., 2018; 1 to 10 is usual); 0: none."""
 
-    r1_every: Annotated[int, Gt(0)] = 16
+    r1_interval: Annotated[int, Gt(0)] = 16
     """Steps between penalties, each weighted by this number (lazily: Karras et al., StyleGAN2, 2020)."""
 
-    updates: Annotated[int, Gt(0)] = 1
+    steps_per_generator_step: Annotated[int, Gt(0)] = 1
     """Updates of the discriminators for each one of the separator, all on the same real and fake crops."""
 
     crop_seconds: Annotated[float, Gt(0)] | None = None
     """Judge so much of each crop, a window drawn anew at each step: cheaper where crops are long; empty: all of it."""
 
     phase_shuffle: Annotated[int, Gt(-1)] = 2
-    """Largest shift, in frames, between the layers of `seed`."""
+    """Largest shift, in frames, between the layers of `wavegan`."""
 
 
 class Discriminator(nn.Module):
@@ -65,12 +65,12 @@ def build_discriminator(config: DiscriminatorConfig, *, channels: int, sample_ra
     match config.name or "spectral":
         case "spectral":
             windows = [2 ** round(math.log2(seconds * sample_rate)) for seconds in WINDOW_SECONDS]
-            networks = [SpectrogramDiscriminator(channels, width=config.width or 16, n_fft=n) for n in windows]
+            networks = [SpectrogramDiscriminator(channels, width=config.channels or 16, n_fft=n) for n in windows]
         case "waveform":
-            width = config.width or 16
+            width = config.channels or 16
             networks = [PooledWaveformDiscriminator(channels, width=width, pooling=scale) for scale in WAVEFORM_SCALES]
-        case "seed":
-            networks = [SeedDiscriminator(channels, width=config.width or 64, max_shift=config.phase_shuffle)]
+        case "wavegan":
+            networks = [WaveGANDiscriminator(channels, width=config.channels or 64, max_shift=config.phase_shuffle)]
     discriminator = Discriminator(networks)
     if config.spectral_norm:
         _bound_gains(discriminator)

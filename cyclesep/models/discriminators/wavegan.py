@@ -1,4 +1,4 @@
-"""The ancestor's discriminator, which is WaveGAN's (Donahue et al., 2018), with a phase shuffle that shuffles."""
+"""The original notebook's discriminator, which is WaveGAN's (Donahue et al., 2018), with a phase shuffle that shuffles."""
 
 from itertools import pairwise
 
@@ -9,11 +9,11 @@ from torch.nn import functional
 from cyclesep.models.separators.wavegan import KERNEL, SLOPE, STRIDE, initialise
 
 NUM_LAYERS = 5
-# One logit sees all 16 top frames of a window of 16,384 samples, which makes it the ancestor's linear layer.
+# One logit sees all 16 top frames of a window of 16,384 samples, which makes it the original notebook's linear layer.
 LOGIT_FRAMES = 16
 
 
-class SeedDiscriminator(nn.Module):
+class WaveGANDiscriminator(nn.Module):
     """Five strided convolutions, the widths doubling; one logit per 16,384 samples and one more per further 1,024."""
 
     def __init__(self, channels: int, *, width: int, max_shift: int) -> None:

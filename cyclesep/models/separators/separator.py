@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cyclesep.errors import ConfigError
 from cyclesep.models.separators.tfsep import TFSep
-from cyclesep.models.separators.wavegan import SeedGenerator
+from cyclesep.models.separators.wavegan import WaveGANSeparator
 from cyclesep.models.separators.waveunet import WaveUNet
 
 # Below this RMS (-100 dBFS) a window counts as silent and is no longer brought to unit level.
@@ -19,22 +19,22 @@ SILENCE_RMS = 1e-5
 class SeparatorConfig:
     """Which separator, and how big."""
 
-    name: Literal["seed", "waveunet", "tfsep"] | None = None
-    """`waveunet` (waveform U-Net), `tfsep` (complex spectrogram mask), `seed` (the ancestor's); empty: the preset's,
+    name: Literal["wavegan", "waveunet", "tfsep"] | None = None
+    """`waveunet` (waveform U-Net), `tfsep` (complex spectrogram mask), `wavegan` (the original notebook's); empty: the preset's,
     and of the modern one tfsep on GPUs from 32 kHz on, otherwise waveunet."""
 
-    width: Annotated[int, Gt(0), MultipleOf(8)] | None = None
-    """Channels of the first layer, a multiple of 8; empty takes the network's own (waveunet 16, tfsep 64, seed 64)."""
+    channels: Annotated[int, Gt(0), MultipleOf(8)] | None = None
+    """Channels of the first layer, a multiple of 8; empty takes the network's own (waveunet 16, tfsep 64, wavegan 64)."""
 
     depth: Annotated[int, Gt(0)] | None = None
-    """Levels of `waveunet` (4), blocks of `tfsep` (5), residual blocks of `seed` (8); empty takes that number."""
+    """Levels of `waveunet` (4), blocks of `tfsep` (5), residual blocks of `wavegan` (8); empty takes that number."""
 
-    levels: Annotated[int, Ge(0)] | None = None
+    unet_levels: Annotated[int, Ge(0)] | None = None
     """Halvings of the number of bands of `tfsep`, its widths doubling, with attention at the bottom; 0: neither;
     empty: 2, which with the other sizes left empty makes 6.4 million parameters."""
 
-    exact: bool = False
-    """`seed` as the ancestor had it: batch norm, no activation between its up-samplings, input as loud as it comes."""
+    original_layers: bool = False
+    """`wavegan` as the original notebook had it: batch norm, no activation between its up-samplings, input as loud as it comes."""
 
     mixture_consistency: bool = True
     """Make the estimates of several targets sum to the mixture; turn it off if the targets leave part of it out."""
@@ -88,26 +88,28 @@ def build_separator(config: SeparatorConfig, *, targets: int, channels: int, sam
     network: nn.Module
     match config.name or "waveunet":
         case "waveunet":
-            network = WaveUNet(channels, outputs, width=config.width or 16, depth=config.depth or 4)
+            network = WaveUNet(channels, outputs, width=config.channels or 16, depth=config.depth or 4)
         case "tfsep":
             network = TFSep(
                 channels,
                 targets,
-                width=config.width or 64,
+                width=config.channels or 64,
                 depth=config.depth or 5,
-                levels=2 if config.levels is None else config.levels,
+                levels=2 if config.unet_levels is None else config.unet_levels,
                 sample_rate=sample_rate,
             )
-        case "seed":
-            network = SeedGenerator(
-                channels, outputs, width=config.width or 64, depth=config.depth or 8, exact=config.exact
+        case "wavegan":
+            network = WaveGANSeparator(
+                channels, outputs, width=config.channels or 64, depth=config.depth or 8, exact=config.original_layers
             )
     consistent = config.mixture_consistency and targets > 1
-    return Separator(network, targets=targets, channels=channels, consistent=consistent, unit_level=not config.exact)
+    return Separator(
+        network, targets=targets, channels=channels, consistent=consistent, unit_level=not config.original_layers
+    )
 
 
 def _refuse_ignored(config: SeparatorConfig) -> None:
-    for setting, owner in (("levels", "tfsep"), ("exact", "seed")):
+    for setting, owner in (("unet_levels", "tfsep"), ("original_layers", "wavegan")):
         if getattr(config, setting) and config.name != owner:
             raise ConfigError(
                 f"separator.{setting}: only {owner} has it, and separator.name is {config.name or 'waveunet'}; "

@@ -1,6 +1,6 @@
-"""The ancestor's generator with its defects mended.
+"""The original notebook's generator with its defects mended.
 
-Two strided convolutions, residual blocks, two up-samplings. Unlike the ancestor's it takes any length, normalises by
+Two strided convolutions, residual blocks, two up-samplings. Unlike the original notebook's it takes any length, normalises by
 group (batch normalisation made an estimate depend on the other windows of its batch) and has an activation between the
 two up-sampling convolutions (without one the decoder is a single linear map). `exact` takes the last two back.
 
@@ -19,10 +19,10 @@ NORM_GROUPS = 8
 SLOPE = 0.2
 
 
-class SeedGenerator(nn.Module):
+class WaveGANSeparator(nn.Module):
     """Map `(batch, channels, time)` of any length to `(batch, outputs, time)`; `width` must be a multiple of 4.
 
-    With `exact` it computes what the ancestor's network did: batch normalisation, a decoder without an activation.
+    With `exact` it computes what the original notebook's network did: batch normalisation, a decoder without an activation.
     """
 
     def __init__(self, channels: int, outputs: int, *, width: int, depth: int, exact: bool = False) -> None:
@@ -89,7 +89,7 @@ class FoldedUpsampling(nn.Conv1d):
 
 
 def initialise(network: nn.Module) -> None:
-    """Draw convolution weights from N(0, 0.02) and set biases to 0, as the ancestor did."""
+    """Draw convolution weights from N(0, 0.02) and set biases to 0, as the original notebook did."""
     for module in network.modules():
         if isinstance(module, nn.Conv1d):
             nn.init.normal_(module.weight, std=0.02)

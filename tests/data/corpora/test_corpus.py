@@ -114,7 +114,7 @@ def test_a_missing_hq_stem_is_named_before_anything_is_read(tmp_path):
 def test_a_flat_folder_of_stem_mp4_has_the_split_that_is_asked_for(tmp_path):
     shutil.copy(EXCERPT, tmp_path / "b.stem.mp4")
     shutil.copy(EXCERPT, tmp_path / "a.stem.mp4")
-    assert [(t.track_id, t.split) for t in musdb(tmp_path, flat_split="valid")] == [("a", "valid"), ("b", "valid")]
+    assert [(t.track_id, t.split) for t in musdb(tmp_path, default_split="valid")] == [("a", "valid"), ("b", "valid")]
 
 
 @pytest.mark.parametrize("flags", [(), ("-movflags", "+faststart")])
@@ -210,15 +210,16 @@ def test_unpaired_recordings_are_tracks_of_one_stem_in_disjoint_pools(tmp_path):
         write(tmp_path / "piano" / f"{number}.wav", channels=1)
     write(tmp_path / "rest" / "album" / "0.mp3")
     config = CorpusConfig(
-        kind="unpaired", target="piano", target_path=str(tmp_path / "piano"), others_path=str(tmp_path / "rest")
+        kind="unpaired", target="piano", target_path=str(tmp_path / "piano"), background_path=str(tmp_path / "rest")
     )
     tracks = find_tracks(config)
     assert sorted(track.track_id for track in tracks) == ["mixture/album/0.mp3", *(f"piano/{n}.wav" for n in range(3))]
     assert {tuple(track.read()) for track in tracks} == {("piano",), ("mixture",)}
     assert {
-        track.split for track in find_tracks(CorpusConfig(**vars(config) | {"valid_share": 1.0, "test_share": 0.0}))
+        track.split
+        for track in find_tracks(CorpusConfig(**vars(config) | {"valid_fraction": 1.0, "test_fraction": 0.0}))
     } == {"valid"}
-    alone = CorpusConfig(**vars(config) | {"others_hold": "accompaniment"})
+    alone = CorpusConfig(**vars(config) | {"background_type": "accompaniment"})
     assert "accompaniment/album/0.mp3" in [track.track_id for track in find_tracks(alone)]
 
 
@@ -226,7 +227,9 @@ def test_unpaired_folders_that_overlap_are_refused(tmp_path):
     write(tmp_path / "all" / "piano" / "0.wav")
     with pytest.raises(CorpusError, match="one holds the other"):
         find_tracks(
-            CorpusConfig(kind="unpaired", target_path=str(tmp_path / "all/piano"), others_path=str(tmp_path / "all"))
+            CorpusConfig(
+                kind="unpaired", target_path=str(tmp_path / "all/piano"), background_path=str(tmp_path / "all")
+            )
         )
 
 
@@ -255,13 +258,13 @@ def test_musdb_folders_without_tracks_are_refused(tmp_path):
 def test_unpaired_without_recordings_or_with_a_target_called_mixture_is_refused(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    paths = {"target_path": str(tmp_path / "a"), "others_path": str(tmp_path / "b")}
+    paths = {"target_path": str(tmp_path / "a"), "background_path": str(tmp_path / "b")}
     with pytest.raises(CorpusError, match="a: holds no audio files"):
         find_tracks(CorpusConfig(kind="unpaired", **paths))
     with pytest.raises(ConfigError, match="'mixture' is what the others are called"):
         find_tracks(CorpusConfig(kind="unpaired", target="mixture", **paths))
     with pytest.raises(ConfigError, match="keep it at most 1"):
-        find_tracks(CorpusConfig(kind="unpaired", valid_share=0.7, test_share=0.7, **paths))
+        find_tracks(CorpusConfig(kind="unpaired", valid_fraction=0.7, test_fraction=0.7, **paths))
 
 
 def test_audio_that_is_text_or_holds_nan_is_one_clear_line(tmp_path):
@@ -281,7 +284,7 @@ def test_audio_that_is_text_or_holds_nan_is_one_clear_line(tmp_path):
 def test_the_description_holds_what_the_kind_uses_and_absolute_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     described = describe(CorpusConfig(kind="stems", path="music", target="ignored"))
-    assert described == {"kind": "stems", "path": str(tmp_path / "music"), "valid_share": 0.1, "test_share": 0.1}
+    assert described == {"kind": "stems", "path": str(tmp_path / "music"), "valid_fraction": 0.1, "test_fraction": 0.1}
 
 
 def test_synthetic_tracks_come_from_the_composer():

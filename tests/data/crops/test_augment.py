@@ -12,7 +12,7 @@ from cyclesep.data.crops.time_stretch import PitchTempo
 from cyclesep.errors import ConfigError
 
 BATCH, STEMS = 16, 3
-OFF = AugmentConfig(gain_db=0.0, polarity_share=0.0, channel_swap_share=0.0, remix_share=0.0)
+OFF = AugmentConfig(gain_db=0.0, p_polarity=0.0, p_channel_swap=0.0, p_remix=0.0)
 
 
 def labelled(batch: int = BATCH, stems: int = STEMS) -> torch.Tensor:
@@ -42,7 +42,7 @@ def test_gains_stay_within_their_decibels_and_fill_them_evenly() -> None:
 
 
 def test_shares_of_inverted_and_swapped_stems_are_the_configured_ones() -> None:
-    config = dataclasses.replace(OFF, polarity_share=0.3, channel_swap_share=0.8)
+    config = dataclasses.replace(OFF, p_polarity=0.3, p_channel_swap=0.8)
     drawn = augment.draw(config, seed=1, numbers=range(3000), stems=4)
     assert (drawn.gain < 0).mean() == pytest.approx(0.3, abs=0.02)
     assert drawn.swap.mean() == pytest.approx(0.8, abs=0.02)
@@ -50,28 +50,28 @@ def test_shares_of_inverted_and_swapped_stems_are_the_configured_ones() -> None:
 
 
 def test_swapped_stems_have_their_channels_exchanged_and_inverted_ones_their_sign() -> None:
-    swapped = augmented(dataclasses.replace(OFF, channel_swap_share=1.0))
+    swapped = augmented(dataclasses.replace(OFF, p_channel_swap=1.0))
     assert torch.equal(swapped, labelled().flip(2))
-    inverted = augmented(dataclasses.replace(OFF, polarity_share=1.0))
+    inverted = augmented(dataclasses.replace(OFF, p_polarity=1.0))
     assert torch.equal(inverted, -labelled())
 
 
 def test_mono_stems_have_no_channels_to_swap() -> None:
-    drawn = augment.draw(dataclasses.replace(OFF, channel_swap_share=1.0), seed=0, numbers=[0], stems=2)
+    drawn = augment.draw(dataclasses.replace(OFF, p_channel_swap=1.0), seed=0, numbers=[0], stems=2)
     stems = torch.rand(1, 2, 1, 8)
     assert torch.equal(augment.apply(stems, drawn), stems)
 
 
 @pytest.mark.parametrize("world_size", [2, 4, 8, 16])
 def test_the_same_crops_come_out_for_any_number_of_workers(world_size: int) -> None:
-    config = AugmentConfig(remix_share=1.0, remix_group=4)
+    config = AugmentConfig(p_remix=1.0, remix_group_size=4)
     whole = augmented(config, step=7)
     for rank in range(world_size):
         assert torch.equal(augmented(config, rank=rank, world_size=world_size, step=7), whole[rank::world_size])
 
 
 def test_remix_shuffles_each_stem_inside_its_group_and_loses_none() -> None:
-    remixed = augmented(dataclasses.replace(OFF, remix_share=1.0, remix_group=4))
+    remixed = augmented(dataclasses.replace(OFF, p_remix=1.0, remix_group_size=4))
     for group in range(4):
         for stem in range(STEMS):
             assert set(remixed[group::4, stem, 0, 0].tolist()) == set(labelled()[group::4, stem, 0, 0].tolist())
@@ -80,7 +80,7 @@ def test_remix_shuffles_each_stem_inside_its_group_and_loses_none() -> None:
 
 
 def test_about_the_configured_share_of_groups_is_remixed() -> None:
-    config = dataclasses.replace(OFF, remix_share=0.25, remix_group=8)
+    config = dataclasses.replace(OFF, p_remix=0.25, remix_group_size=8)
     moved = 0
     for step in range(400):
         numbers = np.arange(step * 16, step * 16 + 16)
@@ -99,7 +99,7 @@ def test_seeds_and_steps_draw_differently() -> None:
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 6, 8, 12])
 def test_remixed_stems_come_from_the_crop_s_own_group_wherever_its_worker_is(world_size: int) -> None:
-    config = dataclasses.replace(OFF, remix_share=1.0, remix_group=4)
+    config = dataclasses.replace(OFF, p_remix=1.0, remix_group_size=4)
     for rank in range(world_size):
         numbers = range(48 + rank, 72, world_size)
         drawn = augment.draw(config, seed=2, numbers=numbers, stems=5, batch_size=24)
@@ -108,20 +108,20 @@ def test_remixed_stems_come_from_the_crop_s_own_group_wherever_its_worker_is(wor
 
 
 def test_workers_that_hold_whole_groups_need_no_crop_of_another() -> None:
-    config = dataclasses.replace(OFF, remix_share=1.0, remix_group=4)
+    config = dataclasses.replace(OFF, p_remix=1.0, remix_group_size=4)
     for rank in range(2):
         drawn = augment.draw(config, seed=0, numbers=range(rank, 16, 2), stems=4, batch_size=16)
         assert drawn.needed == list(range(rank, 16, 2))
 
 
 def test_a_batch_that_groups_do_not_divide_is_refused_with_the_remedy() -> None:
-    assert augment.num_groups(AugmentConfig(remix_group=4), batch_size=16) == 4
-    with pytest.raises(ConfigError, match=r"crops.batch_size: 18 is not a multiple of .*remix_group=4.*remix_share=0"):
+    assert augment.num_groups(AugmentConfig(remix_group_size=4), batch_size=16) == 4
+    with pytest.raises(ConfigError, match=r"crops.batch_size: 18 is not a multiple of .*remix_group_size=4.*p_remix=0"):
         augment.num_groups(AugmentConfig(), batch_size=18)
 
 
 def test_pitch_and_tempo_are_drawn_for_their_share_of_crops_evenly_over_their_ranges() -> None:
-    config = dataclasses.replace(OFF, pitch_tempo_share=0.25, pitch_semitones=3.0, tempo_percent=5)
+    config = dataclasses.replace(OFF, p_pitch_tempo=0.25, pitch_semitones=3.0, tempo_percent=5)
     drawn = [augment.draw_pitch_tempo(config, seed=4, number=number) for number in range(8000)]
     changed = [change for change in drawn if change != PitchTempo()]
     assert len(changed) / len(drawn) == pytest.approx(0.25, abs=0.02)
@@ -137,7 +137,7 @@ def test_pitch_and_tempo_are_off_by_default() -> None:
 
 
 def test_augmentation_stays_on_the_device_of_the_stems() -> None:
-    drawn = augment.draw(AugmentConfig(remix_share=1.0), seed=0, numbers=range(BATCH), stems=STEMS, batch_size=BATCH)
+    drawn = augment.draw(AugmentConfig(p_remix=1.0), seed=0, numbers=range(BATCH), stems=STEMS, batch_size=BATCH)
     # Tensors on "meta" have no values: anything that looked at them on the CPU would raise.
     applied = augment.apply(labelled().to("meta"), drawn)
     assert applied.device.type == "meta"

@@ -21,8 +21,8 @@ from cyclesep.data.shards.writing import write_track
 from cyclesep.errors import ConfigError
 
 RATE = 1000
-EVERYTHING = AugmentConfig(remix_share=0.7, pitch_tempo_share=0.4, tempo_percent=20)
-OFF = AugmentConfig(gain_db=0.0, polarity_share=0.0, channel_swap_share=0.0, remix_share=0.0)
+EVERYTHING = AugmentConfig(p_remix=0.7, p_pitch_tempo=0.4, tempo_percent=20)
+OFF = AugmentConfig(gain_db=0.0, p_polarity=0.0, p_channel_swap=0.0, p_remix=0.0)
 MUSIC = ("vocals", "drums", "bass")
 
 
@@ -139,7 +139,7 @@ def test_loader_processes_keep_the_order_exact(reader: ShardReader) -> None:
 @pytest.mark.parametrize("tempo_percent", [None, 10])
 def test_starts_are_uniform_over_all_valid_starts_of_all_tracks(reader: ShardReader, tempo_percent: int | None) -> None:
     """Chi-square over 60 equal parts of all songs; for the longer pieces of a changed tempo just the same."""
-    changes = dataclasses.replace(OFF, pitch_tempo_share=1.0, tempo_percent=tempo_percent or 0, pitch_semitones=0.0)
+    changes = dataclasses.replace(OFF, p_pitch_tempo=1.0, tempo_percent=tempo_percent or 0, pitch_semitones=0.0)
     stream = CropStream(reader, config(augment=changes if tempo_percent else OFF), targets=("vocals",), seed=11)
     (pool,) = stream.layouts[0].pools
     places = [stream.place(number) for number in range(20_000)]
@@ -177,7 +177,7 @@ def test_what_pitch_and_tempo_need_lies_inside_the_track_and_holds_no_silence(tm
     """Crops of 0.5 s need 0.656 to 0.856 s, which tracks of 0.95, 1 and 3 s hold, and one of 0.6 s does not."""
     tone = [{"vocals": np.sin(np.arange(round(1000 * seconds)) * 0.9)[None] * 0.5} for seconds in (0.95, 1.0, 3.0, 0.6)]
     tracks = [(stems | {"drums": stems["vocals"] * 0.5}, "train") for stems in tone]
-    always = dataclasses.replace(OFF, pitch_tempo_share=1.0, tempo_percent=20)
+    always = dataclasses.replace(OFF, p_pitch_tempo=1.0, tempo_percent=20)
     stream = CropStream(write_corpus(tmp_path, tracks), config(augment=always), targets=("vocals",))
     (pool,) = stream.layouts[0].pools
     needed = set()
@@ -194,7 +194,7 @@ def test_what_pitch_and_tempo_need_lies_inside_the_track_and_holds_no_silence(tm
 
 def test_crops_stay_as_recorded_where_no_track_is_long_enough_for_another_tempo(tmp_path: Path) -> None:
     reader = write_corpus(tmp_path, [(level(0, 0.52, ("vocals", "drums")), "train")])
-    always = dataclasses.replace(OFF, pitch_tempo_share=1.0)
+    always = dataclasses.replace(OFF, p_pitch_tempo=1.0)
     changed = CropStream(reader, config(augment=always), targets=("vocals",), num_steps=1)
     recorded = CropStream(reader, config(), targets=("vocals",), num_steps=1)
     assert {changed.place(number).num_samples for number in range(32)} == {500}
@@ -207,7 +207,7 @@ def test_stems_of_a_song_change_pitch_together_and_keep_it_when_they_are_remixed
     songs = [
         ({stem: 0.3 * np.sin(2 * np.pi * (40 + 10 * n) * time)[None] for stem in MUSIC}, "train") for n in range(4)
     ]
-    augmentation = dataclasses.replace(OFF, remix_share=1.0, pitch_tempo_share=0.5, pitch_semitones=3.0)
+    augmentation = dataclasses.replace(OFF, p_remix=1.0, p_pitch_tempo=0.5, pitch_semitones=3.0)
     chosen = config(batch_size=8, augment=augmentation)
     stream = CropStream(write_corpus(tmp_path, songs), chosen, targets=MUSIC, num_steps=6)
     spectra = torch.fft.rfft(torch.cat([batch.target for batch in batches(stream)])[:, :, 0], n=1 << 15).abs()
@@ -260,7 +260,7 @@ def test_no_step_of_an_unpaired_run_holds_mixtures_and_targets_of_one_track(tmp_
     """Over all workers and steps, whatever is augmented: what gives mixtures never gives targets."""
     stems = ("mixture", "vocals", "drums")
     reader = write_corpus(tmp_path, [(tones(number, stems), "train") for number in range(12)])
-    augmentation = AugmentConfig(remix_share=1.0)
+    augmentation = AugmentConfig(p_remix=1.0)
     for seed in range(3):
         chosen = config(pairing=pairing, num_paired_tracks=3, batch_size=16, augment=augmentation)
         mixed: set[int] = set()
@@ -291,7 +291,7 @@ def test_the_share_of_tracks_that_give_mixtures_is_the_configured_one_and_the_se
     reader = write_corpus(tmp_path, [(level(number, 1.0, ("mixture", "vocals")), "train") for number in range(10)])
 
     def givers(share: float, seed: int) -> frozenset[str]:
-        chosen = config(pairing="unpaired", mixture_pool_share=share)
+        chosen = config(pairing="unpaired", mixture_track_fraction=share)
         pools = CropStream(reader, chosen, targets=("vocals",), seed=seed).layouts[0].pools
         return frozenset(track.track_id for track in pools[0].tracks)
 
@@ -318,7 +318,7 @@ def pool_names(stream: CropStream) -> list[list[set[str]]]:
 
 def test_semi_supervised_steps_are_paired_or_unpaired_as_seed_and_step_decide(reader: ShardReader) -> None:
     def kinds(share: float, seed: int, start: int = 0) -> list[bool]:
-        chosen = config(pairing="semi_supervised", num_paired_tracks=2, paired_share=share)
+        chosen = config(pairing="semi_supervised", num_paired_tracks=2, paired_fraction=share)
         stream = CropStream(reader, chosen, targets=("vocals",), seed=seed, start_step=start)
         return [stream.layout(step).paired for step in range(start, 1000)]
 
@@ -371,7 +371,7 @@ def test_without_mixtures_they_are_composed_at_a_random_ratio_from_other_targets
     tmp_path: Path,
 ) -> None:
     reader = composing_corpus(tmp_path)
-    stream = CropStream(reader, config(pairing="unpaired", level_ratio_db=4.0), targets=("piano",))
+    stream = CropStream(reader, config(pairing="unpaired", max_level_offset_db=4.0), targets=("piano",))
     below, above, real = stream.layouts[0].pools
     assert {track.stems for track in below.tracks} == {("accompaniment",)}
     assert not {track.track_id for track in above.tracks} & {track.track_id for track in real.tracks}
@@ -394,7 +394,7 @@ def test_composed_pairs_are_mixtures_of_recordings_that_never_played_together_wi
     tmp_path: Path,
 ) -> None:
     reader = composing_corpus(tmp_path)
-    stream = CropStream(reader, config(pairing="composed", batch_size=4), targets=("piano",), num_steps=3)
+    stream = CropStream(reader, config(pairing="on_the_fly", batch_size=4), targets=("piano",), num_steps=3)
     (layout,) = stream.layouts
     below, above = layout.pools
     assert {track.stems for track in below.tracks} == {("accompaniment",)}
@@ -404,8 +404,8 @@ def test_composed_pairs_are_mixtures_of_recordings_that_never_played_together_wi
         residual = batch.mixture - batch.target[:, 0]
         assert float(residual.square().mean()) > 1e-4
         assert float(batch.target.square().mean()) > 1e-4
-    with pytest.raises(ConfigError, match="pairing=composed needs tracks that hold accompaniment alone"):
-        CropStream(reader, config(pairing="composed"), targets=("guitar",))
+    with pytest.raises(ConfigError, match="pairing=on_the_fly needs tracks that hold accompaniment alone"):
+        CropStream(reader, config(pairing="on_the_fly"), targets=("guitar",))
 
 
 def test_the_recorded_mixture_is_served_with_what_its_stems_leave_over_as_one_more_stem(tmp_path: Path) -> None:
@@ -452,7 +452,7 @@ def test_the_active_share_of_crops_contains_the_target(tmp_path: Path) -> None:
     reader = write_corpus(tmp_path, [(sparse(number), "train") for number in range(3)])
 
     def active(share: float) -> float:
-        stream = CropStream(reader, config(active_share=share), targets=("vocals",), num_steps=8)
+        stream = CropStream(reader, config(p_active=share), targets=("vocals",), num_steps=8)
         sounding = [batch.target.square().sum((1, 2, 3)) > 0 for batch in batches(stream)]
         return float(torch.cat(sounding).float().mean())
 
@@ -491,8 +491,8 @@ def test_a_track_shorter_than_the_crop_contains_its_target_wherever_it_lies(tmp_
 def test_crops_required_to_be_active_are_so_with_pitch_and_tempo_changed(tmp_path: Path) -> None:
     stems = song(0, 8.0, ("vocals", "drums"))
     stems["vocals"][:, :4000] = stems["vocals"][:, 5000:] = 0
-    always = dataclasses.replace(OFF, pitch_tempo_share=1.0)
-    chosen = config(active_share=1.0, augment=always)
+    always = dataclasses.replace(OFF, p_pitch_tempo=1.0)
+    chosen = config(p_active=1.0, augment=always)
     stream = CropStream(write_corpus(tmp_path, [(stems, "train")]), chosen, targets=("vocals",), num_steps=3)
     for number in range(96):
         place = stream.place(number)
@@ -507,8 +507,8 @@ def test_activity_that_no_track_has_is_refused_with_the_remedy(tmp_path: Path) -
     stems["vocals"][:] = 0
     reader = write_corpus(tmp_path, [(stems, "train"), (song(1, 2.0, ("drums", "bass")), "train")])
     assert CropStream(reader, config(), targets=("vocals",)).layouts[0].pools[0].silent_targets == ["vocals"]
-    with pytest.raises(ConfigError, match=r"active_share=0.5: no second of vocals is as loud as .*active_db=-50"):
-        CropStream(reader, config(active_share=0.5), targets=("vocals",))
+    with pytest.raises(ConfigError, match=r"p_active=0.5: no second of vocals is as loud as .*active_threshold_db=-50"):
+        CropStream(reader, config(p_active=0.5), targets=("vocals",))
 
 
 def test_validation_crops_are_fixed_aligned_and_spread_over_all_tracks(reader: ShardReader) -> None:
@@ -541,8 +541,8 @@ def test_what_a_corpus_lacks_is_told_with_what_it_holds(reader: ShardReader, tmp
         CropStream(reader, config(pairing="semi_supervised"), targets=("vocals",))
     with pytest.raises(ConfigError, match="num_paired_tracks=7: only 6 tracks hold vocals"):
         CropStream(reader, config(num_paired_tracks=7), targets=("vocals",))
-    with pytest.raises(ConfigError, match=r"paired_share.*greater than 0"):
-        settings.build(CropConfig, {"paired_share": 0.0})
+    with pytest.raises(ConfigError, match=r"paired_fraction.*greater than 0"):
+        settings.build(CropConfig, {"paired_fraction": 0.0})
     with pytest.raises(ConfigError, match="not a multiple of 3 workers"):
         CropStream(reader, config(), targets=("vocals",), world_size=3)
 

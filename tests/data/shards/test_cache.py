@@ -48,7 +48,7 @@ def stored(prefix: str, folder: Path, count: int, size: int = SIZE) -> list[tupl
 
 
 def fetch(cache: ShardCache, item: tuple[str, ShardFile]) -> bytes:
-    with cache.at_hand(*item) as path:
+    with cache.local_path(*item) as path:
         return path.read_bytes()
 
 
@@ -98,7 +98,7 @@ def test_the_shards_opened_longest_ago_go_when_the_limit_is_reached(prefix, tmp_
 def test_an_evicted_shard_stays_readable_where_it_is_mapped(prefix, tmp_path):
     wanted = stored(prefix, tmp_path, 2)
     cache = ShardCache(tmp_path / "cache", limit_bytes=SIZE)
-    with cache.at_hand(*wanted[0]) as path, path.open("rb") as file:
+    with cache.local_path(*wanted[0]) as path, path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
     fetch(cache, wanted[1])
     assert not path.exists()
@@ -110,7 +110,7 @@ def test_a_shard_in_use_is_not_evicted_and_who_needs_its_room_waits(prefix, tmp_
     wanted = stored(prefix, tmp_path, 2)
     cache = ShardCache(tmp_path / "cache", limit_bytes=SIZE)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        with cache.at_hand(*wanted[0]) as path:
+        with cache.local_path(*wanted[0]) as path:
             waiting = pool.submit(fetch, cache, wanted[1])
             with pytest.raises(concurrent.futures.TimeoutError):
                 waiting.result(0.5)
@@ -255,7 +255,7 @@ def test_a_prefetch_that_fails_says_nothing_and_the_reader_is_told(prefix, tmp_p
     item = (f"{prefix}/nothing", shard_of(0))
     cache = ShardCache(tmp_path / "cache", ROOM)
     cache.prefetch([item])
-    with pytest.raises(storage.NoSuchObject, match=f"{prefix}/nothing: there is no such object"):
+    with pytest.raises(storage.ObjectNotFound, match=f"{prefix}/nothing: there is no such object"):
         fetch(cache, item)
 
 

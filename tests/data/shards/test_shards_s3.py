@@ -209,7 +209,7 @@ def test_a_file_that_the_disk_of_the_cache_spoilt_is_fetched_again(s3, prefix, s
     ingest(config_of(songs, prefix))
     reader = ShardReader(prefix)
     track = reader.manifest.tracks[0]
-    with reader.at_hand(track.shards[0]) as path:
+    with reader.local_path(track.shards[0]) as path:
         content = bytearray(path.read_bytes())
         # In the tree of LMDB, before the first record.
         content[min(offset for offset, _ in track.shards[0].records) - 8] ^= 1
@@ -225,7 +225,7 @@ def test_a_damaged_record_in_the_cache_is_an_error_that_says_to_delete_the_file(
     ingest(config_of(songs, prefix))
     reader = ShardReader(prefix)
     track = reader.manifest.tracks[0]
-    with reader.at_hand(track.shards[0]) as path:
+    with reader.local_path(track.shards[0]) as path:
         content = bytearray(path.read_bytes())
         content[sum(track.shards[0].records[0]) - 1] ^= 1
         path.write_bytes(content)
@@ -262,14 +262,14 @@ def test_training_streams_from_a_bucket(s3, prefix, tiny_shards, tmp_path):
     small = {
         "crops.crop_seconds": 0.5,
         "crops.batch_size": 4,
-        "cyclegan.separator.width": 8,
-        "cyclegan.separator.depth": 2,
+        "method.separator.channels": 8,
+        "method.separator.depth": 2,
         "num_validation_crops": 2,
-        "num_loader_processes": 1,
+        "num_dataloader_workers": 1,
         "validate_every": 2,
         "steps": 2,
     }
-    config = settings.replace(TrainConfig(shards=prefix, storage=str(tmp_path / "runs"), name="s3"), small)
+    config = settings.replace(TrainConfig(shards=prefix, output_dir=str(tmp_path / "runs"), name="s3"), small)
     s3.proxy.clear()
     report = fit(config)
     assert report.progress.manifest_digest == ShardReader(tiny_shards).manifest.digest

@@ -45,7 +45,7 @@ class Note:
 
 @dataclass(frozen=True, kw_only=True)
 class Song:
-    """A composed song; all stems are arranged from it."""
+    """A synthetic song; all stems are arranged from it."""
 
     style_name: str
     tempo_bpm: float
