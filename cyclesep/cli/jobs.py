@@ -55,7 +55,7 @@ JOBS = {
     ),
     "train": Job(
         sentence="Train a separator on shards, with Ray Train, on one machine or many.",
-        config="cyclesep.training:TrainConfig",
+        config="cyclesep.training.config:TrainConfig",
         function="cyclesep.cli.commands:train",
         examples=(
             "jobs/configs/quickstart/train.yaml",
@@ -77,7 +77,7 @@ JOBS = {
     ),
     "separate": Job(
         sentence="Separate audio files with a trained checkpoint.",
-        config="cyclesep.inference:SeparateConfig",
+        config="cyclesep.inference.config:SeparateConfig",
         function="cyclesep.cli.commands:separate",
         examples=(
             "song.mp3 checkpoint=runs/quickstart",
@@ -107,7 +107,7 @@ JOBS = {
     ),
     "evaluate": Job(
         sentence="Separate and score a whole test split in parallel, beside the mixture, an oracle and a heuristic.",
-        config="cyclesep.evaluation:EvaluateConfig",
+        config="cyclesep.evaluation.config:EvaluateConfig",
         function="cyclesep.cli.commands:evaluate",
         examples=("checkpoint=runs/quickstart shards=data/quickstart output=runs/quickstart/test",),
     ),
@@ -137,8 +137,8 @@ JOBS = {
     ),
     "info": Job(
         sentence="What a run, a checkpoint or shards are: card, scores, corpus, loudness, silence, disk.",
-        config="cyclesep.cli.info:InfoConfig",
-        function="cyclesep.cli.info:run",
+        config="cyclesep.cli.info.config:InfoConfig",
+        function="cyclesep.cli.info.describe:run",
         examples=(
             "quickstart",
             "runs/quickstart/step-00001000",
