@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from cyclesep import checkpoints
 from cyclesep.config import settings
+from cyclesep.config.nesting import flatten
 from cyclesep.errors import ConfigError
 from cyclesep.storage.path import StoragePath
 from cyclesep.training.config import TrainConfig
@@ -21,10 +22,10 @@ def create_or_resume(folder: StoragePath, config: TrainConfig) -> None:
     if config.init_from not in (None, before.init_from):
         told = f"name: the run {folder.place} exists, and init_from begins a new one"
         raise ConfigError(f"{told}; give it another name=")
-    old = dict(settings.flat(settings.to_dict(before)))
+    old = dict(flatten(settings.to_dict(before)))
     now = settings.replace(config, {name: old[name] for name in _MAY_CHANGE})
     if now != replace(before, output_dir=config.output_dir):
-        differing = [name for name, value in settings.flat(settings.to_dict(now)) if old.get(name) != value]
+        differing = [name for name, value in flatten(settings.to_dict(now)) if old.get(name) != value]
         raise ConfigError(
             f"name: the run {folder.place} was started with other settings ({', '.join(differing)}); "
             f"give this one another name=, or take those of {folder.path_of(checkpoints.CONFIG)}"

@@ -17,6 +17,7 @@ from cyclesep import __version__, checkpoints
 from cyclesep.checkpoints import CheckpointMetadata
 from cyclesep.cluster import run_metadata
 from cyclesep.config import settings
+from cyclesep.config.nesting import flatten
 from cyclesep.cyclegan.distributed import from_process_group
 from cyclesep.cyclegan.model import CycleGAN
 from cyclesep.cyclegan.optimization import enable_tf32
@@ -230,7 +231,7 @@ class _Run:
             self.written.path,
             step=self.progress.step,
             service=self.config.logger,
-            settings=dict(settings.flat(settings.to_dict(self.config))),
+            settings=dict(flatten(settings.to_dict(self.config))),
         )
         # The name of a service's run, by which it would go on, is not to be lost.
         self.written.publish()

@@ -1,6 +1,5 @@
 """The search space: settings of a training run by dotted name, each with its distribution, checked beforehand."""
 
-import difflib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,6 +8,8 @@ from typing import Any, Literal, cast
 import yaml
 
 from cyclesep.config import settings
+from cyclesep.config.schema import list_settings
+from cyclesep.config.suggestions import closest, closest_setting
 from cyclesep.errors import ConfigError
 from cyclesep.training.config import TrainConfig
 
@@ -122,9 +123,9 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 def _parameter(name: str, leaf: Any, base: TrainConfig) -> Parameter:
     above, _, last = name.rpartition(".")
     if not isinstance(leaf, dict):
-        near = difflib.get_close_matches(last, KINDS, n=1)
+        near = closest(last, KINDS)
         if near and above in _known(base):
-            raise ConfigError(f"space.{above}: there is no distribution {last!r}; did you mean {near[0]}?")
+            raise ConfigError(f"space.{above}: unknown distribution {last!r}; did you mean {near}?")
     _refuse_name(name, base)
     if not isinstance(leaf, dict) or len(leaf) != 1 or not set(leaf) <= set(KINDS):
         raise ConfigError(f"space.{name}: {leaf!r} is no distribution; {_FORMS}")
@@ -159,16 +160,14 @@ def _refuse_name(name: str, base: TrainConfig) -> None:
         raise ConfigError(f"space.{name}: is not searched; {_NOT_SEARCHED[name]}")
     if name in known:
         return
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or [
-        other for other in known if difflib.get_close_matches(name.rpartition(".")[2], [other.rpartition(".")[2]])
-    ]
-    remedy = f"did you mean {near[0]}?" if near else "`cyclesep train --help` lists them"
-    raise ConfigError(f"space.{name}: there is no such setting; {remedy}")
+    near = closest_setting(name, known)
+    remedy = f"did you mean {near}?" if near else "`cyclesep train --help` lists all settings"
+    raise ConfigError(f"space.{name}: unknown setting; {remedy}")
 
 
 def _known(base: TrainConfig) -> list[str]:
     """All dotted names that a search may change; of loss weights those of the recipe."""
-    names = [setting.name for setting in settings.reference(TrainConfig)]
+    names = [setting.name for setting in list_settings(TrainConfig)]
     terms = [f"method.loss_weights.{term}" for term in base.method.weights]
     return [name for name in names if name not in _NOT_SEARCHED and name != "method.loss_weights"] + terms
 

@@ -26,6 +26,7 @@ from benchmarks.table import Row, Table
 from cyclesep.audio.audio_io import from_pcm16
 from cyclesep.cli.main import Job, main
 from cyclesep.config import settings
+from cyclesep.config.schema import list_settings
 from cyclesep.data.corpora.composer.track import SyntheticConfig, synthetic_tracks
 from cyclesep.data.corpora.composer.writers import write_musdb_hq, write_stem_mp4
 from cyclesep.data.corpora.corpus import CorpusConfig, find_tracks
@@ -299,9 +300,9 @@ def test_help_lists_every_setting_and_the_examples_are_settings(name: str, capsy
     assert told.startswith(f"usage: cyclesep benchmark {name}")
     assert "--json FILE" in told
     kind = {"crops": CropsBenchmark, "ingest": IngestBenchmark}[name]
-    for setting in settings.reference(kind):
+    for setting in list_settings(kind):
         assert f"\n  {setting.name}  ({setting.type}; " in told
-        assert setting.sentence.endswith(".") or ":" in setting.sentence
+        assert setting.description.endswith(".") or ":" in setting.description
     for example in BENCHMARKS[name].examples:
         settings.load(kind, [], [word for word in example.split() if "=" in word])
 

@@ -11,6 +11,7 @@ import torch
 from cyclesep.cli import main
 from cyclesep.cli.main import JOBS, run_job
 from cyclesep.config import settings
+from cyclesep.config.schema import list_settings
 from cyclesep.models.separators.separator import build_separator
 from cyclesep.training.config import TrainConfig
 from tests.support.paths import CHECKOUT
@@ -94,18 +95,18 @@ def test_help_lists_every_setting_with_a_sentence(job: str, capsys: pytest.Captu
     told = capsys.readouterr().out
     assert told.startswith(f"usage: cyclesep {job}")
     assert JOBS[job].sentence in told
-    listed = settings.reference(config_class(job))
+    listed = list_settings(config_class(job))
     assert listed
     for setting in listed:
         assert f"\n  {setting.name}  ({setting.type}; " in told
-        assert setting.sentence.endswith(".") or ":" in setting.sentence, f"{setting.name} has no sentence"
+        assert setting.description.endswith(".") or ":" in setting.description, f"{setting.name} has no sentence"
 
 
 @pytest.mark.parametrize("job", JOBS)
 def test_the_examples_of_the_help_are_settings_that_exist(job: str) -> None:
     kind, required = config_class(job), {"output": "x", "checkpoint": "x", "inputs": ["x"]}
     required |= {"shards": "[x]", "runs": "[x, y]", "folders": "[x]", "paths": "[x]"} if JOBS[job].words_fill else {}
-    known = {setting.name for setting in settings.reference(kind)}
+    known = {setting.name for setting in list_settings(kind)}
     for example in JOBS[job].examples:
         words = [word for word in shlex.split(example) if "=" in word]
         settings.load(kind, [], [*(f"{name}={value}" for name, value in required.items() if name in known), *words])

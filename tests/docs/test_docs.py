@@ -20,6 +20,8 @@ from benchmarks.command import BENCHMARKS
 from cyclesep.cli.main import JOBS, TOOLS, Job, import_object, main
 from cyclesep.cli.submission.command import HELP as SUBMIT_HELP
 from cyclesep.config import settings
+from cyclesep.config.schema import list_settings
+from cyclesep.config.sources import read_sources
 from cyclesep.errors import ConfigError
 from tests.support.paths import CHECKOUT
 
@@ -206,7 +208,7 @@ def spans_of_settings() -> list[tuple[str, str]]:
 @cache
 def known_settings() -> list[tuple[Job, set[str]]]:
     jobs = [*JOBS.values(), *BENCHMARKS.values()]
-    return [(job, {setting.name for setting in settings.reference(import_object(job.config))}) for job in jobs]
+    return [(job, {setting.name for setting in list_settings(import_object(job.config))}) for job in jobs]
 
 
 @pytest.mark.parametrize(("page", "text"), spans_of_settings(), ids=str)
@@ -221,7 +223,7 @@ def test_settings_that_a_page_names_are_those_of_a_job(page: str, text: str) -> 
 def takes(job: Job, words: Sequence[str]) -> bool:
     config_class = import_object(job.config)
     try:
-        settings.check(config_class, settings.read(config_class, [], words))
+        settings.check_partial(config_class, read_sources(config_class, [], words))
     except ConfigError:
         return False
     return True

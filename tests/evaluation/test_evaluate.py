@@ -19,6 +19,7 @@ from ray import cloudpickle
 from cyclesep import checkpoints
 from cyclesep.audio.audio_io import Waveform, write_wav
 from cyclesep.config import settings
+from cyclesep.config.sources import parse_override
 from cyclesep.data.corpora.corpus import CorpusConfig
 from cyclesep.data.shards.reading import ShardReader
 from cyclesep.errors import ConfigError, CorpusError, CyclesepError, ScoringError
@@ -436,8 +437,8 @@ def test_settings_that_do_not_fit_are_refused_before_anything_is_written(
     [(".inf", "input should be a finite number"), ("0.001", "input should be greater than or equal to 0.01")],
 )
 def test_frames_that_no_track_could_be_cut_into_are_refused_with_the_settings(value: str, told: str) -> None:
-    with pytest.raises(ConfigError, match=f"frame_seconds: .* is refused; {told}"):
-        settings.build(EvaluateConfig, dict([settings.parse_word(f"frame_seconds={value}")]))
+    with pytest.raises(ConfigError, match=f"frame_seconds: invalid value .*; {told}"):
+        settings.build(EvaluateConfig, dict([parse_override(f"frame_seconds={value}")]))
 
 
 def test_a_split_without_tracks_is_refused(four_stems: EvaluateConfig) -> None:

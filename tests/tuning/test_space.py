@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from cyclesep.config import settings
+from cyclesep.config.sources import parse_override
 from cyclesep.errors import ConfigError
 from cyclesep.training.config import TrainConfig
 from cyclesep.tuning.config import TuneConfig
@@ -19,7 +20,7 @@ LR = "method.optimizer.lr_separator"
 
 def space_of(text: str) -> Any:
     """What a YAML file with this `space` gives."""
-    return read_space(settings.build(TuneConfig, {"space": settings.parse_word(f"space={text}")[1]}).space, BASE)
+    return read_space(settings.build(TuneConfig, {"space": parse_override(f"space={text}")[1]}).space, BASE)
 
 
 def test_nested_and_dotted_names_are_the_same_space(tmp_path: Path) -> None:
@@ -45,17 +46,17 @@ def test_nested_and_dotted_names_are_the_same_space(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("space", "told"),
     [
-        ("{method.optimizer.lr_seperator: {uniform: [1, 2]}}", f"no such setting; did you mean {LR}?"),
+        ("{method.optimizer.lr_seperator: {uniform: [1, 2]}}", f"unknown setting; did you mean {LR}?"),
         ("{optimizer.ema_decay: {uniform: [0, 0.5]}}", "did you mean method.optimizer.ema_decay?"),
         ("{method.loss_weights.cycel: {uniform: [0, 1]}}", "did you mean method.loss_weights.cycle?"),
-        (f"{{{LR}: {{loguniforn: [1, 2]}}}}", "no distribution 'loguniforn'; did you mean loguniform?"),
+        (f"{{{LR}: {{loguniforn: [1, 2]}}}}", "unknown distribution 'loguniforn'; did you mean loguniform?"),
         (f"{{{LR}: 0.1}}", "0.1 is no distribution; write"),
         (f"{{{LR}: {{uniform: [1, 2], choice: [1, 2]}}}}", "is no distribution; write"),
         (f"{{{LR}: {{uniform: 3}}}}", "3 is no list"),
         (f"{{{LR}: {{uniform: [2, 1]}}}}", "is empty; give the lower end first"),
         (f"{{{LR}: {{loguniform: [0, 1]}}}}", "has no logarithm"),
-        (f"{{{LR}: {{uniform: [-1, 1]}}}}", "-1 is refused"),
-        ("{method.separator.channels: {choice: [16, 20]}}", "20 is refused"),
+        (f"{{{LR}: {{uniform: [-1, 1]}}}}", "invalid value -1"),
+        ("{method.separator.channels: {choice: [16, 20]}}", "invalid value 20"),
         ("{method.separator.depth: {uniform: [1, 4]}}", "fractional part"),
         ("{method.gradient_accumulation_steps: {randint: [1, 2.5]}}", "not whole numbers"),
         ("{method.separator.name: {choice: [tfsep]}}", "a choice of 1"),
