@@ -7,39 +7,14 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 
 from cyclesep.errors import ConfigError, ScoringError
+from cyclesep.evaluation.config import AggregateConfig, Average
 from cyclesep.evaluation.track_scores import FRAME_METRICS, TrackRow, TrackScores
 from cyclesep.metrics import Summary
-
-Average = Literal["median", "mean"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class AggregateConfig:
-    """Folders of museval's JSON files, and how their frames become one number."""
-
-    folders: Annotated[tuple[str, ...], Field(min_length=1)]
-    """SYSTEM folders that hold SPLIT/TRACK.json, folders of such folders, or what `cyclesep evaluate` wrote."""
-
-    split: str = "test"
-    """Which tracks, by the name of their folder."""
-
-    targets: tuple[str, ...] = ()
-    """Which targets; none: all."""
-
-    over_frames: Average = "median"
-    """How the frames of a track are averaged; NaN is left out and counted."""
-
-    over_tracks: Average = "median"
-    """How tracks are averaged; those without a finite value are left out and counted."""
-
-    output: str | None = None
-    """JSON file for the rows; none: they are only printed."""
 
 
 @dataclass(frozen=True, kw_only=True)

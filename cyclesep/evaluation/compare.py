@@ -10,18 +10,17 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import scipy.stats
 from numpy.typing import NDArray
-from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from cyclesep.errors import ConfigError, ScoringError, StorageError
+from cyclesep.evaluation.config import CompareConfig
 from cyclesep.evaluation.track_scores import SUMMARY, TRACKS, TrackRow, TrackScores
 from cyclesep.storage.path import StoragePath
 
-Metric = Literal["SDR", "ISR", "SIR", "SAR", "SI-SDR", "uSDR"]
 Verdict = Literal["better", "worse", "within noise"]
 
 SIGNIFICANT = 0.05
@@ -31,29 +30,6 @@ MIN_TRACKS = 6
 _BLOCK_VALUES = 1 << 22
 
 _OWN_KINDS = ("Separator", "EstimateFolder")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompareConfig:
-    """Evaluations to put side by side; all are compared with the first."""
-
-    runs: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Folders that `cyclesep evaluate` has written; of a single one all systems are compared."""
-
-    systems: tuple[str, ...] = ()
-    """Which system of each run, in the order of the runs, or one name for all; none: its separator or estimates."""
-
-    metrics: Annotated[tuple[Metric, ...], Field(min_length=1)] = ("SDR",)
-    """What is compared."""
-
-    min_effect_db: NonNegativeFloat = 0.3
-    """Differences up to this are never called a gain: three trainings of one recipe differ by 0.1 to 0.3 dB."""
-
-    bootstrap_samples: PositiveInt = 10_000
-    """Draws of the bootstrap."""
-
-    output: str | None = None
-    """JSON file for the comparison; none: it is only printed."""
 
 
 @dataclass(frozen=True, kw_only=True)

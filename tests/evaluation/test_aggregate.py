@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from cyclesep.errors import ConfigError, ScoringError
-from cyclesep.evaluation.aggregate import AggregateConfig, aggregate
+from cyclesep.evaluation.aggregate import aggregate
+from cyclesep.evaluation.config import AggregateConfig
 
 TARGETS = ("vocals", "drums", "bass", "other", "accompaniment")
 

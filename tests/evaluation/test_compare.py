@@ -9,7 +9,8 @@ import pytest
 import scipy.stats
 
 from cyclesep.errors import ConfigError, ScoringError
-from cyclesep.evaluation.compare import CompareConfig, Difference, bootstrap_interval, compare, holm
+from cyclesep.evaluation.compare import Difference, bootstrap_interval, compare, holm
+from cyclesep.evaluation.config import CompareConfig
 from cyclesep.evaluation.track_scores import TrackRow, TrackScores
 
 PAIR = "vocals+accompaniment"

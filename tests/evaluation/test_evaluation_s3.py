@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from cyclesep.evaluation import compare
-from cyclesep.evaluation.compare import CompareConfig
-from cyclesep.evaluation.config import EvaluateConfig
+from cyclesep.evaluation.config import CompareConfig, EvaluateConfig
 from cyclesep.evaluation.evaluate import evaluate
 from cyclesep.storage.path import StoragePath
 from tests.support.tiny_evaluation import WINDOWS, save_separator

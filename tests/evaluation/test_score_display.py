@@ -8,6 +8,7 @@ from rich.console import Console
 
 from cyclesep.evaluation import compare, score_display
 from cyclesep.evaluation.compare import Contender
+from cyclesep.evaluation.config import CompareConfig
 from cyclesep.evaluation.track_scores import TrackRow, TrackScores, rows_of
 from cyclesep.metrics import ScoreTable, TargetScore, TrackScore
 
@@ -129,7 +130,7 @@ def printed(**differences: float) -> list[str]:
         return Contender(label=label, run=f"runs/{label}", system="model", frame_seconds=1.0, version="1", rows=rows)
 
     first, second = contender("A", dict.fromkeys(differences, 0.0)), contender("B", differences)
-    compared = compare.of_contenders((first, second), compare.CompareConfig(runs=("a", "b")))
+    compared = compare.of_contenders((first, second), CompareConfig(runs=("a", "b")))
     console = Console(width=80)
     with console.capture() as capture:
         score_display.print_comparison(compared, min_effect_db=0.3, console=console)
