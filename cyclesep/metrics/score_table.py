@@ -1,4 +1,4 @@
-"""Scores of tracks and systems as one table: a row per value, parquet on disk, medians as the field reports them."""
+"""Scores of tracks and systems as one table with a row per value, stored as parquet, and their summary over tracks."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +12,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from cyclesep.errors import ScoringError
-from cyclesep.metrics.track_score import TargetScore, TrackScore
+from cyclesep.metrics.track_score import FRAME_METRICS, TargetScore, TrackScore
 from cyclesep.storage.atomic_io import replacing
 
 SCHEMA = pa.schema(
@@ -21,10 +21,10 @@ SCHEMA = pa.schema(
         pa.field("track_id", pa.string(), nullable=False),
         pa.field("split", pa.string(), nullable=False),
         pa.field("target", pa.string(), nullable=False),
-        # Names joined by "+": the other signals move a target's SIR and SAR, and their silent frames are NaN for all.
+        # Names joined by "+": the other signals change a target's SIR and SAR, and their silent frames are NaN for all.
         pa.field("scoring_group", pa.string(), nullable=False),
         pa.field("conditioning", pa.string(), nullable=False),
-        # Null for a metric of the whole track, as is the time (of the frame's first sample, in seconds).
+        # Null for a metric of the whole track, like the time (of the first sample of the frame, in seconds).
         pa.field("frame", pa.int32()),
         pa.field("time", pa.float64()),
         pa.field("metric", pa.string(), nullable=False),
@@ -49,12 +49,12 @@ class TrackValue:
     frames: int
     """0 for a metric of the whole track."""
     nan_frames: int
-    """Frames left out: NaN, or infinite, which museval writes as NaN too."""
+    """Excluded frames: NaN, or infinite, which museval writes as NaN too."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """One metric of one target of one system over the tracks of a split; tracks without a finite value are left out."""
+    """One metric of one target of one system over the tracks of a split; tracks without a finite value are excluded."""
 
     system: str
     split: str
@@ -79,15 +79,15 @@ class ScoreTable:
 
     @classmethod
     def from_scores(cls, system: str, scores: Iterable[TrackScore]) -> "ScoreTable":
-        """One row per frame and metric and one per whole-track metric, of every target of every track."""
+        """Return a table with one row per frame and metric, and one per whole-track metric, of all targets and tracks."""
         batches = [_rows(system, score, target) for score in scores for target in score.targets]
         return cls(table=pa.concat_tables([SCHEMA.empty_table(), *batches]))
 
     @classmethod
     def from_museval(cls, system: str, folder: Path) -> "ScoreTable":
-        """The JSON files `folder/<split>/<track>.json` that museval or `write_museval_json` wrote, as of SiSEC 2018.
+        """Read the JSON files `folder/<split>/<track>.json` of museval, `write_museval_json` or SiSEC 2018.
 
-        Raises ScoringError for a folder that holds none, or a file that is not museval's.
+        Raises ScoringError if there are none, or if a file is not in museval's format.
         """
         paths = sorted(Path(folder).glob("*/*.json"))
         if not paths:
@@ -96,39 +96,62 @@ class ScoreTable:
 
     @classmethod
     def concatenate(cls, tables: Iterable["ScoreTable"]) -> "ScoreTable":
-        """The rows of all tables, in their order."""
+        """Return the rows of all tables, in order."""
         return cls(table=pa.concat_tables([SCHEMA.empty_table(), *(table.table for table in tables)]))
 
     @classmethod
     def read(cls, path: Path) -> "ScoreTable":
-        """Read what `write` wrote; raises ScoringError for a file that is missing, damaged or another table."""
+        """Read the file that `write` wrote; raises ScoringError if it is missing, damaged or another table."""
         try:
             return cls(table=pyarrow.parquet.read_table(path).select(SCHEMA.names).cast(SCHEMA))
         except (OSError, KeyError, ValueError) as problem:
             raise ScoringError(f"{path}: is no table of scores ({problem}); run the evaluation again") from problem
 
     def write(self, path: Path) -> None:
-        """Write parquet, whole or not at all."""
+        """Write a parquet file atomically."""
         with replacing(Path(path)) as partial:
             pyarrow.parquet.write_table(self.table, partial, compression="zstd")
 
     def track_values(self) -> tuple[TrackValue, ...]:
-        """One value per track, target and metric, in the order of first appearance."""
+        """Return one value per track, target and metric, in the order of first appearance."""
         values = self.table["value"].to_numpy()
         of_frames = self.table["frame"].is_valid().to_numpy()
         return tuple(_track_value(key, values[rows], of_frames[rows]) for key, rows in _groups(self.table, TRACK_KEYS))
 
     def summary(self) -> tuple[Summary, ...]:
-        """Median over frames, then tracks, NaN left out and counted; per system, split, target, company and metric.
+        """Return the summary of all tracks; see `summarize`."""
+        return summarize(self.track_values())
 
-        The company is `scoring_group`: vocals beside three stems and vocals beside an accompaniment are not mixed.
-        """
-        groups: dict[tuple[str, ...], list[TrackValue]] = {}
-        for value in self.track_values():
-            groups.setdefault((value.system, value.split, value.target, value.scoring_group, value.metric), []).append(
-                value
-            )
-        return tuple(_summary(tracks) for tracks in groups.values())
+
+def summarize(track_values: Iterable[TrackValue]) -> tuple[Summary, ...]:
+    """Return mean and median over tracks per system, split, target, scoring group and metric, in order of appearance.
+
+    NaN is excluded and counted. Scoring groups are kept apart: vocals scored with three stems and vocals scored with
+    the accompaniment are not comparable.
+    """
+    groups: dict[tuple[str, ...], list[TrackValue]] = {}
+    for value in track_values:
+        key = (value.system, value.split, value.target, value.scoring_group, value.metric)
+        groups.setdefault(key, []).append(value)
+    return tuple(_summary(tracks) for tracks in groups.values())
+
+
+def read_museval_json(path: Path) -> list[tuple[str, NDArray[np.float64], dict[str, NDArray[np.float64]]]]:
+    """Return name, frame times in seconds and values by metric of each target in a JSON file of museval.
+
+    Metrics that the first frame lacks are missing. Raises ScoringError for a file that is not in museval's format.
+    """
+    targets = []
+    try:
+        for target in json.loads(path.read_text(encoding="utf-8"))["targets"]:
+            frames = target["frames"]
+            metrics = [metric for metric in FRAME_METRICS if not frames or metric in frames[0]["metrics"]]
+            values = {metric: np.array([float(frame["metrics"][metric]) for frame in frames]) for metric in metrics}
+            times = np.array([frame["time"] for frame in frames], dtype=np.float64)
+            targets.append((target["name"], times, values))
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise ScoringError(f"{path}: is not museval's JSON ({problem!r}); write it again or exclude it") from problem
+    return targets
 
 
 def _rows(system: str, score: TrackScore, target: TargetScore) -> pa.Table:
@@ -143,17 +166,12 @@ def _rows(system: str, score: TrackScore, target: TargetScore) -> pa.Table:
 
 def _museval_rows(system: str, path: Path) -> pa.Table:
     tables = [SCHEMA.empty_table()]
-    try:
-        for target in json.loads(path.read_text(encoding="utf-8"))["targets"]:
-            frames = target["frames"]
-            times = np.array([frame["time"] for frame in frames], dtype=np.float64)
-            parts: list[Any] = [
-                (metric, np.arange(len(frames)), times, np.array([float(f["metrics"][metric]) for f in frames]))
-                for metric in ("SDR", "ISR", "SIR", "SAR")
-            ]
-            tables.append(_table(system, path.stem, path.parent.name, target["name"], (), "", parts))
-    except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise ScoringError(f"{path}: is not museval's JSON ({problem!r}); write it again or leave it out") from problem
+    for target, times, values in read_museval_json(path):
+        missing = next((metric for metric in FRAME_METRICS if metric not in values), None)
+        if missing is not None:
+            raise ScoringError(f"{path}: is not museval's JSON (no {missing}); write it again or exclude it")
+        parts: list[Any] = [(metric, np.arange(len(times)), times, values[metric]) for metric in FRAME_METRICS]
+        tables.append(_table(system, path.stem, path.parent.name, target, (), "", parts))
     return pa.concat_tables(tables)
 
 
@@ -166,7 +184,7 @@ def _table(
     conditioning: str,
     parts: Sequence[tuple[str, NDArray[Any], NDArray[Any], NDArray[np.float64]]],
 ) -> pa.Table:
-    """Rows of one target; `parts` are (metric, frames, times, values), None where there is no frame."""
+    """Return the rows of one target; `parts` are (metric, frames, times, values), None where there is no frame."""
     count = sum(len(values) for _, _, _, values in parts)
     constant = (system, track_id, split, target, "+".join(scoring_group), conditioning)
     columns: list[Any] = [[text] * count for text in constant]
@@ -178,7 +196,7 @@ def _table(
 
 
 def _groups(table: pa.Table, keys: Sequence[str]) -> Iterator[tuple[tuple[str, ...], NDArray[np.intp]]]:
-    """The rows of each combination of the key columns, in the order of first appearance."""
+    """Yield each combination of the key columns with the indices of its rows, in the order of first appearance."""
     if table.num_rows == 0:
         return
     encoded = [table[key].combine_chunks().dictionary_encode() for key in keys]
