@@ -1,10 +1,10 @@
-"""Symmetric positive definite block-Toeplitz systems, by the generalized Schur algorithm.
+"""Symmetric positive definite block-Toeplitz systems, solved by the generalized Schur algorithm.
 
-The normal equations of BSS Eval hold the correlations of P channels at L lags: L x L blocks of P x P that depend only
-on the difference of their lags. Cholesky of the (L P)^2 matrix takes (L P)^3 / 3 operations, this takes about
-2 P^3 L^2. The mixed form of the hyperbolic step keeps it stable (T. Kailath and A. H. Sayed, "Displacement structure:
-theory and applications", SIAM Review 37, 1995; M. Stewart and P. Van Dooren, "Stability issues in the factorization of
-structured matrices", SIAM J. Matrix Anal. Appl. 18, 1997).
+The normal equations of BSS Eval contain the correlations of P channels at L lags: L x L blocks of P x P that depend
+only on the difference of their lags. A Cholesky factorisation of the (L P)^2 matrix takes (L P)^3 / 3 operations, this
+one about 2 P^3 L^2. The mixed form of the hyperbolic step keeps it stable (T. Kailath and A. H. Sayed, "Displacement
+structure: theory and applications", SIAM Review 37, 1995; M. Stewart and P. Van Dooren, "Stability issues in the
+factorization of structured matrices", SIAM J. Matrix Anal. Appl. 18, 1997).
 
 Arrays: `correlations` (L, P, P), entry [a, p, q] = sum over n of x_p[n - a] x_q[n]; right-hand sides (L, P, K).
 """
@@ -22,16 +22,16 @@ POWER_ITERATIONS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Factor:
-    """The upper triangular R of T = R^T R, by block rows, each from its diagonal block on: half a square matrix.
+    """The upper triangular R of T = R^T R as block rows, each starting at its diagonal block.
 
-    `inverses` (L, P, P) are those of the diagonal blocks.
+    `inverses` (L, P, P) are the inverses of the diagonal blocks.
     """
 
     rows: tuple[Array, ...]
     inverses: Array
 
     def solve(self, right: Array) -> Array:
-        """x of T x = right, (L, P, K), by forward and back substitution."""
+        """Solve T x = right for x (L, P, K), by forward and back substitution."""
         lags, size, columns = right.shape
         x = right.reshape(lags * size, columns).copy()
         for k, (row, inverse) in enumerate(zip(self.rows, self.inverses, strict=True)):
@@ -45,7 +45,7 @@ class Factor:
 
 
 def factorise(correlations: Array, ridge: float) -> Factor:
-    """Factorise T + ridge I; raises numpy's LinAlgError when T is not positive definite to working precision."""
+    """Factorise T + ridge I; raises numpy's LinAlgError if T is not positive definite to working precision."""
     lags, size = correlations.shape[:2]
     first = 0.5 * (correlations[0] + correlations[0].T) + ridge * np.eye(size)
     top = np.concatenate([first, *correlations[1:].transpose(0, 2, 1)], axis=1)
@@ -61,10 +61,10 @@ def factorise(correlations: Array, ridge: float) -> Factor:
 
 
 def multiply(correlations: Array, ridge: float, x: Array) -> Array:
-    """(T + ridge I) x for x (L, P, K), by FFT."""
+    """Return (T + ridge I) x for x (L, P, K), by FFT."""
     lags = len(correlations)
     length = 2 * lags
-    # One period of the symbol: lags 0 to L - 1, nothing at L, and lags 1 - L to -1, where the block is transposed.
+    # One period of the symbol: lags 0 to L - 1, zero at L, and lags 1 - L to -1, with transposed blocks.
     symbol = np.zeros((length, *correlations.shape[1:]))
     symbol[:lags] = correlations
     symbol[lags + 1 :] = correlations[:0:-1].transpose(0, 2, 1)
@@ -74,14 +74,14 @@ def multiply(correlations: Array, ridge: float, x: Array) -> Array:
 
 
 def reciprocal_condition(factor: Factor, correlations: Array, ridge: float) -> float:
-    """The least eigenvalue of T + ridge I over the greatest, both by a few power iterations: its order of magnitude."""
+    """Estimate the smallest eigenvalue of T + ridge I over the largest, by a few power iterations each."""
     start = np.random.default_rng(0).standard_normal((*correlations.shape[:2], 1))
     greatest = _growth(lambda x: multiply(correlations, ridge, x), start)
     return 1.0 / (greatest * _growth(factor.solve, start))
 
 
 def dense(correlations: Array, ridge: float) -> Array:
-    """T + ridge I as a square matrix, rows and columns ordered by lag, then channel."""
+    """Return T + ridge I as a square matrix with rows and columns ordered by lag, then channel."""
     lags, size = correlations.shape[:2]
     matrix = np.empty((lags, size, lags, size))
     for a in range(lags):
@@ -93,14 +93,14 @@ def dense(correlations: Array, ridge: float) -> Array:
 
 
 def _growth(transform: Callable[[Array], Array], x: Array) -> float:
-    """By how much `transform` lengthens the vector that it lengthens most, from below."""
+    """Estimate the spectral norm of `transform` from below, starting at `x`."""
     for _ in range(POWER_ITERATIONS):
         x = transform(x / np.linalg.norm(x))
     return float(np.linalg.norm(x))
 
 
 def _step(positive: Array, negative: Array, size: int) -> tuple[Array, Array]:
-    """One hyperbolic rotation: annihilates the leading block of `negative`, in the mixed form."""
+    """Apply one hyperbolic rotation in mixed form, which annihilates the leading block of `negative`."""
     reflection = np.linalg.solve(positive[:, :size].T, negative[:, :size].T).T
     identity = np.eye(size)
     outer, inner = np.linalg.cholesky(

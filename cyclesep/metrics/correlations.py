@@ -1,12 +1,13 @@
-"""Correlations between references and everything at the lags of the filters, by short blocked FFTs.
+"""Correlations of references with references and estimates at the lags of the filters, by short blocked FFTs.
 
-All that BSS Eval needs of the audio are the sums `r[a, p, q] = sum over n of x_p[n - a] z_q[n]`, `0 <= a < lags`, with
-x the channels of the references and z those of references and estimates: over the track for the filters, over each
-frame for the energies. Frames that adjoin give the sum over the track as the sum of theirs plus what reaches across
-the seams, so one pass over the audio serves both.
+BSS Eval needs only the sums `r[a, p, q] = sum over n of x_p[n - a] z_q[n]`, `0 <= a < lags`, of the audio, where x are
+the channels of the references and z those of references and estimates: over the track for the filters, over each frame
+for the energies. For adjoining frames the sum over the track is the sum of theirs plus the products across frame
+boundaries, so one pass over the audio serves both.
 
-Products of 16-bit samples are whole multiples of 2^-30, and so are their sums: what an FFT adds to them is far less,
-and rounding takes it away. The normal equations of such audio are exact, which matters where they are ill-conditioned.
+Products of 16-bit samples are integer multiples of 2^-30, and so are their sums. The error of an FFT is far smaller and
+is removed by rounding. The normal equations of such audio are therefore exact, which matters if they are
+ill-conditioned.
 """
 
 from collections.abc import Sequence
@@ -21,19 +22,19 @@ from cyclesep.metrics.sources import Array, Pairing, Sources
 
 Spectra = NDArray[np.complex128]
 
-# Of sums of products by FFT, relative to the largest of them: six times the worst that was found, for noise and tones
-# of up to 100 s.
+# Error of sums of products computed by FFT, relative to the largest sum: six times the largest error observed for noise
+# and tones of up to 100 s.
 FFT_ERROR = 2e-15
-MOST_ERROR = 0.25
-# Blocks per matrix product: 15,360 samples at 512 lags, so that the spectra stay near the caches.
-BLOCKS_AT_ONCE = 10
+MAX_ERROR_IN_UNITS = 0.25
+# Blocks per matrix product: 15,360 samples at 512 lags, so that the spectra fit in the CPU caches.
+BLOCKS_PER_PRODUCT = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpanStatistics:
-    """What the scores of some spans of samples are made of.
+    """Statistics of spans of samples from which scores are computed.
 
-    `correlations` (spans, lags, reference channels, all channels), each span taken as zero outside itself;
+    `correlations` (spans, lags, reference channels, all channels), with zeros outside each span;
     `estimate_products` (spans, estimate channels, estimate channels) at lag 0; `silent` (spans, pairings).
     """
 
@@ -44,18 +45,18 @@ class SpanStatistics:
 
 @dataclass(frozen=True, kw_only=True)
 class Correlator:
-    """Computes correlations of `sources` at `lags` lags."""
+    """Compute correlations of `sources` at `lags` lags."""
 
     sources: Sources
     lags: int
 
     @property
     def fft_length(self) -> int:
-        """Four times the lags: the fastest of 1.5 to 16 times for 512 lags, measured."""
+        """Four times the lags: measured as the fastest of 1.5 to 16 times, for 512 lags."""
         return int(scipy.fft.next_fast_len(4 * self.lags, real=True))
 
     def spans(self, spans: Sequence[Span], pairings: tuple[Pairing, ...]) -> SpanStatistics:
-        """The statistics of spans of any length, in bounded memory."""
+        """Return the statistics of spans of any length, using a bounded amount of memory."""
         correlations, products, silent = zip(*(self._span(span, pairings) for span in spans), strict=True)
         return SpanStatistics(
             correlations=np.stack(correlations), estimate_products=np.stack(products), silent=np.array(silent)
@@ -68,8 +69,8 @@ class Correlator:
         spectra = self._zeros(self.fft_length)
         products = np.zeros((sources.all_channels - num_references,) * 2)
         silent = [np.ones(2 * pairing.num_targets, dtype=bool) for pairing in pairings]
-        for first in range(start, stop, BLOCKS_AT_ONCE * block_samples):
-            last = min(first + BLOCKS_AT_ONCE * block_samples, stop)
+        for first in range(start, stop, BLOCKS_PER_PRODUCT * block_samples):
+            last = min(first + BLOCKS_PER_PRODUCT * block_samples, stop)
             num_blocks = -(-(last - first) // block_samples)
             buffer = np.zeros((sources.all_channels, self.lags + num_blocks * block_samples))
             filled = buffer[:, : self.lags + last - first]
@@ -79,20 +80,20 @@ class Correlator:
             new = filled[:, self.lags :]
             estimates = new[num_references:]
             products += estimates @ estimates.T
-            for pairing, still in zip(pairings, silent, strict=True):
-                still &= pairing.silent(sources, new)
-        return self._to_lags(spectra, self.fft_length), products, [bool(still.any()) for still in silent]
+            for pairing, still_silent in zip(pairings, silent, strict=True):
+                still_silent &= pairing.silent(sources, new)
+        return self._to_lags(spectra, self.fft_length), products, [bool(still_silent.any()) for still_silent in silent]
 
-    def across_seams(self, tiles: list[Span]) -> Array:
-        """What pairs of samples in different tiles add to the correlations (lags, reference channels, all channels).
+    def across_boundaries(self, tiles: list[Span]) -> Array:
+        """Return the correlations between samples of different tiles (lags, reference channels, all channels).
 
-        The tiles adjoin; a sample counts with its own tile, its past may reach back into any earlier one.
+        The tiles must adjoin. The lagged samples of a tile may lie in any earlier tile.
         """
         length = 2 * self.lags
         num_references = self.sources.reference_channels
         spectra = self._zeros(length)
-        for first in range(1, len(tiles), BLOCKS_AT_ONCE):
-            some = tiles[first : first + BLOCKS_AT_ONCE]
+        for first in range(1, len(tiles), BLOCKS_PER_PRODUCT):
+            some = tiles[first : first + BLOCKS_PER_PRODUCT]
             past = np.zeros((len(some), num_references, length))
             present = np.zeros((len(some), self.sources.all_channels, length))
             window = np.empty((self.sources.all_channels, length))
@@ -109,7 +110,7 @@ class Correlator:
         return np.zeros(shape, dtype=np.complex128)
 
     def _cross_spectra(self, buffer: Array, num_blocks: int, block_samples: int) -> Spectra:
-        """Sum over blocks of conj(X) Z: the window of a past holds `lags` samples more than the block it ends with."""
+        """Return the sum over blocks of conj(X) Z; a window of X has `lags` more samples than the block at its end."""
         windows = np.lib.stride_tricks.sliding_window_view(buffer, self.fft_length, axis=1)[:, ::block_samples]
         past = windows[: self.sources.reference_channels, :num_blocks]
         present = np.zeros((self.sources.all_channels, num_blocks, self.fft_length))
@@ -118,26 +119,27 @@ class Correlator:
         return _products(past.transpose(2, 0, 1), present.transpose(2, 1, 0), self.fft_length)
 
     def _to_lags(self, spectra: Spectra, fft_length: int) -> Array:
-        # A window of the past starts `lags` samples before its block, so lag a stands at index a - lags.
-        # Copied: a view would keep the whole inverse FFT, four times as much.
+        # A window of X starts `lags` samples before its block, so lag a is at index a - lags.
+        # Copied, because a view would keep the whole inverse FFT, which is four times as large.
         correlations: Array = scipy.fft.irfft(spectra, fft_length, axis=0)[-self.lags :].copy()
-        unit = whole_unit(self.sources, float(np.abs(correlations[0]).max(initial=0.0)))
+        unit = exact_unit(self.sources, float(np.abs(correlations[0]).max(initial=0.0)))
         return correlations if unit is None else np.rint(correlations / unit) * unit
 
 
-def whole_unit(sources: Sources, greatest: float) -> float | None:
-    """What sums of products of `sources` are whole multiples of, if an FFT leaves them near enough to tell which.
+def exact_unit(sources: Sources, greatest: float) -> float | None:
+    """Return the unit of which all sums of products of `sources` are integer multiples, if rounding can restore them.
 
-    Then rounding makes them exact. `greatest` is the largest of them. None: samples on no grid, or sums too large.
+    `greatest` is the largest sum. None if the samples are not on a grid, or if the sums are too large for the precision
+    of the FFT.
     """
     if sources.steps is None:
         return None
     unit = sources.steps**-2
-    return unit if FFT_ERROR * greatest < MOST_ERROR * unit else None
+    return unit if FFT_ERROR * greatest < MAX_ERROR_IN_UNITS * unit else None
 
 
 def _products(past: Array, present: Array, fft_length: int) -> Spectra:
-    """(time, p, block) and (time, block, q) -> (frequency, p, q), summed over blocks."""
+    """Multiply spectra of (time, p, block) and (time, block, q) to (frequency, p, q), summed over blocks."""
     past_spectra = scipy.fft.rfft(past, fft_length, axis=0)
     np.conj(past_spectra, out=past_spectra)
     present_spectra = scipy.fft.rfft(present, fft_length, axis=0)

@@ -1,10 +1,10 @@
-"""Energies of the parts of an estimate in one frame, as quadratic forms in that frame's correlations.
+"""Energies of the components of an estimate in one frame, as quadratic forms of the frame's correlations.
 
-Every part is `e = sum over p of f_p * x_p`, or minus the estimate `y` besides, with filters f that are known once the
-normal equations are solved. Its energy is then a sum of products of the frame's correlations with those of the
-filters: a matrix product for many frames, where museval convolves the audio of each. A form whose value is small
-beside its terms has lost its digits: `Energies.trusted` tells which frames, and `projections` computes those from the
-audio itself.
+Every component is `e = sum over p of f_p * x_p`, possibly minus the estimate `y`, with filters f that are known once
+the normal equations are solved. Its energy is a sum of products of the frame's correlations with those of the filters:
+one matrix product for many frames, where museval filters the audio of each frame. A form whose value is small compared
+with its terms loses precision; `Energies.trusted` marks the frames without this loss, and `projections` computes the
+others from the audio.
 """
 
 from dataclasses import dataclass
@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from cyclesep.metrics.correlations import SpanStatistics
 from cyclesep.metrics.sources import Array, Pairing, Sources
 
-# Rounding leaves about 1e-15 of the magnitude of the terms: above this share 1e-7 of the value, or 4e-7 dB, is exact.
-TRUSTED_SHARE = 1e-8
+# The rounding error is about 1e-15 of the magnitude of the terms. Above this ratio it is below 1e-7 of the value, 4e-7
+# dB.
+TRUSTED_RATIO = 1e-8
 
 
 class Part(IntEnum):
-    """The parts whose energies make up the scores of one target; P is a projection on delayed references."""
+    """The components whose energies determine the scores of one target; P is a projection onto delayed references."""
 
     REFERENCE = 0
     """The reference s."""
@@ -42,8 +43,10 @@ class Part(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Projections:
-    """The filters of one pairing, on the channels of the unmixed references: both (lags, reference channels, targets x
-    channels)."""
+    """The filters of one pairing, applied to the channels of the unmixed references.
+
+    Both have shape (lags, reference channels, targets x channels).
+    """
 
     pairing: Pairing
     on_all: Array
@@ -52,7 +55,7 @@ class Projections:
 
 @dataclass(frozen=True, kw_only=True)
 class Energies:
-    """`values` (frames, parts, targets), and which frames' values keep enough digits."""
+    """`values` (frames, parts, targets), and which frames are computed with enough precision."""
 
     values: Array
     trusted: NDArray[np.bool_]
@@ -60,7 +63,7 @@ class Energies:
 
 @dataclass(frozen=True, kw_only=True)
 class QuadraticForms:
-    """Weights of the correlations, of the estimate products, and the magnitude of the terms, per (part, target)."""
+    """Weights of the correlations and the estimate products, and the magnitude of the terms, per (part, target)."""
 
     correlation_weights: Array  # (parts x targets, lags x reference channels x all channels)
     product_weights: Array  # (parts x targets, estimate channels ** 2)
@@ -68,7 +71,7 @@ class QuadraticForms:
     num_targets: int
 
     def evaluate(self, frames: SpanStatistics) -> Energies:
-        """The energies of every frame."""
+        """Return the energies of every frame."""
         count, _, num_references, _ = frames.correlations.shape
         values = frames.correlations.reshape(count, -1) @ self.correlation_weights.T
         values += frames.estimate_products.reshape(count, -1) @ self.product_weights.T
@@ -79,15 +82,15 @@ class QuadraticForms:
         return self.checked(values, np.concatenate(powers, axis=1))
 
     def checked(self, values: Array, powers: Array) -> Energies:
-        """Which of `values` (frames, parts x targets) can be trusted, by the `powers` (frames, all channels)."""
+        """Mark which `values` (frames, parts x targets) are precise, using the `powers` (frames, all channels)."""
         loudness = np.sqrt(np.maximum(powers, 0.0))
         magnitude = ((self.amplitudes @ loudness.T) ** 2).sum(axis=1).T
-        trusted = (values >= TRUSTED_SHARE * magnitude).all(axis=1)
+        trusted = (values >= TRUSTED_RATIO * magnitude).all(axis=1)
         return Energies(values=values.reshape(len(values), len(Part), self.num_targets), trusted=trusted)
 
 
 def quadratic_forms(sources: Sources, projections: Projections) -> QuadraticForms:
-    """The forms of every part and target of one pairing."""
+    """Return the quadratic forms of every part and target of one pairing."""
     pairing, channels = projections.pairing, sources.channels
     estimate_mixing = pairing.estimate_mixing(sources)
     forms = []
@@ -105,7 +108,7 @@ def quadratic_forms(sources: Sources, projections: Projections) -> QuadraticForm
 
 
 def _parts(sources: Sources, projections: Projections) -> list[tuple[Array, bool]]:
-    """Each part's filters and whether the estimate is taken away from it, in the order of `Part`."""
+    """Return each part's filters and whether the estimate is subtracted from it, in the order of `Part`."""
     on_all, on_own = projections.on_all, projections.on_own
     unchanged = np.zeros_like(on_all)
     unchanged[0] = projections.pairing.reference_mixing(sources).T
@@ -122,14 +125,14 @@ def _parts(sources: Sources, projections: Projections) -> list[tuple[Array, bool
 
 
 def _form(filters: Array, estimate_mixing: Array) -> tuple[Array, Array, Array]:
-    """Weights and amplitudes of the energy of the filtered references minus the mixed estimates.
+    """Return weights and amplitudes for the energy of the filtered references minus the mixed estimates.
 
     `filters` (lags, reference channels, channels), `estimate_mixing` (channels, estimate channels).
     """
     lags = len(filters)
     spectra = scipy.fft.rfft(filters, 2 * lags, axis=0)
     with_each_other = scipy.fft.irfft(spectra @ spectra.conj().transpose(0, 2, 1), 2 * lags, axis=0)[:lags]
-    # Correlations are kept at lags >= 0 of every ordered pair: each stands for itself and its mirror image.
+    # Correlations are stored at lags >= 0 of every ordered pair, so each represents itself and its mirror image.
     with_each_other[1:] *= 2.0
     weights = np.concatenate([with_each_other, -2.0 * filters @ estimate_mixing], axis=2)
     amplitudes = np.concatenate([np.sqrt((filters**2).sum(axis=0)).T, estimate_mixing], axis=1)

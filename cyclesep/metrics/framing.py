@@ -1,4 +1,4 @@
-"""Where the frames of BSS Eval lie, by museval's rule."""
+"""The frames of BSS Eval, by museval's rule."""
 
 import math
 import numbers
@@ -9,10 +9,10 @@ Span = tuple[int, int]
 
 
 def frame_spans(num_samples: int, win: float, hop: float) -> list[Span]:
-    """`(start, stop)` of each frame in samples: museval 0.4.1's `Framing`, fractions and infinities included.
+    """Return `(start, stop)` of each frame in samples, as museval 0.4.1's `Framing` does.
 
-    A window no shorter than the track gives one frame, the whole track; a last frame that would be cut short is
-    left out. Raises ScoringError for a window or hop that is not positive, or an infinite hop of a finite window.
+    A window that is at least as long as the track yields one frame, the whole track. An incomplete last frame is left
+    out. Raises ScoringError for a window or hop that is not positive, or an infinite hop of a finite window.
     """
     if not (isinstance(win, numbers.Real) and isinstance(hop, numbers.Real) and win > 0 and hop > 0):
         raise ScoringError(f"win={win!r} and hop={hop!r}: both must be positive numbers of samples")
@@ -25,8 +25,11 @@ def frame_spans(num_samples: int, win: float, hop: float) -> list[Span]:
 
 
 def tiling(frames: list[Span], num_samples: int, tile_samples: int) -> list[Span]:
-    """Spans that cover every sample once: the frames themselves and the rest after them where they adjoin, as in
-    the usual case of hop equal to window; else tiles of `tile_samples`."""
+    """Return spans that cover every sample exactly once.
+
+    If the frames adjoin, as with hop equal to window, these are the frames and the remaining samples after them;
+    otherwise tiles of `tile_samples`.
+    """
     stops = [0] + [stop for _, stop in frames]
     if all(start == stop for (start, _), stop in zip(frames, stops, strict=False)):
         rest = [(stops[-1], num_samples)] if stops[-1] < num_samples else []

@@ -1,8 +1,9 @@
-"""museval's own normal equations, with its rounding errors: for every pair of channels one FFT over all samples.
+"""museval's own normal equations with its rounding errors: one FFT over all samples for every pair of channels.
 
-Where the last bits of the correlations show in ISR, SIR and SAR (`Conditioning.SENSITIVE`) and samples lie on no grid
-that makes them exact, only museval's own sums give museval's digits: the same transforms of the same length, the same
-matrix in the same order, the same LU. That takes nearly as long as museval, so it serves such audio alone.
+If ISR, SIR and SAR depend on the last bits of the correlations (`Conditioning.SENSITIVE`) and the samples are not on a
+grid that makes these exact, museval's digits can only be reproduced by its own sums: the same transforms of the same
+length, the same matrix in the same order, the same LU. This takes nearly as long as museval and is used for such audio
+only.
 """
 
 import itertools
@@ -21,10 +22,10 @@ from cyclesep.metrics.sources import Array, Pairing, Sources
 
 @dataclass(frozen=True, kw_only=True)
 class MusevalEquations:
-    """The equations of `pairing` over the samples of `span`; nothing is computed before it is asked for.
+    """The equations of `pairing` over the samples of `span`, computed on first use.
 
-    Holds half the spectrum of every channel, padded to a power of two: 2.1 GB for eight references and estimates in
-    stereo of four minutes.
+    Keeps half the spectrum of every channel, padded to a power of two: 2.1 GB for eight stereo references and estimates
+    of four minutes.
     """
 
     sources: Sources
@@ -34,9 +35,11 @@ class MusevalEquations:
     _spectra: list[NDArray[np.complex128]] = field(default_factory=list)
     _products: dict[tuple[int, int], tuple[Array, Array]] = field(default_factory=dict)
 
-    def instead_of(self, solution: Solution, targets: range) -> Solution:
-        """`solution`, or museval's own if that is sensitive to rounding errors: of the estimates of `targets` on their
-        references, (lags, channels of all these targets, the same)."""
+    def replace_if_sensitive(self, solution: Solution, targets: range) -> Solution:
+        """Return `solution`, or museval's own filters if it is sensitive to rounding errors.
+
+        Filters map references to estimates of `targets`: (lags, channels of these targets, channels of these targets).
+        """
         if solution.conditioning != Conditioning.SENSITIVE or self.sources.steps is not None:
             return solution
         filters = self._filters(targets)
@@ -45,7 +48,8 @@ class MusevalEquations:
     def _filters(self, targets: range) -> Array | None:
         channels = [target * self.sources.channels + c for target in targets for c in range(self.sources.channels)]
         try:
-            # All estimates at once, which museval solves for one by one: the same factors, and the same bits.
+            # museval solves for one estimate at a time; solving for all at once uses the same factors and gives the
+            # same bits.
             filters = np.linalg.solve(self._gram(channels), self._right(channels))
         except np.linalg.LinAlgError:
             return None
@@ -53,7 +57,7 @@ class MusevalEquations:
         return np.ascontiguousarray(filters.transpose(1, 0, 2))
 
     def _gram(self, channels: list[int]) -> Array:
-        """The matrix, rows and columns ordered by channel, then lag."""
+        """Return the matrix with rows and columns ordered by channel, then lag."""
         gram = np.empty((len(channels), self.lags, len(channels), self.lags))
         for (i, p), (j, q) in itertools.combinations_with_replacement(enumerate(channels), 2):
             later, earlier = self._product(q, p)
@@ -71,19 +75,19 @@ class MusevalEquations:
         return right.reshape(-1, len(channels))
 
     def _product(self, p: int, q: int) -> tuple[Array, Array]:
-        """Sums over n of x_p[n + a] x_q[n], then of x_p[n - a] x_q[n], 0 <= a < lags."""
+        """Return the sums over n of x_p[n + a] x_q[n] and of x_p[n - a] x_q[n], 0 <= a < lags."""
         if not self._spectra:
             self._spectra.extend(self._transformed())
         if (p, q) not in self._products:
             half = self._spectra[p] * np.conj(self._spectra[q])
             whole = np.concatenate([half, np.conj(half[-2:0:-1])])
-            # Complex, although the sums are real: a real transform rounds otherwise.
+            # Complex although the sums are real, because a real transform rounds differently.
             sums = np.real(scipy.fftpack.ifft(whole, overwrite_x=True))
             self._products[p, q] = sums[: self.lags].copy(), np.append(sums[0], sums[: -self.lags : -1])
         return self._products[p, q]
 
     def _transformed(self) -> list[NDArray[np.complex128]]:
-        """Spectra of the summed references' channels, then of the summed estimates'."""
+        """Return the spectra of the channels of the summed references, then of the summed estimates."""
         sources, num_samples = self.sources, self.span[1] - self.span[0]
         length = int(2 ** np.ceil(np.log2(num_samples + self.lags - 1.0)))
         signals = np.empty((sources.all_channels, num_samples))

@@ -1,6 +1,6 @@
-"""Scores in museval's own format: its JSON, its `TrackStore`, and a drop-in for `museval.eval_mus_track`.
+"""Scores in museval's format: its JSON, its `TrackStore`, and a drop-in replacement for `museval.eval_mus_track`.
 
-museval is import_object when it is asked for: its import takes a second and wants ffmpeg on the PATH.
+museval is imported on first use, because its import takes a second and requires ffmpeg on the PATH.
 """
 
 from collections.abc import Mapping
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 
 class MusdbTarget(Protocol):
-    """What is read of a target of a musdb track: `audio` (time, channels), or, where it has them, the `sources` that it
-    is the sum of, each with `name`, `gain` and `audio`."""
+    """A target of a musdb track: `audio` (time, channels), or, if present, the `sources` that are summed, each with
+    `name`, `gain` and `audio`."""
 
     @property
     def audio(self) -> NDArray[np.floating]: ...
 
 
 class MusdbTrack(Protocol):
-    """What is read of a musdb track."""
+    """A musdb track."""
 
     @property
     def name(self) -> str: ...
@@ -42,7 +42,7 @@ class MusdbTrack(Protocol):
 
 
 def to_track_store(score: TrackScore) -> "TrackStore":
-    """museval's `TrackStore`: each target once, vocals as scored beside the accompaniment where there is one."""
+    """Return museval's `TrackStore`: each target once, vocals as scored with the accompaniment if there is one."""
     from museval import TrackStore
 
     store = TrackStore(track_name=score.track_id, win=score.frame_seconds, hop=score.hop_seconds)
@@ -53,13 +53,13 @@ def to_track_store(score: TrackScore) -> "TrackStore":
 
 
 def to_museval_json(score: TrackScore) -> str:
-    """The text of museval's JSON file: five decimals, bare NaN for NaN and for infinite values."""
+    """Return the text of museval's JSON file: five decimals, bare NaN for NaN and infinite values."""
     text: str = to_track_store(score).json
     return text
 
 
 def write_museval_json(score: TrackScore, folder: Path) -> Path:
-    """Write `folder/<split>/<track>.json` atomically, where museval's EvalStore looks (a slash becomes _)."""
+    """Write `folder/<split>/<track>.json` atomically, as museval's EvalStore expects (slashes become _)."""
     path = folder / as_name(score.split) / f"{as_name(score.track_id)}.json"
     write_text(path, to_museval_json(score))
     return path
@@ -73,23 +73,23 @@ def eval_mus_track(
     win: float = 1.0,
     hop: float = 1.0,
 ) -> "TrackStore":
-    """Score estimates `(time, channels)` of a musdb track: a drop-in for `museval.eval_mus_track`.
+    """Score estimates `(time, channels)` of a musdb track: a drop-in replacement for `museval.eval_mus_track`.
 
-    As in museval every target of the track can be estimated, sums of stems such as musdb's `linear_mixture` too, and
-    what is no target of it is passed over. Beyond museval: references and estimates are rounded to 16 bits, each stem
-    is decoded once, silence gives NaN frames, one target alone is scored, the JSON appears whole or not at all.
+    As in museval, every target of the track can be estimated, including sums of stems such as musdb's `linear_mixture`;
+    estimates with other names are ignored. Unlike museval, references and estimates are rounded to 16 bits, each stem
+    is decoded once, silence gives NaN frames, a single target is scored, and the JSON is written atomically.
 
-    Raises ScoringError as `score_track` does, also where no target was estimated: museval warns then and gives an
+    Raises ScoringError as `score_track` does, and if no target was estimated; museval only warns then and returns an
     empty store, which would count as a finished track.
     """
     rate = int(track.rate)
     estimates = {name: _waveform(audio, rate) for name, audio in user_estimates.items() if name in track.targets}
     if not estimates:
         raise ScoringError(
-            f"{track.name}: no estimate {sorted(user_estimates)} is one of the targets {sorted(track.targets)}; "
-            "rename them"
+            f"{track.name}: none of the estimates {sorted(user_estimates)} is one of the targets "
+            f"{sorted(track.targets)}; rename the estimates"
         )
-    # The accompaniment alone is scored against vocals that nobody estimated.
+    # The accompaniment alone is scored against the vocals, which were not estimated.
     wanted = estimates.keys() | ({VOCALS} if estimates.keys() == {ACCOMPANIMENT} else set())
     targets = {name: target for name, target in track.targets.items() if name in wanted}
     score = score_track(
@@ -108,7 +108,7 @@ def eval_mus_track(
 
 
 def _audio_of(targets: Mapping[str, MusdbTarget]) -> dict[str, NDArray[Any]]:
-    """The audio of targets. Those of musdb know the sources that they are sums of, and each source is decoded once."""
+    """Return the audio of targets, decoding each source that musdb's targets are sums of only once."""
     decoded: dict[str, NDArray[Any]] = {}
 
     def audio(target: MusdbTarget) -> NDArray[Any]:

@@ -1,7 +1,8 @@
-"""Separators that need no training, to compare learned ones with: ideal masks above, the mixture and a heuristic below.
+"""Baselines without training: oracle masks (upper bounds), the mixture, and a rule-based separator.
 
-The masks are those of SiSEC 2018's oracle systems (https://github.com/sigsep/sigsep-mus-oracle): made of references,
-they mark about what a mask of their kind can reach. The mixture and the blind heuristic know the mixture alone.
+The masks are those of SiSEC 2018's oracle systems (https://github.com/sigsep/sigsep-mus-oracle). They are computed from
+the references and show roughly what a mask of their kind can reach. The mixture and the rule-based separator use the
+mixture only.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,71 +24,72 @@ Real = NDArray[np.floating]
 # At 44.1 kHz; other rates take the nearest power of two of the same duration.
 STFT_SAMPLES = 2048
 MEDIAN_BINS = 17
-# Of what may be vocals, where there is one channel and so no centre.
-MONO_SHARE = 0.6
-# Frames that are worked on at a time (24 s), and those beyond them that matter: windows overlap by three, and the
-# median looks at eight.
+# Fraction of possible vocals that is taken as vocals in mono, where there is no centre channel.
+MONO_FRACTION = 0.6
+# Frames per block (24 s), and the margin on either side that affects them: windows overlap by three frames, and the
+# median filter uses eight.
 BLOCK_FRAMES, MARGIN_FRAMES = 2048, 4 + MEDIAN_BINS // 2
 TINY = float(np.finfo(np.float32).tiny)
 
 
 def separate_by_oracle(mask: OracleMask, references: Mapping[str, Waveform]) -> dict[str, Waveform]:
-    """Estimates of every reference, filtered out of the mixture by an ideal mask that is made of the references.
+    """Estimate every reference by filtering the mixture with an oracle mask computed from the references.
 
-    IRM1 and IRM2 are ratios of magnitudes and of powers, IBM takes the bins where a reference has at least half of the
-    power, MWF is the multichannel Wiener filter with one spatial covariance matrix per reference and frequency. The
+    IRM1 and IRM2 are ratios of magnitudes and of powers, IBM selects the bins in which a reference has at least half of
+    the power, MWF is the multichannel Wiener filter with one spatial covariance matrix per reference and frequency. The
     mixture is `references["mixture"]`, or the sum of the references. Raises ScoringError for an unknown mask, no
     references, or references that differ in format.
     """
     stems = {name: stem for name, stem in references.items() if name != MIXTURE}
     if not stems:
-        raise ScoringError("an oracle needs the references; give the stems of the track")
+        raise ScoringError("an oracle needs references; specify the stems of the track")
     mixture = references.get(MIXTURE) or _sum(stems)
     for stem in stems.values():
         if stem.samples.shape != mixture.samples.shape or stem.sample_rate != mixture.sample_rate:
             raise ScoringError(
                 f"a reference is {stem.samples.shape} at {stem.sample_rate} Hz, the mixture {mixture.samples.shape} at "
-                f"{mixture.sample_rate} Hz (channels, time); make them equal"
+                f"{mixture.sample_rate} Hz (channels, time); they must be equal"
             )
     everything = {**stems, MIXTURE: mixture}
     if mask == "MWF":
-        # Its covariances are of the whole track.
+        # Its covariances are computed over the whole track.
         return _masked(mask, everything)
     return _by_blocks(everything, lambda block: _masked(mask, block))
 
 
 def mixture_as_estimate(mixture: Waveform, targets: tuple[str, ...], *, divisor: float = 1.0) -> dict[str, Waveform]:
-    """The mixture divided by `divisor` as the estimate of every target, and the rest of it as that of "accompaniment".
+    """Return the mixture divided by `divisor` as the estimate of every target, and the rest as "accompaniment".
 
-    SiSEC's row "mixture" has the number of stems as its divisor; with 1 every estimate is the mixture, that of the
-    accompaniment too. A louder or softer mixture gains dB of SDR without separating anything, so compare with both.
+    SiSEC's row "mixture" uses the number of stems as divisor. With 1, every estimate is the mixture, including that of
+    the accompaniment. Scaling the mixture changes its SDR without any separation, so compare with both.
     """
     if divisor < 1.0:
-        raise ScoringError(f"divisor={divisor}: it must be at least 1, the number of shares of the mixture")
-    share = Waveform(samples=mixture.samples / np.float32(divisor), sample_rate=mixture.sample_rate)
-    estimates = {name: share for name in targets if name != ACCOMPANIMENT}
-    rest = mixture.samples - share.samples if divisor > 1.0 else mixture.samples
+        raise ScoringError(f"divisor={divisor}: must be at least 1, the number of parts of the mixture")
+    part = Waveform(samples=mixture.samples / np.float32(divisor), sample_rate=mixture.sample_rate)
+    estimates = {name: part for name in targets if name != ACCOMPANIMENT}
+    rest = mixture.samples - part.samples if divisor > 1.0 else mixture.samples
     return estimates | {ACCOMPANIMENT: Waveform(samples=rest, sample_rate=mixture.sample_rate)}
 
 
-def separate_blindly(mixture: Waveform) -> dict[str, Waveform]:
-    """Vocals, drums, bass and other by rules alone: the floor that a learned separator must leave below it.
+def separate_by_rules(mixture: Waveform) -> dict[str, Waveform]:
+    """Estimate vocals, drums, bass and other by fixed rules: a lower bound for learned separators.
 
-    Drums and bass share what lies below 250 Hz. Above it, drums are what is percussive by median filtering
-    (D. FitzGerald, "Harmonic/percussive separation using median filtering", DAFx 2010), vocals what of the rest up to
-    8 kHz is alike in both channels, or a share of it in mono; other is what is left. The four add up to the mixture.
+    Drums and bass share the band below 250 Hz. Above it, drums are the percussive part by median filtering
+    (D. FitzGerald, "Harmonic/percussive separation using median filtering", DAFx 2010). Vocals are the part of the rest
+    up to 8 kHz that is equal in both channels, or a fixed fraction of it in mono. Other is the residual. The four
+    estimates sum to the mixture.
     """
-    return _by_blocks({MIXTURE: mixture}, lambda block: _by_rules(block[MIXTURE]))
+    return _by_blocks({MIXTURE: mixture}, lambda block: _separate_block_by_rules(block[MIXTURE]))
 
 
 def _by_blocks(
     waveforms: Mapping[str, Waveform], separate: Callable[[Mapping[str, Waveform]], dict[str, Waveform]]
 ) -> dict[str, Waveform]:
-    """What `separate` makes of the whole, made block by block, since the spectra of a whole track take gigabytes."""
+    """Apply `separate` block by block, because the spectra of a whole track take gigabytes."""
     like = next(iter(waveforms.values()))
     hop = _Transform(like).stft.hop
     length, margin = BLOCK_FRAMES * hop, MARGIN_FRAMES * hop
-    made: dict[str, Samples] = {}
+    joined: dict[str, Samples] = {}
     for start in range(0, max(1, like.num_samples), length):
         begin = max(0, start - margin)
         block = {
@@ -95,9 +97,9 @@ def _by_blocks(
             for name, wave in waveforms.items()
         }
         for name, estimate in separate(block).items():
-            whole = made.setdefault(name, np.zeros_like(like.samples, dtype=np.float32))
+            whole = joined.setdefault(name, np.zeros_like(like.samples, dtype=np.float32))
             whole[:, start : start + length] = estimate.samples[:, start - begin :][:, :length]
-    return {name: Waveform(samples=samples, sample_rate=like.sample_rate) for name, samples in made.items()}
+    return {name: Waveform(samples=samples, sample_rate=like.sample_rate) for name, samples in joined.items()}
 
 
 def _masked(mask: OracleMask, references: Mapping[str, Waveform]) -> dict[str, Waveform]:
@@ -110,32 +112,32 @@ def _masked(mask: OracleMask, references: Mapping[str, Waveform]) -> dict[str, W
     return {name: transform.backward(spectra) for name, spectra in zip(stems, separated, strict=True)}
 
 
-def _by_rules(mixture: Waveform) -> dict[str, Waveform]:
+def _separate_block_by_rules(mixture: Waveform) -> dict[str, Waveform]:
     transform = _Transform(mixture)
     mixed = transform.forward(mixture)
     power = (np.abs(mixed) ** 2).sum(axis=0)
-    percussive = _percussive_share(np.sqrt(power))
+    percussive = _percussive_mask(np.sqrt(power))
     low = _band(transform.frequencies, 0.0, 250.0)[:, None]
     middle = _band(transform.frequencies, 250.0, 8000.0)[:, None]
-    shares = {
-        "vocals": 0.7 * (1 - percussive) * middle * _centre_share(mixed, power) ** 2,
+    masks = {
+        "vocals": 0.7 * (1 - percussive) * middle * _centre_mask(mixed, power) ** 2,
         "drums": 0.5 * low + percussive**2 * (1 - low),
         "bass": 0.5 * low,
     }
-    estimates = {name: transform.backward(share * mixed) for name, share in shares.items()}
+    estimates = {name: transform.backward(mask * mixed) for name, mask in masks.items()}
     rest = mixture.samples - _sum(estimates).samples
     return estimates | {"other": Waveform(samples=rest, sample_rate=mixture.sample_rate)}
 
 
 class _Transform:
-    """The STFT for one track's rate and length; perfect reconstruction."""
+    """The STFT for one track's sample rate and length, with perfect reconstruction."""
 
     def __init__(self, mixture: Waveform) -> None:
         self.mixture = mixture
         length = 1 << max(6, round(np.log2(STFT_SAMPLES * mixture.sample_rate / 44100)))
         window = scipy.signal.windows.hann(length, sym=False)
         self.stft = scipy.signal.ShortTimeFFT(window, hop=length // 4, fs=mixture.sample_rate)
-        # Shorter than a window is more than the transform takes; zeros are cut off again.
+        # The transform needs at least one window; the padding is removed again.
         self.padded = max(mixture.num_samples, length)
 
     @property
@@ -145,7 +147,7 @@ class _Transform:
         return frequencies
 
     def forward(self, waveform: Waveform) -> Spectrogram:
-        """(channels, frequencies, frames)."""
+        """Return spectra (channels, frequencies, frames)."""
         padded = np.pad(waveform.samples, [(0, 0), (0, self.padded - waveform.num_samples)])
         spectra: Spectrogram = self.stft.stft(padded).astype(np.complex64)
         return spectra
@@ -156,21 +158,23 @@ class _Transform:
 
 
 def _mask(mask: OracleMask, magnitudes: Real) -> Real:
-    """Masks (targets, channels, frequencies, frames)."""
+    """Return masks (targets, channels, frequencies, frames)."""
     if mask == "IBM":
         chosen: Real = (magnitudes**2 >= 0.5 * np.maximum((magnitudes**2).sum(axis=0), TINY)).astype(np.float32)
         return chosen
     if mask not in ("IRM1", "IRM2"):
-        raise ScoringError(f"mask={mask!r}: the oracles are IRM1, IRM2, IBM and MWF")
-    shares = magnitudes if mask == "IRM1" else magnitudes**2
-    ratio: Real = shares / np.maximum(shares.sum(axis=0), TINY)
+        raise ScoringError(f"mask={mask!r}: known: IRM1, IRM2, IBM, MWF")
+    sizes = magnitudes if mask == "IRM1" else magnitudes**2
+    ratio: Real = sizes / np.maximum(sizes.sum(axis=0), TINY)
     return ratio
 
 
 def _multichannel_wiener(targets: Spectrogram, mixed: Spectrogram) -> Spectrogram:
-    """Local Gaussian model with the references' own power and spatial covariance (N. Q. K. Duong, E. Vincent and
-    R. Gribonval, "Under-determined reverberant audio source separation using a full-rank spatial covariance model",
-    IEEE TASLP 18, 2010)."""
+    """Filter by the local Gaussian model with the references' own power and spatial covariance.
+
+    N. Q. K. Duong, E. Vincent and R. Gribonval, "Under-determined reverberant audio source separation using a full-rank
+    spatial covariance model", IEEE TASLP 18, 2010.
+    """
     channels = mixed.shape[0]
     power = (np.abs(targets) ** 2).mean(axis=1)
     outer = np.einsum("jcft,jdft->jfcd", targets, targets.conj(), optimize=True)
@@ -186,26 +190,26 @@ def _multichannel_wiener(targets: Spectrogram, mixed: Spectrogram) -> Spectrogra
     return separated
 
 
-def _percussive_share(magnitude: Real) -> Real:
-    """(frequencies, frames): the share of each bin that stands up across frequency more than along time."""
+def _percussive_mask(magnitude: Real) -> Real:
+    """Return (frequencies, frames): the percussive fraction of each bin, wide in frequency and short in time."""
     along_time = scipy.ndimage.median_filter(magnitude, size=(1, MEDIAN_BINS), mode="nearest")
     across_frequency = scipy.ndimage.median_filter(magnitude, size=(MEDIAN_BINS, 1), mode="nearest")
-    share: Real = across_frequency**2 / np.maximum(along_time**2 + across_frequency**2, TINY)
-    return share
+    mask: Real = across_frequency**2 / np.maximum(along_time**2 + across_frequency**2, TINY)
+    return mask
 
 
-def _centre_share(mixed: Spectrogram, power: Real) -> Real:
-    """(frequencies, frames): how much of each bin is alike in the first two channels."""
+def _centre_mask(mixed: Spectrogram, power: Real) -> Real:
+    """Return (frequencies, frames): the fraction of each bin that is equal in the first two channels."""
     if len(mixed) == 1:
-        return np.full(power.shape, MONO_SHARE)
+        return np.full(power.shape, MONO_FRACTION)
     side = np.abs(mixed[0] - mixed[1]) ** 2
     middle = np.abs(mixed[0] + mixed[1]) ** 2
-    share: Real = np.maximum(middle - side, 0.0) / np.maximum(middle + side, TINY)
-    return share
+    mask: Real = np.maximum(middle - side, 0.0) / np.maximum(middle + side, TINY)
+    return mask
 
 
 def _band(frequencies: Real, low: float, high: float) -> Real:
-    """1 in the band, 0 outside, with raised-cosine edges of an octave's quarter."""
+    """Return 1 in the band and 0 outside, with raised-cosine edges a quarter of an octave wide."""
     edges = np.log2(np.maximum(frequencies, 1.0))
     rise: Real = np.ones_like(edges) if low <= 0 else _smooth_step((edges - np.log2(low)) * 4 + 0.5)
     fall = 1 - _smooth_step((edges - np.log2(high)) * 4 + 0.5)

@@ -1,7 +1,7 @@
-"""Energies of the parts of an estimate computed from the audio itself, by overlap-save convolution.
+"""Energies of the components of an estimate computed from the audio, by overlap-save convolution.
 
-The way of museval, in blocks: exact to the last digits however small a part is beside the others. It serves the frames
-where the quadratic forms of `energies` lose theirs: estimates equal to references, nearly singular systems.
+museval's method, in blocks: precise however small a component is compared with the others. It is used for frames in
+which the quadratic forms of `energies` lose precision: estimates equal to references, nearly singular systems.
 """
 
 from dataclasses import dataclass, field
@@ -14,21 +14,21 @@ from cyclesep.metrics.energies import Part, Projections
 from cyclesep.metrics.framing import Span
 from cyclesep.metrics.sources import Array, Sources
 
-LONGEST_FFT = 1 << 16
+MAX_FFT_SAMPLES = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Projector:
-    """Projects frames of `sources` by the filters of one pairing; keeps the filters' spectra between frames."""
+    """Project frames of `sources` by the filters of one pairing; caches the filters' spectra between frames."""
 
     sources: Sources
     projections: Projections
     _spectra: dict[int, NDArray[np.complex128]] = field(default_factory=dict)
 
     def energies(self, span: Span) -> Array:
-        """(parts, targets) of the samples in `span`, the references taken as zero outside it."""
+        """Return the energies (parts, targets) of the samples in `span`, with references set to zero outside it."""
         num_samples, tail = span[1] - span[0], len(self.projections.on_all) - 1
-        wanted = min(num_samples + 2 * tail, max(LONGEST_FFT, 4 * tail))
+        wanted = min(num_samples + 2 * tail, max(MAX_FFT_SAMPLES, 4 * tail))
         fft_length = scipy.fft.next_fast_len(wanted, real=True)
         block_samples = fft_length - tail
         total = np.zeros((len(Part), self.projections.pairing.num_targets))
@@ -59,7 +59,7 @@ class Projector:
         return np.stack([self._energy(parts[part]) for part in Part])
 
     def _filter_spectra(self, fft_length: int) -> NDArray[np.complex128]:
-        """(frequencies, reference channels, 2 x targets x channels): the filters on all, then those on its own."""
+        """Return the spectra of both filters: (frequencies, reference channels, 2 x targets x channels)."""
         if fft_length not in self._spectra:
             both = np.concatenate([self.projections.on_all, self.projections.on_own], axis=2)
             self._spectra.clear()
@@ -67,7 +67,7 @@ class Projector:
         return self._spectra[fft_length]
 
     def _energy(self, part: Array) -> Array:
-        """Energy per target of (targets x channels, time)."""
+        """Return the energy per target of (targets x channels, time)."""
         per_channel = np.einsum("ct,ct->c", part, part)
         per_target: Array = per_channel.reshape(-1, self.sources.channels).sum(axis=1)
         return per_target

@@ -1,4 +1,4 @@
-"""The signals that are compared, read block by block as float64, and how they are paired."""
+"""The signals to be scored, read block by block as float64, and how they are paired."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,26 +12,28 @@ from cyclesep.errors import ScoringError
 
 Array = NDArray[np.float64]
 
-# Channels differ within a block of this many samples or hardly at all.
-COMPARED_AT_ONCE = 4096
+# Samples per block when channels are compared; different channels differ within the first block.
+COMPARISON_BLOCK = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
     """Reference signals, then estimate signals: each `(channels, time)` of any real type and length.
 
-    They stay as they came, so that nothing is copied; `read` converts, rounds and fits what is asked for.
+    The arrays are not copied; `read` converts, rounds, pads and cuts the requested samples.
     """
 
     signals: tuple[NDArray[np.number], ...]
     num_references: int
     steps: float | None = None
-    """Samples are rounded to whole multiples of 1 / steps (a power of two: 32768 for 16 bits); None: left alone."""
+    """Samples are rounded to integer multiples of 1 / steps (a power of two: 32768 for 16 bits); None: not rounded."""
 
     def __post_init__(self) -> None:
         channels = {signal.shape[0] for signal in self.signals}
         if len(channels) != 1:
-            raise ScoringError(f"references and estimates have {sorted(channels)} channels; they must be one number")
+            raise ScoringError(
+                f"references and estimates have {sorted(channels)} channels; all must have the same number"
+            )
 
     @property
     def channels(self) -> int:
@@ -39,12 +41,12 @@ class Sources:
 
     @property
     def num_samples(self) -> int:
-        """The length of the longest reference; what is shorter is silent from its end on, what is longer is cut."""
+        """The length of the longest reference; shorter signals are zero-padded, longer estimates cut."""
         return max(int(signal.shape[1]) for signal in self.signals[: self.num_references])
 
     @cached_property
     def references_on_grid(self) -> bool:
-        """Whether the references are of 16 bits, as they came or by `steps`."""
+        """Whether the references are 16-bit, originally or because of `steps`."""
         return self.steps is not None or are_on_grid(self.signals[: self.num_references], PCM16_SCALE)
 
     @property
@@ -56,9 +58,9 @@ class Sources:
         return len(self.signals) * self.channels
 
     def read(self, start: int, stop: int, out: Array) -> None:
-        """Write samples `start:stop` of the first signals to `out` (as many channels as it has rows, stop - start).
+        """Write samples `start:stop` of the first signals to `out` (channels, stop - start); its rows set how many.
 
-        Before the track, after it and after the end of a signal are zeros.
+        Samples before and after the track and after the end of a signal are zero.
         """
         blocks = out.reshape(-1, self.channels, out.shape[1])
         for block, signal in zip(blocks, self.signals, strict=False):
@@ -78,10 +80,10 @@ class Sources:
 
 @dataclass(frozen=True, kw_only=True)
 class Pairing:
-    """Which sums of signals are scored against each other: for each target the indices of the references that
-    are added up, and those of the estimates (counted from the first estimate).
+    """The sums of signals that are scored against each other.
 
-    Vocals against accompaniment is a pairing of the same signals as the four stems, so both share all spectra.
+    For each target: the indices of the references that are summed, and of the estimates (counted from the first
+    estimate). Vocals and accompaniment are a pairing of the same signals as the four stems, so both share all spectra.
     """
 
     references: tuple[tuple[int, ...], ...]
@@ -92,16 +94,19 @@ class Pairing:
         return len(self.references)
 
     def reference_mixing(self, sources: Sources) -> Array:
-        """The 0/1 matrix (targets x channels, reference channels) that adds the references up."""
+        """Return the 0/1 matrix (targets x channels, reference channels) that sums the references."""
         return _mixing(self.references, sources.num_references, sources.channels)
 
     def estimate_mixing(self, sources: Sources) -> Array:
-        """The 0/1 matrix (targets x channels, estimate channels) that adds the estimates up."""
+        """Return the 0/1 matrix (targets x channels, estimate channels) that sums the estimates."""
         return _mixing(self.estimates, len(sources.signals) - sources.num_references, sources.channels)
 
     def silent(self, sources: Sources, block: Array) -> NDArray[np.bool_]:
-        """Whether each reference, then each estimate, is silent in `block` (all channels, time), by museval's rule:
-        its channels add up to zero at every sample, so a left channel that is minus the right one is silent too."""
+        """Return whether each reference, then each estimate, is silent in `block` (all channels, time).
+
+        As in museval, a signal is silent if its channels sum to zero at every sample, which includes a left channel
+        that is the negative of the right one.
+        """
         signals = block.reshape(len(sources.signals), sources.channels, -1)
         references, estimates = signals[: sources.num_references], signals[sources.num_references :]
         return np.array(
@@ -109,8 +114,8 @@ class Pairing:
             + [_silent(estimates, group) for group in self.estimates]
         )
 
-    def twins(self, sources: Sources, span: tuple[int, int]) -> list[int]:
-        """For each reference channel of each target, the first that is bit-identical to it in `span`, or itself."""
+    def duplicates(self, sources: Sources, span: tuple[int, int]) -> list[int]:
+        """Return, for each reference channel of each target, the first bit-identical channel in `span`."""
         first_of = _first_identical(sources, span)
         channels = sources.channels
         made_of = [
@@ -128,7 +133,7 @@ def each_alone(num_targets: int) -> Pairing:
 
 
 def require_finite(signals: Sequence[NDArray[np.number]], names: Sequence[str]) -> None:
-    """Raise ScoringError that names the first signal `(channels, time)` with NaN or infinite samples."""
+    """Raise ScoringError naming the first signal `(channels, time)` with NaN or infinite samples."""
     for signal, name in zip(signals, names, strict=True):
         if signal.dtype.kind in "iub":
             continue
@@ -142,19 +147,19 @@ def require_finite(signals: Sequence[NDArray[np.number]], names: Sequence[str]) 
 
 
 def are_on_grid(signals: Sequence[NDArray[np.number]], steps: float) -> bool:
-    """Whether all samples, finite and of floating point, are whole multiples of 1 / steps."""
+    """Return whether all samples, which must be finite floats, are integer multiples of 1 / steps."""
     for signal in signals:
         if signal.dtype.kind != "f":
             return False
-        for start in range(0, signal.shape[1], COMPARED_AT_ONCE):
-            scaled = _scaled(signal[:, start : start + COMPARED_AT_ONCE], steps)
+        for start in range(0, signal.shape[1], COMPARISON_BLOCK):
+            scaled = _scaled(signal[:, start : start + COMPARISON_BLOCK], steps)
             if not np.array_equal(scaled, np.rint(scaled)):
                 return False
     return True
 
 
 def _scaled(samples: NDArray[np.number], steps: float) -> NDArray[np.floating]:
-    """`samples` times a power of two: exact in their own type, often half as wide as float64, unless it is narrower."""
+    """Return `samples` times a power of two, in their own type (which is exact) but at least float32."""
     kind = np.result_type(samples.dtype, np.float32)
     scaled: NDArray[np.floating] = np.multiply(samples, np.asarray(steps, dtype=kind), dtype=kind)
     return scaled
@@ -168,22 +173,22 @@ def _mixing(groups: tuple[tuple[int, ...], ...], num_signals: int, channels: int
 
 
 def _silent(signals: Array, group: tuple[int, ...]) -> bool:
-    # Nearly every frame sounds at once, which a short look settles.
+    # Most frames are not silent in their first samples, which is quick to check.
     parts = (signals[..., :64], signals)
     return all(not part[list(group)].sum(axis=0).sum(axis=0).any() for part in parts)
 
 
 def _first_identical(sources: Sources, span: tuple[int, int]) -> list[int]:
-    """For each reference channel the first that is equal to it at every sample of `span`."""
+    """Return, for each reference channel, the first channel that equals it at every sample of `span`."""
     count = sources.reference_channels
-    alike = np.ones((count, count), dtype=bool)
-    block = np.empty((count, COMPARED_AT_ONCE))
-    for start in range(span[0], span[1], COMPARED_AT_ONCE):
-        stop = min(start + COMPARED_AT_ONCE, span[1])
-        rows = np.empty((count, stop - start)) if stop - start < COMPARED_AT_ONCE else block
+    identical = np.ones((count, count), dtype=bool)
+    block = np.empty((count, COMPARISON_BLOCK))
+    for start in range(span[0], span[1], COMPARISON_BLOCK):
+        stop = min(start + COMPARISON_BLOCK, span[1])
+        rows = np.empty((count, stop - start)) if stop - start < COMPARISON_BLOCK else block
         sources.read(start, stop, rows)
-        for p, q in zip(*np.nonzero(np.tril(alike, -1)), strict=True):
-            alike[p, q] = np.array_equal(rows[p], rows[q])
-        if not np.tril(alike, -1).any():
+        for p, q in zip(*np.nonzero(np.tril(identical, -1)), strict=True):
+            identical[p, q] = np.array_equal(rows[p], rows[q])
+        if not np.tril(identical, -1).any():
             break
-    return [int(np.argmax(row)) for row in alike]
+    return [int(np.argmax(row)) for row in identical]

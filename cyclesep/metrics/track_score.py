@@ -1,4 +1,4 @@
-"""The scores of one separated track: who is scored with whom, BSS Eval per frame, SI-SDR and uSDR of the track."""
+"""The scores of one separated track: which targets are scored together, BSS Eval per frame, SI-SDR and uSDR."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -24,7 +24,7 @@ class TargetScore:
 
     target: str
     scoring_group: tuple[str, ...]
-    """All targets, this one too, whose references took part, and their estimates as far as there are any."""
+    """All targets that were scored together, including this one."""
     sdr: Array
     """(frames,), dB, as are the next three."""
     isr: Array
@@ -35,24 +35,25 @@ class TargetScore:
     usdr: float
     """Whole track, dB."""
     conditioning: str
-    """How the least squares were solved: exact, merged, sensitive, ridge, lu, least_squares or underdetermined."""
+    """How the least squares were solved: exact, deduplicated, sensitive, regularized, lu, least_squares or
+    underdetermined."""
 
     @property
     def nan_frames(self) -> int:
         return int(np.isnan(self.sdr).sum())
 
     def frame_metrics(self) -> dict[str, Array]:
-        """Values per frame, by museval's names of the metrics."""
+        """Return the values per frame by museval's metric names."""
         return dict(zip(FRAME_METRICS, (self.sdr, self.isr, self.sir, self.sar), strict=True))
 
     def track_metrics(self) -> dict[str, float]:
-        """Values of the whole track, by name."""
+        """Return the values of the whole track by metric name."""
         return dict(zip(TRACK_METRICS, (self.si_sdr, self.usdr), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrackScore:
-    """All scores of one track. Vocals can stand here twice: with the other stems, and with the accompaniment."""
+    """All scores of one track. Vocals can occur twice: scored with the other stems, and with the accompaniment."""
 
     track_id: str
     split: str
@@ -62,9 +63,9 @@ class TrackScore:
     targets: tuple[TargetScore, ...]
 
     def of(self, target: str) -> TargetScore:
-        """The score that museval's JSON holds for `target`: that beside the accompaniment where there is one.
+        """Return the score that museval's JSON contains for `target`: scored with the accompaniment if there is one.
 
-        Raises ScoringError for a target that was not scored.
+        Raises ScoringError if the target was not scored.
         """
         found = [score for score in self.targets if score.target == target]
         if not found:
@@ -73,7 +74,7 @@ class TrackScore:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The targets, each once, in the order of the references, accompaniment last."""
+        """The targets without repetition, in the order of the references, accompaniment last."""
         return tuple(dict.fromkeys(score.target for score in self.targets))
 
 
@@ -87,25 +88,24 @@ def score_track(
     derive_accompaniment: bool = True,
     track_id: str = "",
     split: str = "test",
-    device: str | None = None,
 ) -> TrackScore:
-    """Score the estimates of one track as `museval.eval_mus_track` does, whatever its stems are called.
+    """Score the estimates of one track as `museval.eval_mus_track` does, with any stem names.
 
     - Two or more estimated targets are scored together, in the order of `references`.
     - "vocals" and "accompaniment" are scored as a second pair. The accompaniment's reference is the sum of all other
-      references; its estimate is the one given, or, if `derive_accompaniment`, the sum of the other estimates when
+      references; its estimate is the given one, or, with `derive_accompaniment`, the sum of the other estimates if
       there is one for every reference.
-    - One target alone is scored with the accompaniment given (reference: the sum of all others), else by itself.
-    - The accompaniment alone is scored as in that second pair, whose values do not depend on the estimate of vocals.
+    - A single target is scored with the given accompaniment (reference: the sum of all others), or by itself.
+    - The accompaniment alone is scored as in the second pair, where its values do not depend on the vocals' estimate.
 
-    References and estimates are rounded to the grid of 16 bits first: below it lies nothing of the music, but
-    correlations grow ill-conditioned and SIR and SAR meaningless. Louder than full scale is not clipped. "mixture"
-    among the references is passed over. `hop_seconds` is the window unless given. Short references are padded with
-    zeros to the longest, estimates cut or padded to that. Silence is no error but NaN frames. `device` is one of
-    PyTorch's, such as "cuda"; without it NumPy computes on one core.
+    References and estimates are rounded to 16 bits first: smaller values contain no music but make the correlations
+    ill-conditioned and SIR and SAR meaningless. Values above full scale are not clipped. A reference named "mixture" is
+    ignored. `hop_seconds` defaults to `frame_seconds`. Short references are zero-padded to the longest one, estimates
+    cut or padded to the same length. Silence gives NaN frames, not an error.
 
-    Raises ScoringError, naming track and stem, when nothing can be scored: no estimate of any reference, rates or
-    channels that differ, no samples, NaN or infinite samples; and for a window or hop of no sample, or without an end.
+    Raises ScoringError, naming track and stem, if there is no estimate of any reference, sample rates or channels
+    differ, there are no samples, or samples are NaN or infinite; and if a window or hop is shorter than a sample or
+    infinite.
     """
     references = {name: stem for name, stem in references.items() if name != MIXTURE}
     scenarios = _scenarios(tuple(references), tuple(estimates), derive_accompaniment, track_id)
@@ -123,7 +123,6 @@ def score_track(
         win=_whole_samples("frame_seconds", frame_seconds, sample_rate),
         hop=_whole_samples("hop_seconds", hop_seconds, sample_rate),
         mode=mode,
-        device=device,
     )
     targets = [
         score for scenario, frames in zip(scenarios, scores, strict=True) for score in _target_scores(scenario, frames)
@@ -140,16 +139,16 @@ def score_track(
 
 @dataclass(frozen=True, kw_only=True)
 class _Scenario:
-    """Targets scored together: for each, the references that make it up and the estimates that do."""
+    """Targets that are scored together: for each, the references and the estimates that are summed."""
 
     references: dict[str, tuple[str, ...]]
     estimates: dict[str, tuple[str, ...]]
     scored: frozenset[str]
-    """The targets that get a score; what the estimates of the others are makes no difference to theirs."""
+    """The targets that get a score; their scores do not depend on the estimates of the others."""
 
     @property
     def uses(self) -> set[str]:
-        """The names of the estimates that take part."""
+        """The names of the estimates that are used."""
         return {name for group in self.estimates.values() for name in group}
 
     def pairing(self, references: list[str], estimates: list[str]) -> Pairing:
@@ -162,9 +161,9 @@ class _Scenario:
 def _scenarios(
     references: tuple[str, ...], estimates: tuple[str, ...], derive_accompaniment: bool, track_id: str
 ) -> list[_Scenario]:
-    """What museval.eval_mus_track would score together, and one target alone, which it would not.
+    """Return what museval.eval_mus_track scores together; a single target too, which museval does not score.
 
-    Vocals that were not estimated have the accompaniment's estimate in their place, and no score.
+    If vocals were not estimated, the accompaniment's estimate is used in their place and they get no score.
     """
     given = ACCOMPANIMENT in estimates
     stems = [name for name in references if name in estimates and name != ACCOMPANIMENT]
@@ -173,7 +172,8 @@ def _scenarios(
         return [replace(pair, scored=frozenset({ACCOMPANIMENT}))]
     if not stems and not (given and ACCOMPANIMENT in references):
         raise ScoringError(
-            f"{track_id}: no estimate {sorted(estimates)} is one of the references {sorted(references)}; rename them"
+            f"{track_id}: none of the estimates {sorted(estimates)} is one of the references {sorted(references)}; "
+            "rename the estimates"
         )
     complete = set(stems) == set(references) - {ACCOMPANIMENT} and len(stems) > 1
     paired_with = VOCALS if VOCALS in stems else stems[0] if len(stems) == 1 else None
@@ -191,15 +191,17 @@ def _scenarios(
 def _scenario(
     targets: list[str], references: tuple[str, ...], lead: str, sums: Mapping[str, tuple[str, ...]]
 ) -> _Scenario:
-    """`lead` is what the accompaniment accompanies; `sums` the estimates that are sums of others, or another."""
+    """Make a scenario; `lead` is excluded from the accompaniment, `sums` maps targets to the estimates to sum."""
     others = tuple(name for name in references if name not in (lead, ACCOMPANIMENT))
-    made_of: dict[str, tuple[str, ...]] = {name: (name,) for name in references}
+    parts_of: dict[str, tuple[str, ...]] = {name: (name,) for name in references}
     if ACCOMPANIMENT in targets and ACCOMPANIMENT not in references:
         if not others:
-            raise ScoringError(f"accompaniment was estimated, but {lead!r} is the only reference; give the others")
-        made_of[ACCOMPANIMENT] = others
+            raise ScoringError(
+                f"accompaniment was estimated, but {lead!r} is the only reference; specify the other references"
+            )
+        parts_of[ACCOMPANIMENT] = others
     return _Scenario(
-        references={name: made_of[name] for name in targets},
+        references={name: parts_of[name] for name in targets},
         estimates={name: sums.get(name, (name,)) for name in targets},
         scored=frozenset(targets),
     )
@@ -223,18 +225,18 @@ def _target_scores(scenario: _Scenario, scores: Scores) -> Iterator[TargetScore]
 
 
 def _whole_samples(name: str, seconds: float, sample_rate: int) -> int:
-    """Truncated, as museval does."""
+    """Convert seconds to samples, truncating as museval does."""
     samples = seconds * sample_rate
     if not 1 <= samples < math.inf:
         raise ScoringError(
-            f"{name}={seconds}: at {sample_rate} Hz it must be one sample or more, and finite; a window that is longer "
-            f"than the track takes it as one frame"
+            f"{name}={seconds}: must be finite and at least one sample at {sample_rate} Hz; a window longer than the "
+            "track makes the track one frame"
         )
     return int(samples)
 
 
 def _common_rate(references: Mapping[str, Waveform], estimates: Mapping[str, Waveform], track_id: str) -> int:
-    """The sample rate of all; raises ScoringError where it or the channels differ, or nothing is there."""
+    """Return the common sample rate; raises ScoringError if rates or channels differ or there are no samples."""
     first_name, first = next(iter(references.items()))
     for kind, stems in (("reference", references), ("estimate", estimates)):
         for name, wave in stems.items():
@@ -244,5 +246,5 @@ def _common_rate(references: Mapping[str, Waveform], estimates: Mapping[str, Wav
                     f"{first_name!r} {first.sample_rate} Hz with {first.channels}; convert one to the other's format"
                 )
     if max(wave.num_samples for wave in references.values()) == 0 or first.channels == 0:
-        raise ScoringError(f"{track_id}: the references hold no samples; leave the track out")
+        raise ScoringError(f"{track_id}: the references contain no samples; exclude the track")
     return first.sample_rate

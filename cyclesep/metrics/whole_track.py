@@ -1,25 +1,28 @@
-"""Energies of every target over the whole track, for SI-SDR and uSDR: free, where BSS Eval has its products.
+"""Energies of every target over the whole track, for SI-SDR and uSDR, from the products computed for BSS Eval.
 
-References and estimates of a target are sums of signals, so all its energies are sums of the products of signals. Where
-a sum is small beside its terms (estimates equal to references, stems that cancel) the audio itself is measured.
+References and estimates of a target are sums of signals, so their energies are sums of products of signals. If a sum is
+small compared with its terms (estimates equal to references, stems that cancel), it is measured from the audio.
 """
 
 from collections.abc import Iterator
 
 import numpy as np
 
-from cyclesep.metrics.si_sdr import MEASURED_SHARE, TrackEnergies, measured
+from cyclesep.metrics.si_sdr import DIRECT_BELOW, TrackEnergies, measured
 from cyclesep.metrics.sources import Array, Pairing, Sources
 
-# Samples per channel that are read at once: of all signals, so that stems which add up are summed together.
+# Samples per channel that are read at a time, of all signals.
 BLOCK_SAMPLES = 1 << 16
 
 
 def track_energies(
     sources: Sources, pairing: Pairing, products: Array, estimate_products: Array
 ) -> tuple[TrackEnergies, ...]:
-    """One per target, from the products over the track at lag 0 of references with everything (reference channels, all
-    channels) and of estimates with each other (estimate channels, estimate channels)."""
+    """Return the energies of each target from products over the track at lag 0.
+
+    `products` (reference channels, all channels) are those of references with all signals, `estimate_products`
+    (estimate channels, estimate channels) those of estimates with each other.
+    """
     references, estimates = pairing.reference_mixing(sources), pairing.estimate_mixing(sources)
     power = products[:, : sources.reference_channels]
     channels = (
@@ -34,7 +37,7 @@ def track_energies(
 
 
 def measured_energies(sources: Sources, pairing: Pairing) -> tuple[TrackEnergies, ...]:
-    """One per target, from the audio itself."""
+    """Return the energies of each target, measured from the audio."""
     return tuple(_measured(sources, pairing, target) for target in range(pairing.num_targets))
 
 
@@ -46,12 +49,12 @@ def _energies(sources: Sources, pairing: Pairing, target: int, row: Array) -> Tr
     reference, estimate, product, reference_terms, estimate_terms = row.tolist()
     error = reference + estimate - 2.0 * product
     residual = estimate - product**2 / reference if reference > 0 else estimate
-    enough = (
-        reference >= MEASURED_SHARE * reference_terms
-        and min(estimate, residual) >= MEASURED_SHARE * estimate_terms
-        and error >= MEASURED_SHARE * (reference_terms + estimate_terms)
+    is_precise = (
+        reference >= DIRECT_BELOW * reference_terms
+        and min(estimate, residual) >= DIRECT_BELOW * estimate_terms
+        and error >= DIRECT_BELOW * (reference_terms + estimate_terms)
     )
-    if not enough:
+    if not is_precise:
         return _measured(sources, pairing, target)
     return TrackEnergies(reference=reference, estimate=estimate, product=product, error=error, residual=residual)
 

@@ -1,4 +1,4 @@
-"""BSS Eval against museval 0.4.1 itself, and where museval gives up."""
+"""BSS Eval compared with museval 0.4.1, and input on which museval fails."""
 
 import tracemalloc
 from collections.abc import Callable
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from cyclesep.errors import ScoringError
 from cyclesep.metrics import bss_eval, energies, evaluate
-from cyclesep.metrics.backend import NumpyBackend
 from cyclesep.metrics.distortion_filters import Conditioning
 from cyclesep.metrics.sources import Sources, each_alone
 
@@ -32,7 +31,7 @@ def noise(sources: int, samples: int, channels: int, seed: int = 0) -> Signals:
 
 
 def leaking(references: Signals, seed: int = 1) -> Signals:
-    """Estimates with a little of the other sources and of noise."""
+    """Return estimates that contain some of the other sources and some noise."""
     rng = np.random.default_rng(seed)
     mixing = np.eye(len(references)) + 0.15 * rng.standard_normal((len(references),) * 2)
     estimates = np.einsum("jk,ktc->jtc", mixing, references) + 0.005 * rng.standard_normal(references.shape)
@@ -41,7 +40,7 @@ def leaking(references: Signals, seed: int = 1) -> Signals:
 
 @pytest.fixture(scope="module")
 def excerpt() -> Signals:
-    """Drums, bass, other, vocals of stempeg's real excerpt, as musdb decodes it: through 16 bits."""
+    """Drums, bass, other and vocals of stempeg's excerpt of real music, decoded to 16 bits as musdb does."""
     stems, _ = stempeg.read_stems(stempeg.example_stem_path(), ffmpeg_format="s16le")
     return np.asarray(stems[1:, 22050 : 22050 + 50000], dtype=np.float64)
 
@@ -49,7 +48,7 @@ def excerpt() -> Signals:
 def difference_db(
     references: Signals, estimates: Signals, **framing: object
 ) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
-    """The largest difference from museval among values up to 60 dB, and both; shapes and NaN frames must be equal."""
+    """Return the largest difference from museval among values up to 60 dB; shapes and NaN frames must be equal."""
     ours = np.stack(evaluate(references, estimates, **framing))
     theirs = np.stack(museval.evaluate(references, estimates, **framing))
     assert ours.shape == theirs.shape
@@ -102,7 +101,7 @@ def test_framewise_filters_of_v3_equal_museval() -> None:
     assert difference_db(references, leaking(references), win=WINDOW, hop=6000, mode="v3")[0] < AGREEMENT_DB
 
 
-def test_sparse_sources_have_museval_s_nan_frames() -> None:
+def test_silent_frames_are_nan_as_in_museval() -> None:
     references = noise(3, 40000, 2)
     references[0, 8000:16000] = 0
     references[1, 20000:33000] = 0
@@ -118,7 +117,7 @@ def test_a_band_limited_16_bit_source_equals_museval() -> None:
 
 
 @pytest.mark.parametrize("length", [15000, 25000], ids=["shorter", "longer"])
-def test_estimates_of_another_length_are_fitted_as_by_museval(length: int) -> None:
+def test_estimates_of_another_length_are_padded_or_cut_as_by_museval(length: int) -> None:
     references = noise(2, 20000, 1)
     estimates = leaking(noise(2, 25000, 1))[:, :length]
     assert difference_db(references, estimates, win=WINDOW, hop=WINDOW)[0] < AGREEMENT_DB
@@ -131,7 +130,7 @@ def test_integer_samples_and_two_dimensions_equal_museval() -> None:
     assert ours.shape == (4, 2, 2)
 
 
-def test_identical_estimates_score_as_high_as_in_museval() -> None:
+def test_perfect_estimates_score_as_high_as_in_museval() -> None:
     references = noise(2, 20000, 2)
     _, ours, theirs = difference_db(references, references.copy(), win=WINDOW, hop=WINDOW)
     assert np.isposinf(ours[0]).all()
@@ -151,7 +150,7 @@ def test_identical_estimates_score_as_high_as_in_museval() -> None:
     framewise=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_drawn_shapes_and_filter_lengths_equal_museval(
+def test_random_shapes_and_filter_lengths_equal_museval(
     sources: int, channels: int, samples: int, win: int, hop: int, filters_len: int, framewise: bool, seed: int
 ) -> None:
     references = noise(sources, samples, channels, seed)
@@ -172,24 +171,24 @@ def test_drawn_shapes_and_filter_lengths_equal_museval(
     np.testing.assert_allclose(ours[compared], theirs[compared], rtol=0, atol=AGREEMENT_DB)
 
 
-def test_dual_mono_equals_museval_and_says_merged(excerpt: Signals) -> None:
+def test_dual_mono_equals_museval_and_is_deduplicated(excerpt: Signals) -> None:
     mono = on_16_bits(np.repeat(excerpt[:2, :24000].mean(axis=2, keepdims=True), 2, axis=2))
     assert difference_db(mono, leaking(mono), win=WINDOW, hop=WINDOW)[0] < 1e-4
-    assert conditioning_of(mono, leaking(mono)) == Conditioning.MERGED
+    assert conditioning_of(mono, leaking(mono)) == Conditioning.DEDUPLICATED
 
 
-def test_panned_mono_is_singular_and_its_ridge_is_iterated_away(excerpt: Signals) -> None:
+def test_panned_mono_is_singular_and_regularized(excerpt: Signals) -> None:
     panned = 0.9 * excerpt[:2, :24000].mean(axis=2, keepdims=True) * [1, 0.7]
     estimates = leaking(panned)
-    assert conditioning_of(panned, estimates) == Conditioning.RIDGE
+    assert conditioning_of(panned, estimates) == Conditioning.REGULARIZED
     assert difference_db(panned, estimates, win=WINDOW, hop=WINDOW)[0] < 1e-3
 
 
-def test_ordinary_music_is_solved_exactly(excerpt: Signals) -> None:
+def test_music_is_solved_exactly(excerpt: Signals) -> None:
     assert conditioning_of(excerpt[:2], leaking(excerpt[:2])) == Conditioning.EXACT
 
 
-def test_no_more_equations_than_unknowns_explain_any_estimate_and_are_told() -> None:
+def test_too_few_equations_are_reported_as_underdetermined() -> None:
     unknowns = 2 * 512
     enough = noise(2, unknowns - 511 + 1, 1)
     assert conditioning_of(enough, leaking(enough)) == Conditioning.EXACT
@@ -198,17 +197,17 @@ def test_no_more_equations_than_unknowns_explain_any_estimate_and_are_told() -> 
     assert conditioning_of(few, leaking(few)) == Conditioning.UNDERDETERMINED
     assert np.stack(evaluate(few, leaking(few)))[3].min() > 150
     dual_mono = np.repeat(enough, 2, axis=2)
-    assert conditioning_of(dual_mono, leaking(dual_mono)) == Conditioning.MERGED
+    assert conditioning_of(dual_mono, leaking(dual_mono)) == Conditioning.DEDUPLICATED
 
 
-def test_the_equations_of_v3_are_those_of_a_frame() -> None:
+def test_v3_counts_the_equations_of_a_frame() -> None:
     references = noise(2, 600, 1)
     sources = Sources(signals=tuple(x.T for x in (*references, *leaking(references))), num_references=2)
-    told = {
+    message = {
         win: bss_eval.score_sources(sources, (each_alone(2),), win=win, hop=win, mode="v3", filters_len=64)[0]
         for win in (65, 66)
     }
-    assert told[65].conditioning == Conditioning.UNDERDETERMINED != told[66].conditioning
+    assert message[65].conditioning == Conditioning.UNDERDETERMINED != message[66].conditioning
 
 
 @pytest.mark.parametrize("silent", ["reference", "estimate", "opposite channels"])
@@ -225,7 +224,7 @@ def test_a_silent_signal_gives_nan_frames_and_no_error(silent: str) -> None:
     assert np.isnan(scores).all()
 
 
-def test_one_source_alone_has_no_interference() -> None:
+def test_a_single_source_has_infinite_sir() -> None:
     references = noise(1, 20000, 2)
     _, _, sir, _ = evaluate(references, leaking(references), WINDOW, WINDOW)
     assert np.isposinf(sir).all()
@@ -238,7 +237,7 @@ def test_fewer_samples_than_filter_taps_give_finite_scores() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_samples_that_are_not_finite_are_refused_by_name_and_place(value: float) -> None:
+def test_an_error_names_signal_and_position_of_a_non_finite_sample(value: float) -> None:
     estimates = noise(2, 5000, 1)
     estimates[1, 1234] = value
     with pytest.raises(ScoringError, match="estimate 1: 1 samples are NaN or infinite, the first at sample 1234"):
@@ -246,7 +245,7 @@ def test_samples_that_are_not_finite_are_refused_by_name_and_place(value: float)
 
 
 @pytest.mark.parametrize(
-    ("references", "estimates", "options", "told"),
+    ("references", "estimates", "options", "message"),
     [
         (np.ones((2, 9, 1)), np.ones((3, 9, 1)), {}, "must be equal"),
         (np.ones((2, 9, 1)), np.ones((2, 8, 1)), {"padding": False}, "must be equal"),
@@ -257,18 +256,18 @@ def test_samples_that_are_not_finite_are_refused_by_name_and_place(value: float)
         (np.ones((2, 9, 1)), np.ones((2, 9, 1)), {"mode": "v2"}, "v4"),
         (np.ones((2, 9, 1)), np.ones((2, 9, 1)), {"win": None}, "win=None and hop=44100: both must be positive"),
         (np.ones((2, 9, 1)), np.ones((2, 9, 1)), {"hop": "1"}, "hop='1': both must be positive"),
-        (np.ones((2, 9, 1)), np.ones((2, 9, 1)), {"filters_len": 1.5}, "filters_len=1.5: it must be a whole number"),
-        (np.ones((2, 9, 1)), np.ones((2, 9, 1)), {"filters_len": 0}, "filters_len=0: it must be a whole number"),
+        (np.ones((2, 9, 1)), np.ones((2, 9, 1)), {"filters_len": 1.5}, "filters_len=1.5: must be a whole number"),
+        (np.ones((2, 9, 1)), np.ones((2, 9, 1)), {"filters_len": 0}, "filters_len=0: must be a whole number"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(
-    references: Signals, estimates: Signals, options: dict[str, object], told: str
+def test_invalid_arguments_raise_scoring_error(
+    references: Signals, estimates: Signals, options: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(ScoringError, match=told):
+    with pytest.raises(ScoringError, match=message):
         evaluate(references, estimates, **options)
 
 
-def test_nothing_in_gives_nothing_out_as_in_museval() -> None:
+def test_empty_input_gives_empty_output_as_in_museval() -> None:
     assert [values.shape for values in evaluate(np.empty((0, 100, 2)), np.empty((0, 100, 2)))] == [(0,)] * 4
 
 
@@ -278,7 +277,7 @@ def test_sdr_is_the_signal_to_noise_ratio_of_a_frame() -> None:
     np.testing.assert_allclose(sdr, 20.0, atol=1e-9)
 
 
-def test_a_scaled_estimate_has_isr_of_its_scale_alone() -> None:
+def test_isr_of_a_scaled_estimate_depends_on_the_scale_only() -> None:
     references = noise(2, 16000, 1)
     _, isr, sir, sar = evaluate(references, 0.5 * references, WINDOW, WINDOW)
     np.testing.assert_allclose(isr, 20 * np.log10(2), atol=1e-6)
@@ -290,16 +289,16 @@ def test_energies_by_correlations_equal_energies_by_convolution(
 ) -> None:
     estimates = leaking(excerpt)
     fast = np.stack(evaluate(excerpt, estimates, 20000, 15000))
-    monkeypatch.setattr(energies, "TRUSTED_SHARE", np.inf)
+    monkeypatch.setattr(energies, "TRUSTED_RATIO", np.inf)
     convolved = np.stack(evaluate(excerpt, estimates, 20000, 15000))
     np.testing.assert_allclose(fast, convolved, rtol=0, atol=1e-8)
     assert not np.array_equal(fast, convolved)
 
 
-def test_frames_that_the_cache_does_not_hold_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_that_are_not_cached_are_recomputed(monkeypatch: pytest.MonkeyPatch) -> None:
     references = noise(2, 30000, 1)
     held = np.stack(evaluate(references, leaking(references), WINDOW, WINDOW))
-    monkeypatch.setattr(NumpyBackend, "kept_bytes", 0)
+    monkeypatch.setattr(bss_eval, "CACHED_BYTES", 0)
     np.testing.assert_array_equal(held, np.stack(evaluate(references, leaking(references), WINDOW, WINDOW)))
 
 

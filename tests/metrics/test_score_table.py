@@ -1,4 +1,4 @@
-"""Aggregation against a table made by hand, and what is on disk."""
+"""Aggregation compared with a table made by hand, and files on disk."""
 
 import json
 from pathlib import Path
@@ -79,7 +79,7 @@ def test_the_median_of_all_frames_at_once_would_be_another_number() -> None:
     assert np.median(values[np.isfinite(values)]) != summary_of(table, "SDR").median
 
 
-def test_aggregation_equals_museval_s(tmp_path: Path) -> None:
+def test_aggregation_equals_museval(tmp_path: Path) -> None:
     for score in SCORES:
         write_museval_json(score, tmp_path)
     store = museval.EvalStore()
@@ -92,7 +92,7 @@ def test_aggregation_equals_museval_s(tmp_path: Path) -> None:
         assert summary_of(read, metric).median == pytest.approx(theirs[metric])
 
 
-def test_rows_say_frame_and_time_and_nothing_of_both_for_whole_tracks() -> None:
+def test_rows_have_frame_and_time_which_are_null_for_whole_tracks() -> None:
     rows = ScoreTable.from_scores("us", SCORES[:1]).table.to_pylist()
     assert len(rows) == 4 * 4 + 2
     assert [(row["frame"], row["time"]) for row in rows if row["metric"] == "SIR"] == [
@@ -141,12 +141,12 @@ def test_parquet_round_trip_keeps_every_row_and_nan(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["scores.parquet"]
 
 
-def test_an_empty_table_has_no_summary_and_survives_the_disk(tmp_path: Path) -> None:
+def test_an_empty_table_has_no_summary_and_round_trips(tmp_path: Path) -> None:
     ScoreTable.from_scores("us", []).write(tmp_path / "scores.parquet")
     assert ScoreTable.read(tmp_path / "scores.parquet").summary() == ()
 
 
-def test_what_is_no_table_of_scores_is_refused(tmp_path: Path) -> None:
+def test_reading_an_invalid_table_raises_scoring_error(tmp_path: Path) -> None:
     damaged, other = tmp_path / "damaged.parquet", tmp_path / "other.parquet"
     damaged.write_bytes(b"PAR1")
     pyarrow.parquet.write_table(pa.table({"a": [1]}), other)
@@ -155,7 +155,7 @@ def test_what_is_no_table_of_scores_is_refused(tmp_path: Path) -> None:
             ScoreTable.read(path)
 
 
-def test_a_folder_without_museval_json_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_museval_json_raises_scoring_error(tmp_path: Path) -> None:
     with pytest.raises(ScoringError, match="holds no"):
         ScoreTable.from_museval("us", tmp_path)
     (tmp_path / "test").mkdir()

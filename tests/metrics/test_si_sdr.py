@@ -1,4 +1,4 @@
-"""SI-SDR and uSDR by hand-computed numbers."""
+"""SI-SDR and uSDR compared with hand-computed numbers."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from cyclesep.metrics import si_sdr, usdr
 
 
 def orthogonal(power_ratio: float) -> tuple[np.ndarray, np.ndarray]:
-    """A stereo reference, and a distortion orthogonal to it whose energy is that share of the reference's."""
+    """A stereo reference, and a distortion orthogonal to it whose energy is that fraction of the reference's."""
     reference = np.tile([[1.0, 1.0, -1.0, -1.0], [2.0, 2.0, -2.0, -2.0]], 1000)
     distortion = np.tile([[1.0, -1.0, 1.0, -1.0], [2.0, -2.0, 2.0, -2.0]], 1000)
     return reference, distortion * np.sqrt(power_ratio)
@@ -26,12 +26,12 @@ def test_usdr_of_half_the_mixture_of_two_equal_sources_is_3_db() -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, -40.0])
-def test_si_sdr_is_the_distortion_ratio_whatever_the_scale(scale: float) -> None:
+def test_si_sdr_does_not_depend_on_the_scale(scale: float) -> None:
     reference, distortion = orthogonal(0.01)
     assert si_sdr(reference, scale * (reference + distortion)) == pytest.approx(20.0)
 
 
-def test_si_sdr_keeps_its_digits_at_140_db() -> None:
+def test_si_sdr_is_precise_at_140_db() -> None:
     reference, distortion = orthogonal(1e-14)
     assert si_sdr(reference, reference + distortion) == pytest.approx(140.0, abs=1e-3)
 
@@ -56,6 +56,6 @@ def test_int16_does_not_overflow_and_blocks_do_not_matter() -> None:
     assert usdr(reference, estimate) == pytest.approx(10 * np.log10((s**2).sum() / ((y - s) ** 2).sum()))
 
 
-def test_shapes_that_differ_are_refused() -> None:
-    with pytest.raises(ScoringError, match="cut or pad"):
+def test_different_shapes_raise_scoring_error() -> None:
+    with pytest.raises(ScoringError, match="crop or pad"):
         usdr(np.zeros((2, 10)), np.zeros((2, 11)))

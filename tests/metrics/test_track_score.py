@@ -1,4 +1,4 @@
-"""Whole tracks: pairs as museval.eval_mus_track makes them, the decode trap, museval's own stores."""
+"""Scores of whole tracks: scoring groups as in museval.eval_mus_track, decoding once, museval's stores."""
 
 import collections
 import json
@@ -53,7 +53,7 @@ ACCOMPANIMENT = wave(sum(ESTIMATES[name].samples for name in STEMS[1:]))
 
 
 def musdb_track(references: dict[str, Waveform]) -> SimpleNamespace:
-    """What museval reads of a musdb track."""
+    """A musdb track as museval reads it."""
     sources = {name: SimpleNamespace(audio=stem.samples.T.astype(np.float64)) for name, stem in references.items()}
     sums = {
         name: SimpleNamespace(audio=sum(sources[part].audio for part in parts))
@@ -80,7 +80,7 @@ def companies(score: TrackScore) -> list[tuple[str, tuple[str, ...]]]:
         ("vocals", "drums", "accompaniment", "linear_mixture", "no target"),
     ],
 )
-def test_eval_mus_track_gives_museval_s_json(names: tuple[str, ...], tmp_path: Path) -> None:
+def test_eval_mus_track_writes_the_json_of_museval(names: tuple[str, ...], tmp_path: Path) -> None:
     sums = {"accompaniment": ACCOMPANIMENT, "linear_mixture": ACCOMPANIMENT, "no target": ACCOMPANIMENT}
     estimates = {name: (ESTIMATES | sums)[name].samples.T for name in names}
     rounded = {name: np.rint(audio * 32768.0) / 32768 for name, audio in estimates.items()}
@@ -122,7 +122,7 @@ def test_each_source_of_a_musdb_track_is_decoded_once() -> None:
     assert sorted(decoded) == sorted(STEMS)
 
 
-def test_a_lone_accompaniment_of_a_musdb_track_has_the_scores_of_the_pair() -> None:
+def test_accompaniment_alone_of_a_musdb_track_has_the_scores_of_the_pair() -> None:
     estimates = {"accompaniment": ACCOMPANIMENT.samples.T, "vocals": ESTIMATES["vocals"].samples.T}
     pair = eval_mus_track(musdb_track(REFERENCES), estimates).df
     del estimates["vocals"]
@@ -131,10 +131,10 @@ def test_a_lone_accompaniment_of_a_musdb_track_has_the_scores_of_the_pair() -> N
 
 
 @pytest.mark.parametrize("estimates", [{}, {"foo": np.ones((9, 1))}])
-def test_a_musdb_track_without_an_estimate_of_a_target_is_refused_and_nothing_is_written(
+def test_a_musdb_track_without_estimates_of_targets_raises_and_writes_nothing(
     estimates: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    with pytest.raises(ScoringError, match=r"A - B: no estimate \[.*\] is one of the targets \['accompaniment'"):
+    with pytest.raises(ScoringError, match=r"A - B: none of the estimates \[.*\] is one of the targets"):
         eval_mus_track(musdb_track(REFERENCES), estimates, output_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -151,7 +151,7 @@ def test_four_stems_are_scored_together_and_vocals_with_the_sum_of_the_rest() ->
     assert score.of("drums").scoring_group == STEMS
 
 
-def test_one_target_is_scored_with_the_accompaniment_that_is_given_else_alone() -> None:
+def test_a_single_target_is_scored_with_the_given_accompaniment_or_alone() -> None:
     paired = score_track(REFERENCES, {"bass": ESTIMATES["bass"], "accompaniment": ACCOMPANIMENT})
     pair = ("bass", "accompaniment")
     assert companies(paired) == [("bass", pair), ("accompaniment", pair)]
@@ -176,7 +176,7 @@ def test_the_accompaniment_alone_is_scored_as_in_the_pair_with_vocals() -> None:
     np.testing.assert_allclose(of_two.sir, alone.sir, rtol=0, atol=1e-9)
 
 
-def test_accompaniment_is_not_derived_when_refused_or_incomplete() -> None:
+def test_accompaniment_is_not_derived_when_disabled_or_incomplete() -> None:
     assert score_track(REFERENCES, ESTIMATES, derive_accompaniment=False).names == STEMS
     three = {name: ESTIMATES[name] for name in STEMS[:3]}
     assert score_track(REFERENCES, three).names == STEMS[:3]
@@ -200,7 +200,7 @@ def test_content_below_16_bits_changes_no_score() -> None:
         np.testing.assert_array_equal(ours.sir, same.sir)
 
 
-def test_louder_than_full_scale_is_scaled_and_not_clipped() -> None:
+def test_values_above_full_scale_are_not_clipped() -> None:
     loud = {name: wave(8 * stem.samples) for name, stem in REFERENCES.items()}
     loud_estimates = {name: wave(8 * stem.samples) for name, stem in ESTIMATES.items()}
     quiet, scaled = score_track(REFERENCES, ESTIMATES), score_track(loud, loud_estimates)
@@ -216,7 +216,7 @@ def test_window_and_hop_are_seconds_of_any_sample_rate() -> None:
     assert len(score_track(REFERENCES, ESTIMATES).of("bass").sdr) == 3
 
 
-def test_silence_is_counted_and_no_error() -> None:
+def test_silent_frames_are_counted_without_an_error() -> None:
     silent = ESTIMATES | {"drums": wave(np.zeros((1, 14000)))}
     score = score_track(REFERENCES, silent)
     assert [target.nan_frames for target in score.targets] == [3, 3, 3, 3, 0, 0]
@@ -224,7 +224,7 @@ def test_silence_is_counted_and_no_error() -> None:
     assert score.of("drums").usdr == 0.0
 
 
-def test_estimates_are_fitted_to_the_longest_reference() -> None:
+def test_estimates_are_padded_or_cut_to_the_longest_reference() -> None:
     shorter = {name: wave(stem.samples[:, :12000]) for name, stem in ESTIMATES.items()}
     padded = {name: wave(np.pad(stem.samples, [(0, 0), (0, 2000)])) for name, stem in shorter.items()}
     np.testing.assert_array_equal(
@@ -232,20 +232,20 @@ def test_estimates_are_fitted_to_the_longest_reference() -> None:
     )
 
 
-def test_the_mixture_among_the_references_is_passed_over() -> None:
+def test_a_mixture_among_the_references_is_ignored() -> None:
     mixture = wave(sum(stem.samples for stem in REFERENCES.values()))
     assert score_track({"mixture": mixture, **REFERENCES}, ESTIMATES | {"mixture": mixture}).names[:4] == STEMS
 
 
 @pytest.mark.parametrize("seconds", [np.inf, np.nan, 1e-4, 0.0, -1.0])
-def test_a_window_or_hop_of_no_sample_or_without_an_end_is_refused(seconds: float) -> None:
-    with pytest.raises(ScoringError, match=f"^frame_seconds={seconds}: at 4000 Hz it must be one sample or more"):
+def test_an_empty_or_infinite_window_or_hop_raises_scoring_error(seconds: float) -> None:
+    with pytest.raises(ScoringError, match=f"^frame_seconds={seconds}: must be finite and at least one sample at"):
         score_track(REFERENCES, ESTIMATES, frame_seconds=seconds)
     with pytest.raises(ScoringError, match=f"^hop_seconds={seconds}: "):
         score_track(REFERENCES, ESTIMATES, hop_seconds=seconds)
 
 
-def test_a_window_longer_than_any_track_takes_it_as_one_frame() -> None:
+def test_a_window_longer_than_the_track_is_one_frame() -> None:
     score = score_track(REFERENCES, ESTIMATES, frame_seconds=1e6, derive_accompaniment=False)
     signals = [np.stack([stems[name].samples.T for name in STEMS]) for stems in ROUNDED]
     sdr, _, _, _ = evaluate(*signals, win=np.inf, hop=np.inf)
@@ -253,25 +253,25 @@ def test_a_window_longer_than_any_track_takes_it_as_one_frame() -> None:
 
 
 @pytest.mark.parametrize(
-    ("estimates", "told"),
+    ("estimates", "message"),
     [
-        ({"piano": ESTIMATES["bass"]}, "Song: no estimate"),
+        ({"piano": ESTIMATES["bass"]}, "Song: none of the estimates"),
         ({"bass": wave(np.full((1, 14000), np.nan))}, "Song: estimate 'bass': 14000 samples are NaN"),
         ({"bass": wave(np.ones((2, 14000)))}, "Song: estimate 'bass' is 4000 Hz with 2 channels"),
         ({"bass": wave(np.ones((1, 14000)), 8000)}, "Song: estimate 'bass' is 8000 Hz"),
     ],
 )
-def test_what_cannot_be_scored_is_refused_by_track_and_stem(estimates: dict[str, Waveform], told: str) -> None:
-    with pytest.raises(ScoringError, match=told):
+def test_errors_name_track_and_stem(estimates: dict[str, Waveform], message: str) -> None:
+    with pytest.raises(ScoringError, match=message):
         score_track(REFERENCES, estimates, track_id="Song")
 
 
-def test_a_target_that_was_not_scored_is_refused() -> None:
+def test_a_target_without_a_score_raises_scoring_error() -> None:
     with pytest.raises(ScoringError, match="'piano' was not scored"):
         score_track(REFERENCES, ESTIMATES).of("piano")
 
 
-def test_museval_s_eval_store_reads_our_json_nan_frames_too(tmp_path: Path) -> None:
+def test_museval_eval_store_reads_our_json_including_nan_frames(tmp_path: Path) -> None:
     references = {name: wave(stem.samples.copy()) for name, stem in REFERENCES.items()}
     references["bass"].samples[:, :RATE] = 0
     score = score_track(references, ESTIMATES, track_id="AC/DC - Song")
@@ -287,7 +287,7 @@ def test_museval_s_eval_store_reads_our_json_nan_frames_too(tmp_path: Path) -> N
     assert frames["drums"][1]["time"] == 1.0
 
 
-def test_track_store_and_json_agree_and_infinite_becomes_nan() -> None:
+def test_track_store_and_json_agree_and_infinity_becomes_nan() -> None:
     score = score_track(REFERENCES, {"bass": REFERENCES["bass"]}, track_id="x")
     assert to_track_store(score).json == to_museval_json(score)
     assert np.isnan(json.loads(to_museval_json(score))["targets"][0]["frames"][0]["metrics"]["SDR"])
@@ -304,7 +304,7 @@ def test_full_scale_peaks_are_scored_on_the_grid_as_museval_does() -> None:
     np.testing.assert_allclose(found, theirs, rtol=0, atol=1e-5)
 
 
-def test_the_pair_out_of_shared_products_is_the_pair_scored_by_itself() -> None:
+def test_the_pair_from_shared_products_equals_the_pair_scored_alone() -> None:
     shared = score_track(REFERENCES, ESTIMATES)
     stereo = [[stems["vocals"].samples.T, sum(stems[name].samples.T for name in STEMS[1:])] for stems in ROUNDED]
     by_itself = np.stack(evaluate(*stereo, win=RATE, hop=RATE))
@@ -313,7 +313,7 @@ def test_the_pair_out_of_shared_products_is_the_pair_scored_by_itself() -> None:
 
 
 @pytest.mark.parametrize("case", ["plain", "perfect", "scaled", "cancelling"])
-def test_whole_track_scores_out_of_products_are_those_of_the_audio(case: str) -> None:
+def test_whole_track_scores_from_products_equal_those_from_audio(case: str) -> None:
     references, estimates = ({name: wave(stem.samples) for name, stem in stems.items()} for stems in ROUNDED)
     if case == "perfect":
         estimates["bass"] = references["bass"]
@@ -338,7 +338,7 @@ def test_a_track_shorter_than_a_frame_is_one_frame(seconds: float) -> None:
     assert all(np.isfinite(target.sdr).all() for target in score.targets)
 
 
-def test_validation_in_training_reports_the_scorer_s_sdr() -> None:
+def test_validation_during_training_reports_the_same_sdr() -> None:
     both = [[stems[name].samples for name in STEMS] for stems in (REFERENCES, ESTIMATES)]
     references, estimates = (torch.from_numpy(np.stack(signals)) for signals in both)
     sdr, _, _, _ = evaluate(*(np.stack(signals).transpose(0, 2, 1) for signals in both), win=np.inf, hop=np.inf)
