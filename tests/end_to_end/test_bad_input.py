@@ -1,4 +1,4 @@
-"""What users get wrong: one line on stderr that names it and the remedy, a status, and nothing half-written."""
+"""Invalid input: one line on stderr that names the problem and a remedy, a non-zero status, no partial output."""
 
 import re
 import shutil
@@ -23,46 +23,45 @@ from cyclesep.data.shards.verification import verify
 from cyclesep.training.config import TrainConfig
 from tests.support.paths import CHECKOUT
 
-ROOT = CHECKOUT
 RATE = 8000
 RAY_LOG = re.compile(r"(\x1b\[\d+m)?\([\w:]+ pid=")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ended:
-    """How a job ended; `errors` are its lines on stderr without what Ray repeats of other processes."""
+class Outcome:
+    """Result of a job; `errors` are its lines on stderr without the output of other processes repeated by Ray."""
 
     status: int
     out: str
     errors: tuple[str, ...]
 
     @classmethod
-    def of(cls, status: int, out: str, err: str) -> "Ended":
+    def of(cls, status: int, out: str, err: str) -> "Outcome":
         return cls(status=status, out=out, errors=tuple(line for line in err.splitlines() if not RAY_LOG.match(line)))
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """Run a job in this process."""
 
-    def run_words(job: str, *words: object) -> Ended:
+    def run_words(job: str, *words: object) -> Outcome:
         with pytest.raises(SystemExit) as ended:
             run_job(job, [str(word) for word in words])
-        told = capsys.readouterr()
-        return Ended.of(int(ended.value.code or 0), told.out, told.err)
+        output = capsys.readouterr()
+        return Outcome.of(int(ended.value.code or 0), output.out, output.err)
 
     return run_words
 
 
-def assert_refused(ended: Ended, job: str, *told: str) -> None:
-    """One line that holds all of `told` and a remedy, and nothing else."""
+def assert_error(ended: Outcome, job: str, *parts: str) -> None:
+    """Check that stderr is one line that contains `parts` and a remedy."""
     assert ended.status in (1, 2)
     assert ended.out == ""
     (line,) = ended.errors
     assert line.startswith(f"cyclesep {job}: error: ")
     assert "; " in line
     assert len(line) < 600
-    for part in told:
+    for part in parts:
         assert part in line
 
 
@@ -82,14 +81,14 @@ def write_bad_files(folder: Path) -> None:
 
 
 def damaged(good: Path, name: str, file: str, content: bytes | None) -> None:
-    """A copy of a checkpoint, one file of it replaced or (None) gone."""
+    """Copy a checkpoint and replace one of its files, or delete it (None)."""
     folder = shutil.copytree(good, good.with_name(name))
     (folder / file).unlink() if content is None else (folder / file).write_bytes(content)
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> Path:
-    """A folder with music, good and bad, and with checkpoints of all kinds of damage."""
+    """A folder with valid and invalid music, and with checkpoints damaged in every way."""
     root = tmp_path_factory.mktemp("place")
     (root / "nothing").mkdir()
     (root / "file").write_text("in the way")
@@ -159,7 +158,7 @@ STEMS, MUSDB = "corpus.kind=stems ", "corpus.kind=musdb18 "
 
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (STEMS + "corpus.path={place}/nowhere", "{place}/nowhere: there is no such file or folder; check corpus.path"),
         (STEMS + "corpus.path={place}/nothing", "{place}/nothing: holds no track folders"),
@@ -198,19 +197,19 @@ STEMS, MUSDB = "corpus.kind=stems ", "corpus.kind=musdb18 "
         (STEMS + "corpus.path={place}/songs output={place}/file/out", "file/out: cannot be written"),
     ],
 )
-def test_ingest_refuses(run: Callable[..., Ended], place: Path, tmp_path: Path, words: str, told: str) -> None:
+def test_ingest_errors(run: Callable[..., Outcome], place: Path, tmp_path: Path, words: str, message: str) -> None:
     output = f"output={tmp_path}/out"
     ended = run("ingest", output, "sample_rate=8000", "channels=1", *words.format(place=place).split(" "))
-    assert_refused(ended, "ingest", told.format(place=place))
+    assert_error(ended, "ingest", message.format(place=place))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_setting_without_a_default_is_asked_for(run: Callable[..., Ended]) -> None:
-    assert_refused(run("ingest"), "ingest", "missing required argument: output; set it as output=...")
+def test_a_missing_required_argument_is_an_error(run: Callable[..., Outcome]) -> None:
+    assert_error(run("ingest"), "ingest", "missing required argument: output; set it as output=...")
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("- 1\n", "bad.yaml: holds list, not settings; write lines of name: value"),
         ("sample_rate: 1\nchannels: [\n", "bad.yaml, line 3: is not valid YAML"),
@@ -221,14 +220,14 @@ def test_a_setting_without_a_default_is_asked_for(run: Callable[..., Ended]) -> 
         ),
     ],
 )
-def test_a_bad_config_file_is_told(run: Callable[..., Ended], tmp_path: Path, text: str, told: str) -> None:
+def test_config_file_errors(run: Callable[..., Outcome], tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "bad.yaml").write_text(text)
-    assert_refused(run("ingest", tmp_path / "bad.yaml", "output=out"), "ingest", told)
+    assert_error(run("ingest", tmp_path / "bad.yaml", "output=out"), "ingest", message)
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_one_bad_track_of_three_is_named_and_the_others_are_ingested(
-    run: Callable[..., Ended], place: Path, tmp_path: Path
+def test_a_failed_track_is_reported_and_the_others_are_ingested(
+    run: Callable[..., Outcome], place: Path, tmp_path: Path
 ) -> None:
     songs = shutil.copytree(place / "songs", tmp_path / "songs")
     (songs / "b" / "vocals.wav").write_text("not audio")
@@ -242,8 +241,8 @@ def test_one_bad_track_of_three_is_named_and_the_others_are_ingested(
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_cut_mp4_in_a_musdb_folder_does_not_stop_the_others(
-    run: Callable[..., Ended], place: Path, tmp_path: Path
+def test_a_truncated_mp4_in_a_musdb_folder_does_not_stop_the_others(
+    run: Callable[..., Outcome], place: Path, tmp_path: Path
 ) -> None:
     bad, _ = sorted((place / "mp4" / "train").iterdir())
     path, output = f"corpus.path={place}/mp4", f"output={tmp_path}/out"
@@ -256,7 +255,7 @@ def test_a_cut_mp4_in_a_musdb_folder_does_not_stop_the_others(
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_rates_channels_and_formats_may_be_mixed(run: Callable[..., Ended], tmp_path: Path) -> None:
+def test_mixed_rates_channels_and_formats_are_ingested(run: Callable[..., Outcome], tmp_path: Path) -> None:
     song = tmp_path / "songs" / "song"
     write(song / "vocals.wav", 44100, rate=44100, channels=2)
     write(song / "drums.flac", 8000)
@@ -273,7 +272,7 @@ def test_rates_channels_and_formats_may_be_mixed(run: Callable[..., Ended], tmp_
 
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ("shards={place}/nowhere", "{place}/nowhere: holds no manifest.json, so no ingest was finished here"),
         ("shards={place}/nothing", "{place}/nothing: holds no manifest.json"),
@@ -308,12 +307,12 @@ def test_rates_channels_and_formats_may_be_mixed(run: Callable[..., Ended], tmp_
         ("init_from={place}/nowhere", "nowhere: is neither a checkpoint nor a finished run"),
     ],
 )
-def test_train_refuses(
-    run: Callable[..., Ended], place: Path, tiny_shards: Path, tmp_path: Path, words: str, told: str
+def test_train_errors(
+    run: Callable[..., Outcome], place: Path, tiny_shards: Path, tmp_path: Path, words: str, message: str
 ) -> None:
     usual = ["crops.crop_seconds=0.5", "crops.batch_size=4", f"shards={tiny_shards}", f"output_dir={tmp_path}/runs"]
     ended = run("train", *usual, "name=new", "steps=4", *words.format(place=place).split(" "))
-    assert_refused(ended, "train", told.format(place=place))
+    assert_error(ended, "train", message.format(place=place))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -321,7 +320,7 @@ def test_train_refuses(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ("{place}/nowhere.wav", "{place}/nowhere.wav: there is no such file; check the path"),
         ("{place}/nothing", "inputs: {place}/nothing holds no audio files; give some"),
@@ -329,8 +328,11 @@ def test_train_refuses(
         ("stems=[vocals]", "missing required argument: inputs"),
         ("{song} stemz=[vocals]", "stemz: unknown setting; did you mean stems?"),
         ("{song} stems=[piano]", "stems: the separator has no 'piano'; it gives vocals"),
-        ("{song} separation.batch_size=two", "separation.batch_size: invalid value 'two'; input should be a whole number"),
-        ("{song} separation.segment_seconds=0.1", "window_seconds: 0.1 leaves nothing between its ends"),
+        (
+            "{song} separation.batch_size=two",
+            "separation.batch_size: invalid value 'two'; input should be a whole number",
+        ),
+        ("{song} separation.segment_seconds=0.1", "segment_seconds: 0.1 leaves nothing between its ends"),
         (
             "{song} format=flac sample_format=float",
             "sample_format: flac holds no float samples; set sample_format=pcm24",
@@ -341,19 +343,19 @@ def test_train_refuses(
         ("{place}/bad/no-samples.wav", "bad/no-samples.wav: holds no samples"),
         ("{place}/bad/nan.wav", "8000 samples are NaN or infinite"),
         ("{place}/bad/cut.stem.mp4", "bad/cut.stem.mp4: neither libsndfile nor ffmpeg can read it"),
-        *[("{song} " + words, told) for words, told in DAMAGED_SEPARATORS],
+        *[("{song} " + words, message) for words, message in DAMAGED_SEPARATORS],
     ],
 )
-def test_separate_refuses(run: Callable[..., Ended], place: Path, tmp_path: Path, words: str, told: str) -> None:
+def test_separate_errors(run: Callable[..., Outcome], place: Path, tmp_path: Path, words: str, message: str) -> None:
     names = {"place": place, "song": place / "songs" / "a" / "vocals.wav"}
     usual = [f"checkpoint={place}/checkpoints/good", f"output={tmp_path}/out"]
-    assert_refused(run("separate", *usual, *words.format(**names).split(" ")), "separate", told.format(**names))
+    assert_error(run("separate", *usual, *words.format(**names).split(" ")), "separate", message.format(**names))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("num_samples", "rate", "channels"), [(3, 44100, 1), (1, 8000, 2), (9001, 22050, 2)])
-def test_a_file_of_any_length_rate_and_channels_is_separated(
-    run: Callable[..., Ended], place: Path, tmp_path: Path, num_samples: int, rate: int, channels: int
+def test_files_of_any_length_rate_and_channels_are_separated(
+    run: Callable[..., Outcome], place: Path, tmp_path: Path, num_samples: int, rate: int, channels: int
 ) -> None:
     song = write(tmp_path / "song.wav", num_samples, rate=rate, channels=channels)
     assert run("separate", song, f"checkpoint={place}/checkpoints/good", f"output={tmp_path}/out").status == 0
@@ -362,8 +364,8 @@ def test_a_file_of_any_length_rate_and_channels_is_separated(
         assert (found.frames, found.samplerate, found.channels) == (num_samples, rate, channels)
 
 
-def test_bad_files_in_a_folder_are_told_one_by_one_and_the_good_one_is_separated(
-    run: Callable[..., Ended], place: Path, tmp_path: Path
+def test_invalid_files_in_a_folder_are_reported_and_the_valid_one_is_separated(
+    run: Callable[..., Outcome], place: Path, tmp_path: Path
 ) -> None:
     ended = run("separate", place / "bad", f"checkpoint={place}/checkpoints/good", f"output={tmp_path}/out")
     assert ended.status == 1
@@ -379,7 +381,7 @@ def test_bad_files_in_a_folder_are_told_one_by_one_and_the_good_one_is_separated
 
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ("shards={place}/nowhere", "{place}/nowhere: holds no manifest.json"),
         ("shards={place}/no-manifest", "no-manifest: holds no manifest.json"),
@@ -394,24 +396,26 @@ def test_bad_files_in_a_folder_are_told_one_by_one_and_the_good_one_is_separated
         ),
         ("shardz=3", "shardz: unknown setting; did you mean shards?"),
         ("split=all", "split: invalid value 'all'; choices: train, valid, test"),
-        ("window_seconds=long", "window_seconds: invalid value 'long'; input should be a number"),
+        ("frame_seconds=long", "frame_seconds: invalid value 'long'; input should be a number"),
         ("targets=[vocals]", "targets: the checkpoint tells what its targets are; leave them out"),
         ("estimates={place}/nowhere", "estimates: there is no folder {place}/nowhere/test"),
         ("checkpoint=null mixture=false heuristic=false oracles=[]", "there is nothing to score; give a checkpoint"),
         *DAMAGED_SEPARATORS,
     ],
 )
-def test_evaluate_refuses(
-    run: Callable[..., Ended], place: Path, tiny_shards: Path, tmp_path: Path, words: str, told: str
+def test_evaluate_errors(
+    run: Callable[..., Outcome], place: Path, tiny_shards: Path, tmp_path: Path, words: str, message: str
 ) -> None:
     usual = [f"checkpoint={place}/checkpoints/good", f"shards={tiny_shards}", f"output={tmp_path}/out"]
-    assert_refused(run("evaluate", *usual, *words.format(place=place).split(" ")), "evaluate", told.format(place=place))
+    assert_error(
+        run("evaluate", *usual, *words.format(place=place).split(" ")), "evaluate", message.format(place=place)
+    )
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_when_no_track_can_be_scored_there_is_a_reason_and_no_table(
-    run: Callable[..., Ended], place: Path, tmp_path: Path
+def test_an_evaluation_without_scored_tracks_fails_without_a_table(
+    run: Callable[..., Outcome], place: Path, tmp_path: Path
 ) -> None:
     only = ["heuristic=false", "oracles=[]", "targets=[vocals]", f"output={tmp_path}/out"]
     corpus = [
@@ -429,18 +433,18 @@ def test_when_no_track_can_be_scored_there_is_a_reason_and_no_table(
     assert sorted(left) == ["out/evaluation.yaml", "out/parts"]
 
 
-# as users start it
+# scripts
 
 
 @pytest.mark.parametrize(
-    ("script", "words", "told"),
+    ("script", "words", "message"),
     [
         ("ingest.py", "corpus.kind=stems corpus.path=nowhere output=out", "nowhere: there is no such file or folder"),
         ("separate.py", "nowhere.wav checkpoint=nowhere", "nowhere: is neither a checkpoint nor a finished run"),
     ],
 )
-def test_a_script_tells_the_same(tmp_path: Path, script: str, words: str, told: str) -> None:
-    command = [sys.executable, str(ROOT / "jobs" / script), *words.split(" ")]
+def test_scripts_report_the_same_errors(tmp_path: Path, script: str, words: str, message: str) -> None:
+    command = [sys.executable, str(CHECKOUT / "jobs" / script), *words.split(" ")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert_refused(Ended.of(done.returncode, done.stdout, done.stderr), script.removesuffix(".py"), told)
+    assert_error(Outcome.of(done.returncode, done.stdout, done.stderr), script.removesuffix(".py"), message)
     assert list(tmp_path.iterdir()) == []

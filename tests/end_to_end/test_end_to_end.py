@@ -1,4 +1,4 @@
-"""Music in, a trained separator, stems and scores out: the commands as users give them, on one Ray cluster."""
+"""The whole pipeline from music to stems and scores, by the commands that users run, on one Ray cluster."""
 
 import functools
 import json
@@ -32,7 +32,7 @@ TINY = (
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Music of one kind, what is made of it and how it is trained on."""
+    """A kind of music, the expected shards, and the settings of a training run on it."""
 
     corpus: str
     sample_rate: int
@@ -60,7 +60,7 @@ SOURCES = {
         sample_rate=11025, channels=1, tracks=4, stems=("mixture", "lead vox", "Schlagzeug #2"), targets=("lead vox",),
         train="method.recipe=cyclegan method.preset=notebook steps=2 output_dir=runs",
     ),
-    "composed": Source(
+    "unpaired": Source(
         corpus="corpus.kind=unpaired corpus.target=piano corpus.target_path=solo corpus.background_path=rest "
         "corpus.background_type=accompaniment",
         sample_rate=8000, channels=1, tracks=8, stems=("accompaniment", "piano"), targets=("piano",),
@@ -75,7 +75,7 @@ SOURCES = {
 
 
 def run(job: str, *words: object) -> int:
-    """The exit status of a command."""
+    """Run a command and return its exit status."""
     with pytest.raises(SystemExit) as ended:
         run_job(job, [str(word) for word in words])
     return int(ended.value.code or 0)
@@ -88,7 +88,7 @@ def songs() -> list[SyntheticTrack]:
 
 @pytest.fixture(scope="module")
 def music(songs: list[SyntheticTrack], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with music in all the layouts that can be ingested."""
+    """A folder with music in all layouts that can be ingested."""
     root = tmp_path_factory.mktemp("music")
     write_stem_mp4(songs, root / "mp4")
     write_musdb_hq(songs, root / "hq")
@@ -99,7 +99,7 @@ def music(songs: list[SyntheticTrack], tmp_path_factory: pytest.TempPathFactory)
 
 
 def write_own_stems(root: Path) -> None:
-    """Odd names, three formats, rates and channel counts that differ within one track, one mixture of its own."""
+    """Write tracks with unusual names, three formats, different rates and channels in a track, and one mixture file."""
     names = {"train": ("Ünïcode & (demo) #1", "it's = [live]"), "valid": ("100 %",), "test": ("-- last --",)}
     rng = np.random.default_rng(0)
     for split, tracks in names.items():
@@ -113,13 +113,13 @@ def write_own_stems(root: Path) -> None:
 
 
 def write_recordings(root: Path, *, hertz: float) -> None:
-    """Two recordings for training and one for each of the other splits, by the names that fall there."""
+    """Write two recordings for training and one for each other split, using names that hash to these splits."""
     root.mkdir()
     rng = np.random.default_rng(1)
     wanted = ["train", "train", "valid", "test"]
     stem = {"solo": "piano"}.get(root.name)
     for name in (f"take {number}.wav" for number in range(1000)):
-        # `rest` is ingested under two names; a split that holds for both keeps the corpora alike.
+        # `rest` is ingested under two stem names; only use names that give the same split for both.
         splits = {split_by_name(f"{s}/{name}", 0.1, 0.1) for s in ([stem] if stem else ["mixture", "accompaniment"])}
         if len(splits) == 1 and (split := splits.pop()) in wanted:
             wanted.remove(split)
@@ -136,7 +136,7 @@ def write_sound(path: Path, rate: int, channels: int, hertz: float, rng: np.rand
 
 @pytest.fixture(scope="module")
 def ingested(music: Path) -> Callable[[str], Path]:
-    """The shards of a kind of music, made when they are first asked for."""
+    """Return the shards of a kind of music, ingesting it on first use."""
 
     @functools.cache
     def make(name: str) -> Path:
@@ -153,13 +153,13 @@ def ingested(music: Path) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="module")
 def trained(ingested: Callable[[str], Path], music: Path) -> Callable[[str], Path]:
-    """A folder with the checkpoints of a run, moved elsewhere when they are first asked for; the run is gone."""
+    """Return a folder with the checkpoints of a run, training on first use; the run folder itself is deleted."""
 
     @functools.cache
     def train(name: str) -> Path:
         source, runs = SOURCES[name], music / "runs"
         targets = "targets=[" + ", ".join(f"'{target}'" for target in source.targets) + "]"
-        words = (TINY + source.train.replace("storage=", f"output_dir={music}/")).split(" ")
+        words = (TINY + source.train.replace("output_dir=", f"output_dir={music}/")).split(" ")
         assert run("train", f"shards={ingested(name)}", f"name={name}", targets, *words) == 0
         kept = music / "elsewhere" / name
         kept.mkdir(parents=True)
@@ -176,7 +176,7 @@ def last(checkpoints: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_music_of_every_kind_becomes_shards(name: str, ingested: Callable[[str], Path]) -> None:
+def test_every_kind_of_music_is_ingested(name: str, ingested: Callable[[str], Path]) -> None:
     source, manifest = SOURCES[name], verify(ingested(name))
     assert set(manifest.stems) == set(source.stems)
     assert len(manifest.tracks) == source.tracks
@@ -185,25 +185,27 @@ def test_music_of_every_kind_becomes_shards(name: str, ingested: Callable[[str],
     assert {track.num_samples for track in manifest.tracks} == {round(SECONDS * source.sample_rate)}
 
 
-def test_mp4_and_wav_folders_hold_the_same_songs(ingested: Callable[[str], Path], songs: list[SyntheticTrack]) -> None:
+def test_mp4_and_wav_folders_contain_the_same_songs(
+    ingested: Callable[[str], Path], songs: list[SyntheticTrack]
+) -> None:
     for name in ("mp4", "hq"):
         found = {(track.track_id, track.split) for track in verify(ingested(name)).tracks}
         assert found == {(song.track_id, song.split) for song in songs}
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_steps_on_two_workers_leave_a_checkpoint_that_alone_separates(
+def test_a_checkpoint_of_two_workers_separates_without_its_run(
     name: str, trained: Callable[[str], Path], tmp_path: Path
 ) -> None:
     source, checkpoint = SOURCES[name], last(trained(name))
-    progress = read_metadata(checkpoint)
-    assert (progress.targets, progress.sample_rate, progress.channels) == (
+    metadata = read_metadata(checkpoint)
+    assert (metadata.targets, metadata.sample_rate, metadata.channels) == (
         source.targets,
         source.sample_rate,
         source.channels,
     )
-    assert progress.hardware.startswith("2 x ")
-    assert ("validation/sdr" in progress.metrics) == (name != "mixtures")
+    assert metadata.hardware.startswith("2 x ")
+    assert ("validation/sdr" in metadata.metrics) == (name != "mixtures")
 
     rng = np.random.default_rng(2)
     shapes = {"long": (70003, 44100, 2), "low": (8009, 16000, 1)}
@@ -224,8 +226,8 @@ def test_steps_on_two_workers_leave_a_checkpoint_that_alone_separates(
         np.testing.assert_allclose(sum(stems), mixture, atol=1e-6)
 
 
-def test_a_checkpoint_alone_goes_on_as_the_run_did(trained: Callable[[str], Path], tmp_path: Path) -> None:
-    """Two steps, a copy of the checkpoint, two more in another run: bit for bit the four steps of the first run."""
+def test_training_from_a_copied_checkpoint_is_bit_exact(trained: Callable[[str], Path], tmp_path: Path) -> None:
+    """Two steps, a copy of the checkpoint, and two more steps in another run equal four steps of the first run."""
     early, late = sorted(trained("mp4").iterdir())
     copy = shutil.copytree(early, tmp_path / "copy")
     assert read_metadata(copy).step == 2
@@ -241,7 +243,7 @@ def test_a_checkpoint_alone_goes_on_as_the_run_did(trained: Callable[[str], Path
 
 
 def assert_equal(found: object, expected: object, place: str = "") -> None:
-    """Tensors bit for bit, at every depth."""
+    """Compare nested containers; tensors must be bitwise equal."""
     if isinstance(expected, dict):
         assert isinstance(found, dict)
         assert list(found) == list(expected), place
@@ -256,7 +258,7 @@ def assert_equal(found: object, expected: object, place: str = "") -> None:
         assert found == expected, place
 
 
-def test_a_checkpoint_and_mp4_files_give_scores(
+def test_a_checkpoint_is_evaluated_on_mp4_files(
     trained: Callable[[str], Path], music: Path, songs: list[SyntheticTrack], tmp_path: Path
 ) -> None:
     out, checkpoint = tmp_path / "out", last(trained("mp4"))

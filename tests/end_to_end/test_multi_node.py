@@ -1,7 +1,7 @@
-"""Jobs on several Ray nodes of this machine, each with its own resources, folders and shard cache, beside a real S3.
+"""Jobs on several local Ray nodes, each with its own resources, folders and shard cache, and a real S3 server.
 
-Nodes, heads, workers and drivers are killed, interrupted and replaced in the middle; what comes out is what comes out
-when nothing happens.
+Nodes, heads, workers and drivers are killed, interrupted and replaced during a job. The results must equal those of an
+uninterrupted job.
 """
 
 import functools
@@ -24,7 +24,7 @@ from tests.support.s3_server import S3
 from tests.support.tiny_evaluation import save_separator
 from tests.support.tiny_models import flattened
 
-# With the other tests that start Ray, one of which runs at a time.
+# In the group of tests that start Ray, of which one runs at a time.
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(1800)]
 
 STEPS, EVERY = 80, 10
@@ -55,7 +55,7 @@ def shards(site: Site, tiny_shards: Path) -> str:
 
 @pytest.fixture(scope="module")
 def scoring(tmp_path_factory: pytest.TempPathFactory, shards: str) -> list[str]:
-    """Six songs under the mixture, an untrained separator and an oracle: 18 items."""
+    """Arguments to evaluate six songs with the mixture, an untrained separator and an oracle: 18 tasks."""
     checkpoint = save_separator(tmp_path_factory.mktemp("checkpoint"))
     small = ["separation.segment_seconds=1.5", "separation.context_seconds=0.2", "heuristic=false", "excerpts=[]"]
     return ["evaluate", f"checkpoint={checkpoint}", f"shards={shards}", "split=train", *small]
@@ -63,11 +63,11 @@ def scoring(tmp_path_factory: pytest.TempPathFactory, shards: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def scored(site: Site, scoring: list[str]) -> pa.Table:
-    """The table of an evaluation on three nodes that nobody disturbed."""
+    """The table of an uninterrupted evaluation on three nodes."""
     site.has(3)
     output = site.s3.new_prefix()
     driver = site.start(*scoring, f"output={output}")
-    assert driver.status() == 0, driver.told
+    assert driver.status() == 0, driver.output
     return frames(site, output)
 
 
@@ -80,7 +80,7 @@ def outcomes(site: Site, output: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_node_of_three_is_lost_and_each_track_is_scored_once(
+def test_evaluation_scores_each_track_once_when_a_node_is_lost(
     site: Site, scoring: list[str], scored: pa.Table
 ) -> None:
     site.has(3)
@@ -89,13 +89,13 @@ def test_a_node_of_three_is_lost_and_each_track_is_scored_once(
     driver.wait_for(lambda: len(outcomes(site, output)) >= 3)
     site.nodes[1].kill()
     assert driver.is_running
-    assert driver.status() == 0, driver.told
+    assert driver.status() == 0, driver.output
     assert frames(site, output).equals(scored)
     assert len(outcomes(site, output)) == 18
     rows = pyarrow.parquet.read_table(site.content(f"{output}/tracks.parquet"))
     keys = list(zip(*(rows[name].to_pylist() for name in ("system", "track_id", "target")), strict=True))
     assert len(keys) == len(set(keys)) == 36
-    # Each node has fetched for itself.
+    # Each node has downloaded shards into its own cache.
     assert sum(size > 0 for size in site.cached_bytes().values()) >= 3
 
 
@@ -104,7 +104,7 @@ def test_a_node_of_three_is_lost_and_each_track_is_scored_once(
 
 @pytest.fixture(scope="module")
 def trained(site: Site, shards: str) -> Callable[[], Any]:
-    """The whole state of a run on two nodes that nobody disturbed."""
+    """Return the final state of an uninterrupted run on two nodes."""
 
     def train() -> Any:
         site.has(2)
@@ -116,26 +116,26 @@ def trained(site: Site, shards: str) -> Callable[[], Any]:
 
 
 def training(site: Site, shards: str, run: str) -> Driver:
-    """A training run whose folder is `run`, or its continuation."""
-    storage, _, name = run.rpartition("/")
-    return site.start("train", *TRAINING, f"shards={shards}", f"output_dir={storage}", f"name={name}")
+    """Start or resume a training run in the folder `run`."""
+    output_dir, _, name = run.rpartition("/")
+    return site.start("train", *TRAINING, f"shards={shards}", f"output_dir={output_dir}", f"name={name}")
 
 
 def steps(site: Site, run: str) -> list[int]:
-    """The steps at which whole checkpoints lie in S3."""
+    """Return the steps of complete checkpoints in S3."""
     names = [name for name in site.listed(run) if name.endswith(f"/{checkpoints.METADATA}")]
     return sorted(int(name.split("/")[0].removeprefix("step-")) for name in names)
 
 
 def state(site: Site, run: str) -> Any:
-    """The whole training state at the end, so that == compares every bit."""
+    """Return the final training state in a form in which == compares every bit."""
     last = json.loads(site.content(f"{run}/{checkpoints.RUN}").read())["last"]
     assert last == f"step-{STEPS:08d}"
     return flattened(torch.load(site.content(f"{run}/{last}/{checkpoints.STATE}"), weights_only=True))
 
 
-def in_the_middle(site: Site, shards: str) -> tuple[str, Driver]:
-    """A run on two nodes that has its first checkpoint in S3 and goes on."""
+def started_run(site: Site, shards: str) -> tuple[str, Driver]:
+    """Start a run on two nodes and wait for its first checkpoint in S3."""
     site.has(2)
     run = site.s3.new_prefix()
     driver = training(site, shards, run)
@@ -143,38 +143,38 @@ def in_the_middle(site: Site, shards: str) -> tuple[str, Driver]:
     return run, driver
 
 
-def goes_on(site: Site, shards: str, run: str, expected: Any) -> None:
-    """The same command ends the run with the state of one that nobody disturbed."""
+def assert_resumes(site: Site, shards: str, run: str, expected: Any) -> None:
+    """Check that the same command completes the run with the state of an uninterrupted one."""
     again = training(site, shards, run)
     assert again.status() == 0, again.told
     assert state(site, run) == expected
 
 
 @pytest.mark.slow
-def test_a_training_node_is_lost_and_a_new_one_goes_on_from_s3(
+def test_training_resumes_from_s3_on_a_new_node_when_a_node_is_lost(
     site: Site, shards: str, trained: Callable[[], Any]
 ) -> None:
     expected = trained()
-    run, driver = in_the_middle(site, shards)
+    run, driver = started_run(site, shards)
     site.nodes[0].kill()
     site.has(2)
-    assert driver.status() == 0, driver.told
+    assert driver.status() == 0, driver.output
     assert state(site, run) == expected
     assert sum(size > 0 for size in site.cached_bytes().values()) >= 3
 
 
 @pytest.mark.slow
-def test_a_training_node_is_lost_and_the_rest_goes_on_with_the_curve(
+def test_training_resumes_on_the_remaining_node_when_a_node_is_lost(
     site: Site, shards: str, trained: Callable[[], Any]
 ) -> None:
     trained()
-    run, driver = in_the_middle(site, shards)
+    run, driver = started_run(site, shards)
     site.nodes[0].kill()
     driver.process.kill()
     driver.process.wait()
     before = steps(site, run)
-    storage, _, name = run.rpartition("/")
-    words = [*TRAINING, "num_workers=1", f"shards={shards}", f"output_dir={storage}", f"name={name}"]
+    output_dir, _, name = run.rpartition("/")
+    words = [*TRAINING, "num_workers=1", f"shards={shards}", f"output_dir={output_dir}", f"name={name}"]
     alone = site.start("train", *words)
     assert alone.status() == 0, alone.told
     state(site, run)
@@ -182,51 +182,47 @@ def test_a_training_node_is_lost_and_the_rest_goes_on_with_the_curve(
 
 
 @pytest.mark.slow
-def test_sigterm_to_a_node_leads_to_a_checkpoint_before_it_is_gone(
-    site: Site, shards: str, trained: Callable[[], Any]
-) -> None:
+def test_sigterm_to_a_node_writes_a_checkpoint_first(site: Site, shards: str, trained: Callable[[], Any]) -> None:
     expected = trained()
-    run, driver = in_the_middle(site, shards)
+    run, driver = started_run(site, shards)
     site.nodes[0].interrupt()
     driver.wait_for(lambda: any(step % EVERY for step in steps(site, run)))
     assert site.nodes[0].process.poll() is None
     site.has(2)
-    assert driver.status() == 0, driver.told
+    assert driver.status() == 0, driver.output
     assert state(site, run) == expected
 
 
 @pytest.mark.slow
-def test_sigterm_to_a_driver_ends_it_with_a_checkpoint_to_go_on_from(
+def test_sigterm_to_a_driver_writes_a_checkpoint_to_resume_from(
     site: Site, shards: str, trained: Callable[[], Any]
 ) -> None:
     expected = trained()
-    run, driver = in_the_middle(site, shards)
+    run, driver = started_run(site, shards)
     driver.process.send_signal(signal.SIGTERM)
-    assert driver.status() == 143, driver.told
+    assert driver.status() == 143, driver.output
     last = steps(site, run)[-1]
-    assert f"stopped after step {last} of {STEPS}" in driver.told
+    assert f"stopped after step {last} of {STEPS}" in driver.output
     assert 0 < last < STEPS
-    goes_on(site, shards, run, expected)
+    assert_resumes(site, shards, run, expected)
 
 
 @pytest.mark.slow
-def test_the_head_is_lost_and_the_same_command_goes_on_at_a_new_one(
-    site: Site, shards: str, trained: Callable[[], Any]
-) -> None:
+def test_the_same_command_resumes_on_a_new_head(site: Site, shards: str, trained: Callable[[], Any]) -> None:
     expected = trained()
-    run, driver = in_the_middle(site, shards)
+    run, driver = started_run(site, shards)
     site.replace_head()
     driver.process.kill()
     driver.process.wait()
     before = steps(site, run)
     assert before
     assert before[-1] < STEPS
-    goes_on(site, shards, run, expected)
+    assert_resumes(site, shards, run, expected)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_ten_random_kills_of_workers_drivers_and_nodes_lose_nothing(
+def test_ten_random_kills_do_not_change_results(
     site: Site, shards: str, scoring: list[str], scored: pa.Table, trained: Callable[[], Any]
 ) -> None:
     expected = trained()
@@ -259,7 +255,7 @@ def survive(
     progress: Callable[[], int],
     rng: np.random.Generator,
 ) -> None:
-    """Run a job to its end while one thing after the other is killed, each when the job has got further."""
+    """Run a job to its end while victims are killed one by one, each after the job has made progress."""
     site.has(2)
     driver, done = start(), progress()
     for victim in victims:
@@ -274,7 +270,7 @@ def survive(
         else:
             driver.wait_for(lambda: kill_one(site.workers(), rng))
         done = progress()
-    assert driver.status() == 0, driver.told
+    assert driver.status() == 0, driver.output
 
 
 def kill_one(workers: dict[int, str], rng: np.random.Generator) -> bool:

@@ -1,4 +1,4 @@
-"""Training runs and searches whose folder lies in S3: what is there, who reads it, and what goes on from there."""
+"""Training runs and searches stored in S3: their files, readers, and resuming from them."""
 
 import json
 import os
@@ -16,7 +16,7 @@ import pytest
 import ray
 import torch
 
-from cyclesep import checkpoints, storage
+from cyclesep import checkpoints
 from cyclesep.config import settings
 from cyclesep.evaluation.config import EvaluateConfig
 from cyclesep.evaluation.evaluate import evaluate
@@ -58,7 +58,7 @@ Configured = Callable[..., TrainConfig]
 
 @pytest.fixture(scope="module")
 def configured(tiny_shards: Path) -> Configured:
-    """A config of a small unpaired run with all that has a state."""
+    """Return configs of a small unpaired run with all components that have state."""
 
     def build(storage: Path | str, **changes: Any) -> TrainConfig:
         return settings.build(TrainConfig, SMALL | {"shards": str(tiny_shards), "output_dir": str(storage)} | changes)
@@ -67,21 +67,21 @@ def configured(tiny_shards: Path) -> Configured:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(configured: Configured, tmp_path_factory: pytest.TempPathFactory) -> TrainingReport:
-    """A run in a folder of this machine that nothing happened to."""
+def uninterrupted(configured: Configured, tmp_path_factory: pytest.TempPathFactory) -> TrainingReport:
+    """An uninterrupted run in a local folder."""
     return fit(configured(tmp_path_factory.mktemp("runs")))
 
 
 @pytest.fixture(scope="module")
-def in_two_goes(s3: "S3", configured: Configured) -> TrainingReport:
-    """A run in S3 that was begun with four steps, and went on to eight."""
+def resumed(s3: "S3", configured: Configured) -> TrainingReport:
+    """A run in S3 that was started with four steps and resumed up to eight."""
     place = f"{s3.new_prefix()}/runs"
     fit(configured(place, steps=4))
     return fit(configured(place))
 
 
 def state(report: TrainingReport) -> Any:
-    """The whole training state at the end, so that == compares every bit."""
+    """Return the final training state in a form in which == compares every bit."""
     folder = report.last.local_path(checkpoints.STATE)
     return flattened(torch.load(folder / checkpoints.STATE, weights_only=True))
 
@@ -90,17 +90,17 @@ def metrics(report: TrainingReport) -> list[dict[str, float]]:
     return [json.loads(line) for line in report.folder.read_text("metrics.jsonl").splitlines()]
 
 
-def test_a_run_in_s3_that_goes_on_is_bit_for_bit_that_of_a_folder(
-    in_two_goes: TrainingReport, undisturbed: TrainingReport
-) -> None:
-    assert state(in_two_goes) == state(undisturbed)
-    assert [line["step"] for line in metrics(in_two_goes)] == [2, 4, 6, 8]
-    sdr = [[line["validation/sdr"] for line in metrics(report)] for report in (in_two_goes, undisturbed)]
+def test_a_resumed_run_in_s3_equals_a_local_run_bitwise(resumed: TrainingReport, uninterrupted: TrainingReport) -> None:
+    assert state(resumed) == state(uninterrupted)
+    assert [line["step"] for line in metrics(resumed)] == [2, 4, 6, 8]
+    sdr = [[line["validation/sdr"] for line in metrics(report)] for report in (resumed, uninterrupted)]
     assert sdr[0] == sdr[1]
 
 
-def test_its_folder_holds_what_a_local_one_does(in_two_goes: TrainingReport, undisturbed: TrainingReport) -> None:
-    there, here = in_two_goes.folder, undisturbed.folder
+def test_the_run_folder_in_s3_has_the_files_of_a_local_one(
+    resumed: TrainingReport, uninterrupted: TrainingReport
+) -> None:
+    there, here = resumed.folder, uninterrupted.folder
     assert there.sizes("").keys() == here.sizes("").keys() >= {"run.json", "config.yaml", "metrics.jsonl", SNAPSHOT}
     assert there.folders() == here.folders() == sorted({"logs", "tensorboard", *checkpoints.steps_of(here)})
     assert there.sizes("step-00000008").keys() == here.sizes("step-00000008").keys()
@@ -110,22 +110,20 @@ def test_its_folder_holds_what_a_local_one_does(in_two_goes: TrainingReport, und
     assert len(there.sizes("tensorboard")) == 2
 
 
-def test_its_page_has_the_curves_and_the_sounds_of_both_goes(
-    in_two_goes: TrainingReport, undisturbed: TrainingReport
-) -> None:
-    assert write_training_report(in_two_goes.folder) == in_two_goes.folder.path_of("report.html")
-    write_training_report(undisturbed.folder)
-    there, here = (report.folder.read_text("report.html") for report in (in_two_goes, undisturbed))
-    in_two_goes.folder.delete("report.html")
-    undisturbed.folder.delete("report.html")
+def test_the_report_covers_both_parts_of_a_resumed_run(resumed: TrainingReport, uninterrupted: TrainingReport) -> None:
+    assert write_training_report(resumed.folder) == resumed.folder.path_of("report.html")
+    write_training_report(uninterrupted.folder)
+    there, here = (report.folder.read_text("report.html") for report in (resumed, uninterrupted))
+    resumed.folder.delete("report.html")
+    uninterrupted.folder.delete("report.html")
     for mark in ("<svg", 'class="lane"', "vocals"):
         assert there.count(mark) == here.count(mark) > 0
 
 
-def test_no_secret_lies_in_the_run_or_in_what_ray_has_written(s3: "S3", in_two_goes: TrainingReport) -> None:
+def test_no_secret_is_stored_in_the_run_or_in_files_of_ray(s3: "S3", resumed: TrainingReport) -> None:
     secret = s3.server.secret_key.encode()
-    for name in storage.listed(in_two_goes.folder.place):
-        with in_two_goes.folder.reading(name) as file:
+    for name in s3.list_objects(resumed.folder.place):
+        with resumed.folder.reading(name) as file:
             assert secret not in file.read_bytes(), name
     session = Path(ray._private.worker._global_node.get_session_dir_path())
     logs = [file for file in session.rglob("*") if file.is_file() and not file.is_symlink()]
@@ -133,10 +131,10 @@ def test_no_secret_lies_in_the_run_or_in_what_ray_has_written(s3: "S3", in_two_g
     assert [file.name for file in logs if secret in file.read_bytes()] == []
 
 
-def test_it_is_evaluated_and_started_from(
-    in_two_goes: TrainingReport, configured: Configured, tiny_shards: Path, tmp_path: Path
+def test_a_run_in_s3_is_evaluated_and_used_as_init_from(
+    resumed: TrainingReport, configured: Configured, tiny_shards: Path, tmp_path: Path
 ) -> None:
-    run = in_two_goes.folder.place
+    run = resumed.folder.place
     config = EvaluateConfig(
         checkpoint=run, shards=str(tiny_shards), separation=WINDOWS, heuristic=False, output=str(tmp_path / "out")
     )
@@ -145,8 +143,8 @@ def test_it_is_evaluated_and_started_from(
     (card,) = [
         each["card"] for each in json.loads((tmp_path / "out/summary.json").read_text())["systems"] if each["card"]
     ]
-    assert card["path"] == in_two_goes.best.place
-    further = fit(configured(tmp_path / "runs", name="further", init_from=in_two_goes.last.place, steps=10))
+    assert card["path"] == resumed.best.place
+    further = fit(configured(tmp_path / "runs", name="further", init_from=resumed.last.place, steps=10))
     assert [line["step"] for line in metrics(further)] == [10]
 
 
@@ -156,6 +154,7 @@ from cyclesep.config import settings
 from cyclesep.cluster import connect
 from cyclesep.training.config import TrainConfig
 from cyclesep.training.fit import fit
+from cyclesep.storage import s3
 if __name__ == "__main__":
     with connect():
         fit(settings.load(TrainConfig, [sys.argv[1]]))
@@ -164,17 +163,17 @@ if __name__ == "__main__":
 
 def wait_for_a_checkpoint(folder: StoragePath, ended: Callable[[], bool] = lambda: False) -> None:
     end = time.monotonic() + 300
-    while not folder.holds(SNAPSHOT):
+    while not folder.has_file(SNAPSHOT):
         assert time.monotonic() < end
         assert not ended()
         time.sleep(0.05)
 
 
 @pytest.mark.slow
-def test_a_killed_driver_started_again_with_an_empty_cache_leaves_no_trace(
+def test_resuming_after_a_killed_driver_with_an_empty_cache_is_bit_exact(
     configured: Configured, prefix: str, tmp_path: Path
 ) -> None:
-    """As Kubernetes starts a job again on another machine: nothing is there but what lies in S3."""
+    """As when Kubernetes restarts a job on another machine: only the files in S3 are available."""
     straight = fit(configured(tmp_path / "runs", steps=40))
     config = configured(f"{prefix}/runs", steps=40)
     (tmp_path / "config.yaml").write_text(settings.to_yaml(config))
@@ -194,8 +193,8 @@ def test_a_killed_driver_started_again_with_an_empty_cache_leaves_no_trace(
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_replaced_and_leaves_no_trace(
-    configured: Configured, prefix: str, undisturbed: TrainingReport
+def test_resuming_after_a_killed_worker_is_bit_exact(
+    configured: Configured, prefix: str, uninterrupted: TrainingReport
 ) -> None:
     config = configured(f"{prefix}/runs")
     killed: list[int] = []
@@ -211,12 +210,12 @@ def test_a_killed_worker_is_replaced_and_leaves_no_trace(
     report = fit(config)
     killer.join()
     assert len(killed) == 1
-    assert state(report) == state(undisturbed)
+    assert state(report) == state(uninterrupted)
     assert [line["step"] for line in metrics(report)] == [2, 4, 6, 8]
 
 
 def _is_worker_of_this_test(process: Path) -> bool:
-    """Whether a process is a worker of Ray Train below this one, by Linux's process table."""
+    """Return whether a process is a Ray Train worker descended from this one, according to /proc."""
     try:
         if "RayTrainWorker" not in (process / "cmdline").read_text():
             return False
@@ -252,12 +251,12 @@ TUNED = {
 
 
 def kept_checkpoints(report: SearchReport) -> set[str]:
-    names = storage.listed(report.folder.place)
+    names = s3.list_objects(report.folder.place)
     return {name.rpartition("/step-")[0] for name in names if "/step-" in name}
 
 
 @pytest.mark.slow
-def test_a_search_in_s3_leaves_what_one_in_a_folder_does_and_is_not_run_again(prefix: str, tiny_shards: Path) -> None:
+def test_a_search_in_s3_has_the_files_of_a_local_one_and_is_not_run_again(prefix: str, tiny_shards: Path) -> None:
     train = TUNED | {"shards": str(tiny_shards)}
     config = settings.build(TuneConfig, TUNE | {"output_dir": f"{prefix}/searches", "train": train})
     report = search(config)
@@ -268,11 +267,11 @@ def test_a_search_in_s3_leaves_what_one_in_a_folder_does_and_is_not_run_again(pr
     with folder.reading("trials.parquet") as file:
         assert pyarrow.parquet.read_table(file).num_rows == len(report.rows) + len(report.finals) == 4
     assert [row.outcome for row in report.rows] == ["completed", "completed"]
-    # The finals' winner, and of the two trials the better one.
+    # The winning final and the better of the two trials.
     assert len(kept_checkpoints(report)) == 2
     assert checkpoints.load_separator(folder.place).targets == ("vocals",)
     again = search(config)
     assert (again.rows, again.finals) == (report.rows, report.finals)
-    # What Tune knows is enough to tell the trials again.
+    # The trial table can be rebuilt from the state of Ray Tune.
     folder.delete("search.parquet")
     assert {row.trial: row.curve for row in search(config).rows} == {row.trial: row.curve for row in report.rows}

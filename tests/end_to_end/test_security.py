@@ -1,4 +1,4 @@
-"""Names and files that come from elsewhere are data: they lead nowhere, run nothing, and nothing is open to others."""
+"""Untrusted names and files: no path traversal, no code execution, no ports open to other machines."""
 
 import json
 import os
@@ -33,11 +33,11 @@ from tests.checkpoints.test_checkpoints import PROGRESS
 from tests.data.shards.test_shards import write_corpus
 from tests.support.open_ports import listening
 
-WANDERING = ("../../escaped", "..", ".", "/etc/escaped", "a/../../../escaped", "", "\0escaped")
+UNSAFE_NAMES = ("../../escaped", "..", ".", "/etc/escaped", "a/../../../escaped", "", "\0escaped")
 
 
 @given(st.text(alphabet="./\\\0ab ", max_size=12))
-def test_a_name_is_one_file_below_its_folder_and_a_good_one_is_kept(text: str) -> None:
+def test_as_name_gives_one_path_component_and_keeps_valid_names(text: str) -> None:
     path = Path("/folder") / as_name(text)
     assert os.path.normpath(path).startswith("/folder/")
     assert path.parent == Path("/folder")
@@ -47,27 +47,27 @@ def test_a_name_is_one_file_below_its_folder_and_a_good_one_is_kept(text: str) -
         assert as_name(text) == text
 
 
-# What a job says.
+# Settings.
 
 
-@pytest.mark.parametrize("name", WANDERING)
-def test_a_run_is_no_path(name: str) -> None:
+@pytest.mark.parametrize("name", UNSAFE_NAMES)
+def test_a_run_name_must_not_be_a_path(name: str) -> None:
     with pytest.raises(ConfigError, match="name"):
         settings.build(TrainConfig, {"name": name})
 
 
 @pytest.mark.parametrize("target", ["../../x", "a/b", "..", "/x", ""])
-def test_a_target_of_unpaired_music_is_no_path(target: str) -> None:
+def test_a_target_name_must_not_be_a_path(target: str) -> None:
     with pytest.raises(ConfigError, match=r"target"):
         settings.build(CorpusConfig, {"kind": "unpaired", "target": target})
 
 
 @pytest.mark.parametrize("target", ["vocals", "Lead vocals", "no. 1", "ピアノ", ".5"])
-def test_a_target_may_be_called_as_one_likes(target: str) -> None:
+def test_other_target_names_are_accepted(target: str) -> None:
     assert settings.build(CorpusConfig, {"kind": "unpaired", "target": target}).target == target
 
 
-def test_a_config_is_data_and_runs_nothing(tmp_path: Path) -> None:
+def test_a_config_cannot_execute_code(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(f"name: !!python/object/apply:os.mkdir ['{tmp_path}/made']\n")
     with pytest.raises(ConfigError, match=r"run\.yaml"):
         settings.load(TrainConfig, [tmp_path / "run.yaml"])
@@ -76,11 +76,11 @@ def test_a_config_is_data_and_runs_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "made").exists()
 
 
-# What a corpus says.
+# Corpora and shards.
 
 
-@pytest.mark.parametrize("track_id", WANDERING)
-def test_a_track_leads_to_no_other_folder(track_id: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("track_id", UNSAFE_NAMES)
+def test_track_names_cannot_leave_their_folder(track_id: str, tmp_path: Path) -> None:
     write_corpus(tmp_path / "shards", lengths=(100,))
     record = replace(read_manifest(tmp_path / "shards").tracks[0], track_id=track_id, split="test")
     track = ShardTrack(folder=tmp_path / "shards", record=record)
@@ -98,8 +98,8 @@ def test_a_track_leads_to_no_other_folder(track_id: str, tmp_path: Path) -> None
     assert is_name(track_file_stem(track_id, **identity))
 
 
-@pytest.mark.parametrize("track_id", WANDERING[:-1])
-def test_a_museval_file_lies_in_its_folder(track_id: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("track_id", UNSAFE_NAMES[:-1])
+def test_a_museval_file_is_written_into_its_folder(track_id: str, tmp_path: Path) -> None:
     score = TrackScore(
         track_id=track_id, split="../..", sample_rate=8000, window_seconds=1.0, hop_seconds=1.0, targets=()
     )
@@ -109,7 +109,7 @@ def test_a_museval_file_lies_in_its_folder(track_id: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"stems": ("../../escaped",)}, "is no name"),
         ({"stems": ("a/b",)}, "is no name"),
@@ -118,8 +118,8 @@ def test_a_museval_file_lies_in_its_folder(track_id: str, tmp_path: Path) -> Non
         ({"name": "/etc/escaped.lmdb"}, "is none that ingest writes"),
     ],
 )
-def test_a_manifest_that_leads_out_of_its_folder_is_refused(
-    tmp_path: Path, change: dict[str, object], told: str
+def test_a_manifest_with_paths_outside_its_folder_raises(
+    tmp_path: Path, change: dict[str, object], message: str
 ) -> None:
     write_corpus(tmp_path, lengths=(100,))
     manifest = read_manifest(tmp_path)
@@ -128,14 +128,14 @@ def test_a_manifest_that_leads_out_of_its_folder_is_refused(
         track = replace(track, **change)  # type: ignore[arg-type]
     else:
         track = replace(track, shards=(replace(track.shards[0], **change),))  # type: ignore[arg-type]
-    # With a checksum that is right, as whoever means harm would write it.
+    # With a valid checksum, as an attacker would write it.
     write_manifest(tmp_path, replace(manifest, tracks=(track,)))
-    with pytest.raises(ShardError, match=told):
+    with pytest.raises(ShardError, match=message):
         read_manifest(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../../../etc/passwd", "/etc/passwd"])
-def test_a_musdb_setup_names_no_files_outside_its_tracks(tmp_path: Path, name: str) -> None:
+def test_a_musdb_setup_with_paths_outside_its_tracks_raises(tmp_path: Path, name: str) -> None:
     (tmp_path / "test" / "Song").mkdir(parents=True)
     setup = {
         "mixture": "mixture.wav", "sources": {"vocals": name}, "stem_ids": {"mixture": 0, "vocals": 1},
@@ -146,7 +146,7 @@ def test_a_musdb_setup_names_no_files_outside_its_tracks(tmp_path: Path, name: s
         musdb18.find_tracks(tmp_path, default_split="test")
 
 
-def test_hidden_and_linked_folders_of_music_keep_their_own_names(tmp_path: Path) -> None:
+def test_linked_track_folders_keep_their_own_names(tmp_path: Path) -> None:
     (tmp_path / "elsewhere" / "Song").mkdir(parents=True)
     (tmp_path / "elsewhere" / "Song" / "vocals.wav").write_bytes(b"")
     (tmp_path / "music").mkdir()
@@ -155,11 +155,11 @@ def test_hidden_and_linked_folders_of_music_keep_their_own_names(tmp_path: Path)
     assert [track.track_id for track in tracks] == ["Linked"]
 
 
-# What a checkpoint says.
+# Checkpoints.
 
 
 @pytest.mark.parametrize("target", ["../../escaped", "a/b", ".."])
-def test_a_checkpoint_whose_target_is_a_path_is_refused(tmp_path: Path, target: str) -> None:
+def test_a_checkpoint_with_a_path_as_target_raises(tmp_path: Path, target: str) -> None:
     progress = {"step": 1, "targets": [target], "sample_rate": 8000, "channels": 1}
     (tmp_path / checkpoints.METADATA).write_text(json.dumps(progress))
     with pytest.raises(CheckpointError, match="is no name"):
@@ -167,14 +167,14 @@ def test_a_checkpoint_whose_target_is_a_path_is_refused(tmp_path: Path, target: 
 
 
 @pytest.mark.parametrize("best", ["../other", "/etc", "..", 3, None])
-def test_a_run_stands_for_a_checkpoint_inside_it_only(tmp_path: Path, best: object) -> None:
+def test_a_run_resolves_only_to_a_checkpoint_inside_it(tmp_path: Path, best: object) -> None:
     (tmp_path / checkpoints.RUN).write_text(json.dumps({"best": best, "last": "step-1"}))
     with pytest.raises(CheckpointError, match=r"run\.json: best is"):
         checkpoints.find(tmp_path)
 
 
-class Harm:
-    """Makes a folder when it is unpickled."""
+class Exploit:
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -184,29 +184,29 @@ class Harm:
 
 
 @pytest.mark.parametrize("name", [checkpoints.STATE, checkpoints.WEIGHTS, checkpoints.CONFIG])
-def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, name: str) -> None:
+def test_code_in_a_checkpoint_is_not_executed(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "step-1"
     folder.mkdir()
     (folder / checkpoints.METADATA).write_text(json.dumps(settings.to_dict(PROGRESS)))
     (folder / checkpoints.CONFIG).write_text(settings.to_yaml(TrainConfig(targets=PROGRESS.targets)))
     if name == checkpoints.CONFIG:
-        (folder / name).write_text(f"cyclegan: !!python/object/apply:os.mkdir ['{tmp_path}/made']\n")
+        (folder / name).write_text(f"method: !!python/object/apply:os.mkdir ['{tmp_path}/made']\n")
     elif name == checkpoints.STATE:
-        torch.save({"networks": Harm(tmp_path / "made")}, folder / name)
+        torch.save({"networks": Exploit(tmp_path / "made")}, folder / name)
     else:
-        (folder / name).write_bytes(pickle.dumps(Harm(tmp_path / "made")))
-    model = CycleGAN(TrainConfig().cyclegan, targets=PROGRESS.targets, channels=1, sample_rate=8000, seed=0)
+        (folder / name).write_bytes(pickle.dumps(Exploit(tmp_path / "made")))
+    model = CycleGAN(TrainConfig().method, targets=PROGRESS.targets, channels=1, sample_rate=8000, seed=0)
     with pytest.raises(CheckpointError):
         checkpoints.load_state(folder, model) if name == checkpoints.STATE else checkpoints.load_separator(folder)
     assert not (tmp_path / "made").exists()
 
 
-# What others can reach.
+# Open ports.
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="sockets are read from /proc")
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_cluster_of_ones_own_listens_on_loopback_only() -> None:
+def test_a_local_cluster_listens_on_loopback_only() -> None:
     found = listening(os.getpid())
     assert found
     assert found <= {"127.0.0.1", "::1"}

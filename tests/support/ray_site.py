@@ -36,7 +36,7 @@ class Driver:
         return self.process.poll() is None
 
     @property
-    def told(self) -> str:
+    def output(self) -> str:
         return self.log.read_text()
 
     def status(self) -> int:
@@ -45,14 +45,14 @@ class Driver:
             return self.process.wait(DEADLINE_SECONDS)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            raise AssertionError(f"still running: {self.told[-3000:]}") from None
+            raise AssertionError(f"still running: {self.output[-3000:]}") from None
 
     def wait_for(self, there: Callable[[], bool]) -> None:
         """Returns when something is there, which has to happen before the job ends."""
         until = time.monotonic() + DEADLINE_SECONDS
         while not there():
-            assert self.is_running, self.told[-3000:]
-            assert time.monotonic() < until, self.told[-3000:]
+            assert self.is_running, self.output[-3000:]
+            assert time.monotonic() < until, self.output[-3000:]
             time.sleep(0.02)
 
 
