@@ -4,7 +4,7 @@ PYTHON ?= python3
 RUN := .venv/bin
 PROTOC := $(RUN)/python -m grpc_tools.protoc -Iprotos
 
-.PHONY: quickstart tune-demo cluster-demo notebook test test-slow check format protos docs reference ffmpeg chromium clean help
+.PHONY: quickstart tune-demo cluster-demo notebook test test-slow check format protos docs ffmpeg chromium clean help
 
 help:
 	@echo "make quickstart   compose music, train a separator on it, separate and score songs it never heard (under 10 minutes)"
@@ -16,7 +16,6 @@ help:
 	@echo "make format       put the sources into their format"
 	@echo "make docs         turn docs/ into a site that opens from disk: build/docs/index.html"
 	@echo "make protos       generate cyclesep/data/shards/segment_pb2.py from protos/segment.proto"
-	@echo "make reference    generate cyclesep/reference.json, which help and completion read, from the jobs' settings"
 	@echo "make clean        remove what quickstart, tune-demo and the tests have made, but for .venv"
 
 quickstart: .venv/.installed | ffmpeg
@@ -58,9 +57,6 @@ docs: .venv/.installed-dev
 
 protos: .venv/.installed-dev
 	@$(PROTOC) --python_out=cyclesep/data/shards --pyi_out=cyclesep/data/shards protos/segment.proto
-
-reference: .venv/.installed
-	@$(RUN)/python -m cyclesep.cli.reference
 
 clean:
 	rm -rf data/quickstart data/excerpt runs/quickstart data/tune-demo searches/tune-demo runs/tune-demo-best .mypy_cache .ruff_cache .pytest_cache .hypothesis

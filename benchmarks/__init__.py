@@ -1,1 +1,1 @@
-"""Benchmarks: one module each, with its settings and a function `run` that gives tables; `cyclesep benchmark NAME`."""
+"""Benchmarks, run by `python jobs/benchmark.py NAME`: one module each, with a config and a `run` that returns tables."""

@@ -1,4 +1,4 @@
-"""The same as `cyclesep info`; `python jobs/info.py --help` tells what it does and lists its settings."""
+"""The same as `cyclesep info`; `python jobs/info.py --help` lists its settings."""
 
 from cyclesep.cli.main import run_job
 

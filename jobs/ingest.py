@@ -1,4 +1,4 @@
-"""The same as `cyclesep ingest`; `python jobs/ingest.py --help` tells what it does and lists its settings."""
+"""The same as `cyclesep ingest`; `python jobs/ingest.py --help` lists its settings."""
 
 from cyclesep.cli.main import run_job
 

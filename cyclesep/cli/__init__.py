@@ -1,1 +1,1 @@
-"""The `cyclesep` command: parsing, help, shell completion, and one module per job."""
+"""The `cyclesep` command: arguments, help, shell completion, info screens, and one module per job in `cli/jobs`."""

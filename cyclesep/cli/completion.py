@@ -1,20 +1,22 @@
-"""`cyclesep completion SHELL`: jobs, options, settings and choices by the tab key, for bash, zsh and fish.
+"""`cyclesep completion SHELL`: a script that completes jobs, options, settings and choices in bash, zsh or fish.
 
-A static script made from the dataclasses: a completion that asked this program would import torch at each key, and the
-libraries for it read argparse's options, where this command line has `name=value` words.
+The script is static, made from the config dataclasses: calling this program at each key press would be slow, and
+completion libraries read argparse's options, while this command line has `name=value` arguments.
 """
 
-import difflib
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from benchmarks.command import BENCHMARKS
-from cyclesep.cli.main import JOBS, TOOLS, Job, fail
-from cyclesep.cli.reference import job_reference
+from cyclesep.cli.error_handling import fail
+from cyclesep.cli.help import COMMON_OPTIONS
+from cyclesep.cli.job import Job
+from cyclesep.cli.registry import JOBS, descriptions
+from cyclesep.config.schema import list_settings
+from cyclesep.config.suggestions import did_you_mean
 
 _TYPES = {"str", "int", "float", "bool"}
 _CHOICE = re.compile(r"[a-z0-9_]+|[A-Z0-9-]+|uSDR")
@@ -27,80 +29,69 @@ Print a script that completes jobs, settings and choices.
   zsh    cyclesep completion zsh > "${fpath[1]}/_cyclesep"
   fish   cyclesep completion fish > ~/.config/fish/completions/cyclesep.fish
 
-or for this shell alone: source <(cyclesep completion bash)"""
+or for the current shell: source <(cyclesep completion bash)"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Word:
-    """Something to type after a job: a setting up to its `=`, or an option; with what may follow, if that is known."""
+class Candidate:
+    """An argument that can follow a job: an option, or a setting up to its `=`, and its choices if they are known."""
 
     text: str
-    sentence: str
+    description: str
     choices: tuple[str, ...] = ()
 
     @property
-    def whole(self) -> tuple[str, ...]:
-        """All that may be typed: `name=choice` for each choice, or the word itself."""
+    def expanded(self) -> tuple[str, ...]:
+        """`name=choice` for each choice; without choices the text itself."""
         return tuple(self.text + choice for choice in self.choices) or (self.text,)
 
 
-def run_completion(words: Sequence[str]) -> NoReturn:
-    """Print the script for the shell that the one word names; exit with the status."""
-    if not words or words[0] in ("-h", "--help"):
+def run_completion(arguments: Sequence[str]) -> NoReturn:
+    """Print the script for the shell named by the argument, and exit with the status."""
+    if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
         sys.exit(0)
-    if len(words) > 1 or words[0] not in SHELLS:
-        near = difflib.get_close_matches(words[0], SHELLS, n=1)
-        remedy = f"did you mean {near[0]}?" if near else f"known: {', '.join(SHELLS)}"
-        fail("cyclesep completion", f"there is no completion for {' '.join(words)!r}; {remedy}")
-    print(SHELLS[words[0]](sentences(), vocabulary()), end="")
+    if len(arguments) > 1 or arguments[0] not in SHELLS:
+        shell = " ".join(arguments)
+        fail("cyclesep completion", f"no completion for {shell!r}; {did_you_mean(shell, SHELLS)}")
+    print(SHELLS[arguments[0]](descriptions(), list_candidates()), end="")
     sys.exit(0)
 
 
-def sentences() -> dict[str, str]:
-    """What the first word may be, and what it does."""
-    return {name: chosen.sentence for table in (JOBS, TOOLS) for name, chosen in table.items()}
+def list_candidates() -> dict[str, list[Candidate]]:
+    """Return what can follow each job or tool."""
+    candidates = {job.name: job_candidates(job) for job in JOBS.values()}
+    candidates["config"] = [Candidate(text=job.name, description=job.description) for job in JOBS.values()]
+    candidates["config"].append(Candidate(text="--markdown", description="a table instead of YAML"))
+    candidates["completion"] = [Candidate(text=shell, description="") for shell in SHELLS]
+    return candidates
 
 
-def vocabulary() -> dict[str, list[Word]]:
-    """What may follow each first word."""
-    words = {name: job_words(name, job) for name, job in JOBS.items()}
-    words["benchmark"] = [Word(text=name, sentence=job.sentence) for name, job in BENCHMARKS.items()]
-    words["config"] = [Word(text=name, sentence=job.sentence) for name, job in JOBS.items()]
-    words["config"].append(Word(text="--markdown", sentence="a table instead of YAML"))
-    words["completion"] = [Word(text=shell, sentence="") for shell in SHELLS]
-    return words
-
-
-def job_words(name: str, job: Job) -> list[Word]:
-    """The settings and options of a job."""
-    settings = job_reference(name, job).settings
-    choices = {f"{setting.name}=": _choices(setting.type) for setting in settings}
-    words = [
-        Word(text=f"{setting.name}=", sentence=setting.sentence, choices=choices[f"{setting.name}="])
-        for setting in settings
+def job_candidates(job: Job) -> list[Candidate]:
+    """Return the settings and options of a job."""
+    settings = [
+        Candidate(text=f"{each.name}=", description=each.description, choices=_choices(each.type))
+        for each in list_settings(job.config)
     ]
+    choices_by_text = {each.text: each.choices for each in settings}
+    options = []
     for flag in job.flags:
-        given = choices.get(flag.settings[0].removesuffix("{}"), ()) if flag.value else ()
-        words.append(Word(text=f"{flag.name}=" if given else flag.name, sentence=flag.sentence, choices=given))
-    words += [Word(text="--json", sentence="write the rows of all tables")] if job.gives_tables else []
-    return [
-        *words,
-        Word(text="--help", sentence="what the job does, and its settings"),
-        Word(text="--print-config", sentence="print the resolved settings"),
-        Word(text="--debug", sentence="show the traceback of an error"),
-    ]
+        choices = choices_by_text.get(flag.overrides[0].removesuffix("{}"), ()) if flag.value else ()
+        text = f"{flag.name}=" if choices else flag.name
+        options.append(Candidate(text=text, description=flag.description, choices=choices))
+    common = [Candidate(text=option, description=description) for option, description in COMMON_OPTIONS.items()]
+    return [*settings, *options, *common]
 
 
-def bash_script(jobs: dict[str, str], words: dict[str, list[Word]]) -> str:
-    """A completion function for bash; it does without the bash-completion package."""
+def bash_script(jobs: Mapping[str, str], candidates: Mapping[str, Sequence[Candidate]]) -> str:
+    """Return a completion function for bash that does not need the bash-completion package."""
     cases = "\n".join(
-        f"        {name}) words={shlex.quote(' '.join(text for word in rows for text in word.whole))} ;;"
-        for name, rows in words.items()
+        f"        {name}) words={shlex.quote(' '.join(text for each in group for text in each.expanded))} ;;"
+        for name, group in candidates.items()
     )
     return f"""# bash completion of cyclesep, printed by `cyclesep completion bash`
 _cyclesep() {{
-    # bash breaks words at '=' and ':'; the line itself tells where they begin.
+    # bash breaks words at '=' and ':', so the words are taken from the line.
     local line=${{COMP_LINE:0:COMP_POINT}} words word before match
     word=${{line##*[[:space:]]}}
     set -- $line
@@ -124,12 +115,13 @@ complete -o default -F _cyclesep cyclesep
 """
 
 
-def zsh_script(jobs: dict[str, str], words: dict[str, list[Word]]) -> str:
-    """A completion function for zsh, with a sentence beside each word."""
-    rows_of = {
-        name: _zsh_rows((text, word.sentence) for word in rows for text in word.whole) for name, rows in words.items()
+def zsh_script(jobs: Mapping[str, str], candidates: Mapping[str, Sequence[Candidate]]) -> str:
+    """Return a completion function for zsh, which shows the description of each candidate."""
+    rows_by_name = {
+        name: _zsh_rows((text, each.description) for each in group for text in each.expanded)
+        for name, group in candidates.items()
     }
-    cases = "\n".join(f"        {name}) rows=(\n{rows}\n        ) ;;" for name, rows in rows_of.items())
+    cases = "\n".join(f"        {name}) rows=(\n{rows}\n        ) ;;" for name, rows in rows_by_name.items())
     return f"""#compdef cyclesep
 # zsh completion of cyclesep, printed by `cyclesep completion zsh`
 _cyclesep() {{
@@ -144,7 +136,7 @@ _cyclesep() {{
     case $words[2] in
 {cases}
     esac
-    # A setting goes on after its '='; everything else is a word of its own.
+    # No space is added after a setting's '='; after all other words one is.
     setopt localoptions extendedglob
     open=(${{(M)rows:#[^:]##=:*}})
     closed=(${{rows:#[^:]##=:*}})
@@ -155,23 +147,24 @@ if [[ $funcstack[1] == _cyclesep ]]; then _cyclesep "$@"; else compdef _cyclesep
 """
 
 
-def fish_script(jobs: dict[str, str], words: dict[str, list[Word]]) -> str:
-    """Completions for fish, with a sentence beside each word."""
+def fish_script(jobs: Mapping[str, str], candidates: Mapping[str, Sequence[Candidate]]) -> str:
+    """Return completions for fish, which shows the description of each candidate."""
     lines = ["# fish completion of cyclesep, printed by `cyclesep completion fish`"]
-    for name, sentence in jobs.items():
-        lines.append(f"complete -c cyclesep -n __fish_use_subcommand -f -a {_fish(name)} -d {_fish(sentence)}")
-    for name, rows in words.items():
-        seen = f"complete -c cyclesep -n '__fish_seen_subcommand_from {name}'"
-        for word in rows:
-            if word.text.startswith("--"):
-                values = f" -x -a {_fish(' '.join(word.choices))}" if word.choices else ""
-                lines.append(f"{seen} -l {word.text[2:].removesuffix('=')}{values} -d {_fish(word.sentence)}")
+    for name, description in jobs.items():
+        lines.append(f"complete -c cyclesep -n __fish_use_subcommand -f -a {_fish(name)} -d {_fish(description)}")
+    for name, group in candidates.items():
+        condition = f"complete -c cyclesep -n '__fish_seen_subcommand_from {name}'"
+        for each in group:
+            if each.text.startswith("--"):
+                values = f" -x -a {_fish(' '.join(each.choices))}" if each.choices else ""
+                option = each.text[2:].removesuffix("=")
+                lines.append(f"{condition} -l {option}{values} -d {_fish(each.description)}")
             else:
-                lines.append(f"{seen} -a {_fish(' '.join(word.whole))} -d {_fish(word.sentence)}")
+                lines.append(f"{condition} -a {_fish(' '.join(each.expanded))} -d {_fish(each.description)}")
     return "\n".join(lines) + "\n"
 
 
-SHELLS: dict[str, Callable[[dict[str, str], dict[str, list[Word]]], str]] = {
+SHELLS: dict[str, Callable[[Mapping[str, str], Mapping[str, Sequence[Candidate]]], str]] = {
     "bash": bash_script,
     "zsh": zsh_script,
     "fish": fish_script,
@@ -179,19 +172,19 @@ SHELLS: dict[str, Callable[[dict[str, str], dict[str, list[Word]]], str]] = {
 
 
 def _choices(kind: str) -> tuple[str, ...]:
-    """What a setting of this type may be, where that is a short list; of a list, each alone."""
+    """Return the values that a setting of this type accepts, if they are few; for a list type, lists of one value."""
     is_list = kind.startswith("list of ")
     names = [name for name in kind.removeprefix("list of ").split(" | ") if name != "none"]
     if names == ["bool"]:
         return ("true", "false")
-    # A choice may be called like a type: "float | pcm24 | pcm16".
+    # A choice may have the name of a type: "float | pcm24 | pcm16".
     if set(names) <= _TYPES or not all(_CHOICE.fullmatch(name) for name in names):
         return ()
     return tuple(f"[{name}]" if is_list else name for name in names)
 
 
 def _zsh_rows(rows: Iterable[tuple[str, str]]) -> str:
-    return "\n".join(f"            {shlex.quote(_zsh(text) + ':' + _zsh(told))}" for text, told in rows)
+    return "\n".join(f"            {shlex.quote(_zsh(text) + ':' + _zsh(description))}" for text, description in rows)
 
 
 def _zsh(text: str) -> str:

@@ -1,42 +1,63 @@
-"""What `cyclesep JOB --help` prints: what the job does, examples, options, and its settings in groups."""
+"""The text of `cyclesep --help` and `cyclesep JOB --help`."""
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import MISSING
 from typing import Any
 
-from cyclesep.config.settings import Group
+from cyclesep.cli.job import Job
+from cyclesep.cli.registry import JOBS, descriptions
+from cyclesep.config.schema import SettingGroup, group_settings
 
 _WIDTH = 110
 
+COMMON_OPTIONS = {
+    "--help": "print this help",
+    "--print-config": "print the resolved settings as YAML and exit",
+    "--debug": "print the traceback of an error",
+}
 
-def job_help(
-    name: str, sentence: str, examples: Sequence[str], options: Mapping[str, str], groups: Sequence[Group]
-) -> str:
-    """The help of a job; `name` is what its usage line shows, `options` what each one does, `groups` its settings."""
-    job = name.split(" [")[0]
-    width = max(map(len, options)) + 2
+
+def overview() -> str:
+    """Return the help of the command itself: all jobs and tools."""
     return "\n".join(
         [
-            f"usage: cyclesep {name} [FILE.yaml ...] [name=value ...]",
+            "cyclesep: train, run and score music source separators on Ray",
             "",
-            sentence,
+            "usage: cyclesep JOB [FILE.yaml ...] [name=value ...]",
             "",
-            "examples:",
-            *(f"  cyclesep {job} {example}" for example in examples),
+            *(f"  {name:<11} {description}" for name, description in descriptions().items()),
             "",
-            "options:",
-            *(f"  {option:<{width}}{told}" for option, told in options.items()),
-            *(line for group in groups for line in _group(group)),
-            "",
-            "A YAML file holds the same settings as lines of `name: value`; words here win over a file.",
-            f"`cyclesep config {job}` prints them all as such a file.",
+            "`cyclesep JOB --help` lists the settings of a job. New here? Run `make quickstart`.",
         ]
     )
 
 
-def shown(value: Any) -> str:
-    """A default as a person writes it."""
+def job_help(job: Job) -> str:
+    """Return the help of a job: usage, examples, options and settings."""
+    options = {f"{flag.name} {flag.value or ''}".strip(): flag.description for flag in job.flags} | COMMON_OPTIONS
+    width = max(map(len, options)) + 2
+    return "\n".join(
+        [
+            f"usage: {job.command}{_positional(job)} [FILE.yaml ...] [name=value ...]",
+            "",
+            job.description,
+            "",
+            "examples:",
+            *(f"  {job.command} {example}" for example in job.examples),
+            "",
+            "options:",
+            *(f"  {option:<{width}}{description}" for option, description in options.items()),
+            *(line for group in group_settings(job.config) for line in _group(group)),
+            "",
+            "A YAML file has the same settings as lines of `name: value`; name=value arguments override it.",
+            *([f"`cyclesep config {job.name}` prints all settings as such a file."] if job.name in JOBS else []),
+        ]
+    )
+
+
+def format_value(value: Any) -> str:
+    """Format a default as it is written on the command line."""
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -44,10 +65,16 @@ def shown(value: Any) -> str:
     return str(list(value)) if isinstance(value, tuple) else str(value)
 
 
-def _group(group: Group) -> Iterator[str]:
+def _positional(job: Job) -> str:
+    if job.positional:
+        return f" [{job.positional.upper()}{'' if job.single_positional else ' ...'}]"
+    return " [CHECKPOINT]" if job.checkpoint_setting else ""
+
+
+def _group(group: SettingGroup) -> Iterator[str]:
     yield ""
-    yield f"settings of {group.prefix}: {group.sentence}" if group.prefix else "settings:"
+    yield f"settings of {group.prefix}: {group.description}" if group.prefix else "settings:"
     for setting in group.settings:
-        default = "required" if setting.default is MISSING else f"default {shown(setting.default)}"
+        default = "required" if setting.default is MISSING else f"default: {format_value(setting.default)}"
         yield f"  {setting.name}  ({setting.type}; {default})"
-        yield from textwrap.wrap(setting.sentence, _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        yield from textwrap.wrap(setting.description, _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)

@@ -77,14 +77,6 @@ class ModelCard:
     version: str = __version__
 
 
-def run(config: ExportConfig) -> int:
-    """Export a separator and say what was written."""
-    card = export(config)
-    print(f"{config.output}: {', '.join(card.targets)} at {card.sample_rate} Hz, {card.channels} channels")
-    print(f"{config.output}.json: how to use it, in windows of {card.window_samples} samples")
-    return 0
-
-
 def export(config: ExportConfig) -> ModelCard:
     """Write `config.output` and its JSON, each whole or not at all.
 

@@ -16,7 +16,8 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from cyclesep.cli.main import JOBS, classify_args, import_object
+from cyclesep.cli.arguments import classify_args
+from cyclesep.cli.registry import JOBS
 from cyclesep.config import settings
 from tests.support.paths import CHECKOUT
 
@@ -213,7 +214,7 @@ def test_a_manifest_has_what_the_cluster_needs(name: str) -> None:
         assert job[0] == "cyclesep"
         assert (CHECKOUT / "jobs" / f"{job[1]}.py").is_file()
         files, values = classify_args(JOBS[job[1]], job[2:])
-        settings.load(import_object(JOBS[job[1]].config), [CHECKOUT / file for file in files], values)
+        settings.load(JOBS[job[1]].config, [CHECKOUT / file for file in files], values)
         spec = spec["rayClusterSpec"]
     assert spec["rayVersion"] == ray_version()
     assert spec["authOptions"] == {"mode": "token"}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cyclesep.cli import main
-from cyclesep.cli.main import JOBS, run_job
+from cyclesep.cli.main import run_job
+from cyclesep.cli.registry import JOBS
 from cyclesep.config import settings
 from cyclesep.config.schema import list_settings
 from cyclesep.models.separators.separator import build_separator
@@ -18,11 +18,6 @@ from tests.support.paths import CHECKOUT
 
 ROOT = CHECKOUT
 CONFIGS = sorted((ROOT / "jobs" / "configs").rglob("*.y*ml"))
-
-
-def config_class(job: str) -> type:
-    found: type = main.import_object(JOBS[job].config)
-    return found
 
 
 def job_of(config: Path) -> str:
@@ -40,7 +35,7 @@ def test_the_quickstart_is_among_the_configs() -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "jobs" / "configs")))
 def test_a_config_is_complete_and_says_what_it_is_for(path: Path, tmp_path: Path) -> None:
     assert path.read_text().startswith("# ")
-    config = settings.load(config_class(job_of(path)), [path])
+    config = settings.load(JOBS[job_of(path)].config, [path])
     (tmp_path / "again.yaml").write_text(settings.to_yaml(config))
     assert settings.load(type(config), [tmp_path / "again.yaml"]) == config
 
@@ -49,7 +44,7 @@ def test_the_quickstart_configs_fit_each_other() -> None:
     """Each can be run alone after the one before it, as the help says."""
     folder = ROOT / "jobs" / "configs" / "quickstart"
     ingest, train, twin, evaluate = (
-        settings.load(config_class(job_of(path)), [path])
+        settings.load(JOBS[job_of(path)].config, [path])
         for path in (folder / f"{name}.yaml" for name in ("ingest", "train", "twin", "evaluate"))
     )
     assert ingest.output == train.shards == twin.shards == evaluate.shards
@@ -88,24 +83,24 @@ def test_a_named_run_has_the_separator_that_its_comment_tells(name: str) -> None
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_help_lists_every_setting_with_a_sentence(job: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_every_setting_with_a_description(job: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         run_job(job, ["--help"])
     assert ended.value.code == 0
     told = capsys.readouterr().out
     assert told.startswith(f"usage: cyclesep {job}")
-    assert JOBS[job].sentence in told
-    listed = list_settings(config_class(job))
+    assert JOBS[job].description in told
+    listed = list_settings(JOBS[job].config)
     assert listed
     for setting in listed:
         assert f"\n  {setting.name}  ({setting.type}; " in told
-        assert setting.description.endswith(".") or ":" in setting.description, f"{setting.name} has no sentence"
+        assert setting.description.endswith(".") or ":" in setting.description, f"{setting.name} has no description"
 
 
 @pytest.mark.parametrize("job", JOBS)
 def test_the_examples_of_the_help_are_settings_that_exist(job: str) -> None:
-    kind, required = config_class(job), {"output": "x", "checkpoint": "x", "inputs": ["x"]}
-    required |= {"shards": "[x]", "runs": "[x, y]", "folders": "[x]", "paths": "[x]"} if JOBS[job].words_fill else {}
+    kind, required = JOBS[job].config, {"output": "x", "checkpoint": "x", "inputs": ["x"]}
+    required |= {"shards": "[x]", "runs": "[x, y]", "folders": "[x]", "paths": "[x]"} if JOBS[job].positional else {}
     known = {setting.name for setting in list_settings(kind)}
     for example in JOBS[job].examples:
         words = [word for word in shlex.split(example) if "=" in word]
@@ -117,5 +112,5 @@ def test_the_examples_of_the_help_are_settings_that_exist(job: str) -> None:
 def test_a_script_shows_the_help_too(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "jobs" / "train.py"), "--help"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "method.separator.channels  (int | none; default none)" in done.stdout
+    assert "method.separator.channels  (int | none; default: none)" in done.stdout
     assert done.stderr == ""

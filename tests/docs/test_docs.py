@@ -16,8 +16,10 @@ import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from benchmarks.command import BENCHMARKS
-from cyclesep.cli.main import JOBS, TOOLS, Job, import_object, main
+from benchmarks.command import BENCHMARKS, run_benchmark
+from cyclesep.cli.job import Job
+from cyclesep.cli.main import main
+from cyclesep.cli.registry import JOBS, TOOLS
 from cyclesep.cli.submission.command import HELP as SUBMIT_HELP
 from cyclesep.config import settings
 from cyclesep.config.schema import list_settings
@@ -73,14 +75,17 @@ def code(page: Path) -> Iterator[tuple[int, str, bool]]:
 
 def commands(page: Path) -> Iterator[Command]:
     for line, text, alone in code(page):
-        if not re.search(r"(^|[\s/])(cyclesep|submit) [a-z]+(\s|$)", text):
+        if not re.search(r"(^|[\s/])(cyclesep|submit|benchmark\.py) [a-z]+(\s|$)", text):
             continue
         typed = shlex.split(text, comments=True)
         starts = [
-            at for at, word in enumerate(typed) if word.rpartition("/")[2] == "cyclesep" or word == "cluster/submit"
+            at
+            for at, word in enumerate(typed)
+            if word.rpartition("/")[2] == "cyclesep" or word in ("cluster/submit", "jobs/benchmark.py")
         ]
         words = typed[starts[0] + 1 :] if starts else []
         words = ["submit", *words] if starts and typed[starts[0]] == "cluster/submit" else words
+        words = ["benchmark", *words] if starts and typed[starts[0]] == "jobs/benchmark.py" else words
         end = next((at for at, word in enumerate(words) if word in ENDS_COMMAND), len(words))
         words = words[:end]
         # In a table of scores a number follows, in an output a colon.
@@ -133,8 +138,9 @@ def test_a_command_is_accepted(
     words = accepted_words(command)
     if not words:
         return
+    name, *rest = words
     with pytest.raises(SystemExit) as ended:
-        main(words)
+        run_benchmark(rest) if name == "benchmark" else main(words)
     assert ended.value.code == 0, f"cyclesep {shlex.join(command.words)}\n{capsys.readouterr().err}"
 
 
@@ -146,7 +152,7 @@ def accepted_words(command: Command) -> list[str]:
     if name in ("config", "completion"):
         return [name, *rest]
     if name in ("JOB", "list", "logs", "stop") or rest in ([], ["NAME"]):
-        assert name in (*JOBS, *TOOLS, "JOB", "list", "logs", "stop")
+        assert name in (*JOBS, *TOOLS, "JOB", "benchmark", "list", "logs", "stop")
         return []
     if name == "benchmark":
         assert rest[0] in BENCHMARKS
@@ -175,7 +181,7 @@ def stand_in(job: Job, words: Sequence[str]) -> bool:
         is_yaml = path.suffix == ".yaml"
         if is_yaml and word.startswith("jobs/"):
             assert path.is_file(), f"{word} does not exist"
-        elif is_yaml or (job.checkpoint_fills and "=" not in word and not word.startswith("-")):
+        elif is_yaml or (job.checkpoint_setting and "=" not in word and not word.startswith("-")):
             file = path if is_yaml else path / "config.yaml"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.touch()
@@ -207,8 +213,8 @@ def spans_of_settings() -> list[tuple[str, str]]:
 
 @cache
 def known_settings() -> list[tuple[Job, set[str]]]:
-    jobs = [*JOBS.values(), *BENCHMARKS.values()]
-    return [(job, {setting.name for setting in list_settings(import_object(job.config))}) for job in jobs]
+    jobs = [*JOBS.values(), *(benchmark.job(name) for name, benchmark in BENCHMARKS.items())]
+    return [(job, {setting.name for setting in list_settings(job.config)}) for job in jobs]
 
 
 @pytest.mark.parametrize(("page", "text"), spans_of_settings(), ids=str)
@@ -221,9 +227,8 @@ def test_settings_that_a_page_names_are_those_of_a_job(page: str, text: str) -> 
 
 
 def takes(job: Job, words: Sequence[str]) -> bool:
-    config_class = import_object(job.config)
     try:
-        settings.check_partial(config_class, read_sources(config_class, [], words))
+        settings.check_partial(job.config, read_sources(job.config, [], words))
     except ConfigError:
         return False
     return True

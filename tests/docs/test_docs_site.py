@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from benchmarks.command import BENCHMARKS
-from cyclesep.cli.main import JOBS, import_object
+from cyclesep.cli.registry import JOBS
 from cyclesep.config.schema import list_settings
 from tests.support.paths import CHECKOUT
 
@@ -70,6 +70,6 @@ def test_the_site_holds_together_and_needs_no_network(site: Path) -> None:
 @pytest.mark.parametrize("name", [*JOBS, "benchmark"])
 def test_every_job_has_a_page_with_all_its_settings(site: Path, name: str) -> None:
     text = (site / "jobs" / f"{name}.html").read_text(encoding="utf-8")
-    for job in BENCHMARKS.values() if name == "benchmark" else [JOBS[name]]:
-        assert all(f">{setting.name}<" in text for setting in list_settings(import_object(job.config)))
+    for job in [each.job(name) for name, each in BENCHMARKS.items()] if name == "benchmark" else [JOBS[name]]:
+        assert all(f">{setting.name}<" in text for setting in list_settings(job.config))
         assert all(flag.name in text for flag in job.flags)

@@ -12,7 +12,8 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from cyclesep.cli.main import run_job, run_with_error_handling
+from cyclesep.cli.error_handling import run_with_error_handling
+from cyclesep.cli.main import run_job
 from cyclesep.cluster.connect import connect
 from cyclesep.data.ingest import IngestConfig, ingest
 from cyclesep.data.shards.reading import ShardReader
@@ -61,7 +62,7 @@ def read_only(disk: Path, config: IngestConfig) -> dict[str, Any]:
     remount(disk, "ro")
     err = io.StringIO()
     with redirect_stderr(err):
-        status = run_with_error_handling("ingest", lambda: len(ingest_alone(config).failed))
+        status = run_with_error_handling("cyclesep ingest", lambda: len(ingest_alone(config).failed))
     return {
         "status": status,
         "err": err.getvalue().splitlines(),

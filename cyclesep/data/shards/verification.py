@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import sys
 import tempfile
 import time
 import zlib
@@ -14,8 +13,6 @@ from pathlib import Path
 from typing import Annotated
 
 from annotated_types import Ge, Le, MinLen
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from cyclesep.data.shards import segments
 from cyclesep.data.shards.cache import ShardCache
@@ -122,32 +119,6 @@ def check(folder: Path | str, *, num_threads: int | None = None, advance: _Advan
         seconds=time.monotonic() - started,
         num_threads=threads,
     )
-
-
-def run(config: VerifyConfig) -> int:
-    """Check one corpus after the other and print what was found; the status is 1 if one is damaged or missing."""
-    damaged = 0
-    for folder in config.shards:
-        try:
-            found = _checked(folder, config.num_threads)
-            print(found.summary())
-            if found.damage:
-                raise ShardError(f"{folder}: {found.num_damaged} of {len(found.shards)} shards are damaged; {REMEDY}")
-        except ShardError as problem:
-            print(f"cyclesep verify: error: {problem}", file=sys.stderr)
-            damaged += 1
-    return 1 if damaged else 0
-
-
-def _checked(folder: str, num_threads: int | None) -> Verification:
-    total = sum(shard.bytes for track in ShardReader(folder).manifest.tracks for shard in track.shards)
-    console = Console(stderr=True)
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(
-        TextColumn("{task.description}"), *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
-        bar = progress.add_task("verify", total=total)
-        return check(folder, num_threads=num_threads, advance=lambda num_bytes: progress.advance(bar, num_bytes))
 
 
 @contextmanager

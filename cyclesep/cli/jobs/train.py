@@ -1,0 +1,55 @@
+"""`cyclesep train`: train a separator."""
+
+from typing import TYPE_CHECKING
+
+from cyclesep.cli.job import Job
+from cyclesep.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from cyclesep.checkpoints import CheckpointMetadata
+
+
+def run(config: TrainConfig) -> int:
+    """Train a separator, or resume a run, and print the result."""
+    from cyclesep.cluster.connect import connect
+    from cyclesep.data.shards.reading import ShardReader
+    from cyclesep.reports.report import write_report
+    from cyclesep.reports.training_report import write_training_report
+    from cyclesep.storage.path import StoragePath
+    from cyclesep.storage.uri import display_path
+    from cyclesep.training.fit import fit
+
+    # Report wrong paths before Ray starts, which takes seconds.
+    ShardReader(config.shards)
+    StoragePath.of(config.output_dir).exists()
+    with connect():
+        result = fit(config)
+    folder = display_path(result.folder.uri)
+    print(f"{folder}: {_summary(result.progress)}")
+    print(f"best checkpoint {result.best.name}, last {result.last.name}; separate with checkpoint={folder}")
+    write_report(result.folder, write_training_report)
+    return 0
+
+
+def _summary(metadata: "CheckpointMetadata") -> str:
+    """Summarize a run in one line: steps, duration, hardware and validation scores."""
+    summary = f"{metadata.step} steps in {metadata.training_seconds:.0f} s on {metadata.hardware}"
+    if "validation/sdr" in metadata.metrics:
+        sdr, gain = metadata.metrics["validation/sdr"], metadata.metrics["validation/si_sdr_gain"]
+        summary += f"; validation SDR {sdr:.2f} dB, SI-SDR {gain:+.2f} dB over the mixture"
+    return summary
+
+
+JOB = Job(
+    name="train",
+    description="Train a separator on shards, with Ray Train, on one machine or many.",
+    config=TrainConfig,
+    run=run,
+    examples=(
+        "jobs/configs/quickstart/train.yaml",
+        "shards=data/musdb18 name=vocals targets=[vocals] num_workers=4 use_gpu=true",
+        "jobs/configs/quickstart/train.yaml method.recipe=supervised name=supervised-baseline",
+        "runs/quickstart/step-00000700 name=longer steps=1400",
+    ),
+    checkpoint_setting="init_from",
+)
