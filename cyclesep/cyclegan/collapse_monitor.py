@@ -6,37 +6,14 @@ To let everything through is a minimum of the remix cycle where no truth is know
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-from annotated_types import Ge, Gt
-
+from cyclesep.cyclegan.config import CollapseConfig
 from cyclesep.errors import TrainingError
 
 DECAY = 0.98
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CollapseConfig:
-    """When a separator counts as collapsed, and what follows."""
-
-    min_output_energy: Annotated[float, Ge(0)] = 1e-3
-    """Energy of the estimates over that of the mixtures, averaged over steps, below which they count as silent."""
-
-    output_patience: Annotated[int, Gt(0)] = 100
-    """Steps in a row below it after which the alarm is raised, once."""
-
-    min_removed_energy: Annotated[float, Ge(0)] = 0.1
-    """Unpaired crops: energy of what estimates remove from the mixtures over that of the mixtures, averaged likewise,
-    below which all counts as let through; 0 where the targets nearly are the mixtures."""
-
-    removed_patience: Annotated[int, Gt(0)] = 500
-    """Steps in a row below it after which that alarm is raised, once."""
-
-    fail: bool = False
-    """End the run when an alarm is raised, instead of a warning."""
 
 
 class CollapseMonitor:

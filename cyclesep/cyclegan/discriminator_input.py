@@ -2,13 +2,11 @@
 
 import dataclasses
 import math
-from dataclasses import dataclass
-from typing import Annotated, Literal
 
 import torch
-from annotated_types import Gt
 from torch import Tensor
 
+from cyclesep.cyclegan.config import DiscriminatorInputConfig
 from cyclesep.cyclegan.recipes import DiscriminatorPair
 
 # Waveforms quieter than this, relative to the mixtures (-26 dB), are not brought to full level for a discriminator.
@@ -17,22 +15,6 @@ FLOOR = 0.05
 HIGHEST_SHARE = 0.95
 # Each edge of the band is half a cosine, from half the low limit and to this multiple of the high one.
 HIGH_EDGE = 1.05
-
-Hertz = Annotated[float, Gt(0)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiscriminatorInputConfig:
-    """What real and fake waveforms are brought to before a discriminator compares them."""
-
-    normalize_level: bool = True
-    """Bring each waveform to one level; much quieter ones than the mixtures are left quiet."""
-
-    band_limit: Literal["unpaired", "always", "never"] = "unpaired"
-    """When to compare inside `band_hz` only: where recordings of two sources meet, always, or never."""
-
-    band_hz: tuple[Hertz, Hertz] = (40.0, 16000.0)
-    """The band that is compared, in Hz: above rumble and offsets, below what lossy formats cut off."""
 
 
 def matched(

@@ -7,35 +7,16 @@ which makes it independent of how a batch is divided.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
+from cyclesep.cyclegan.config import LossBalancerConfig
 from cyclesep.cyclegan.distributed import DistributedContext
 
 ADVERSARIAL = ("adversarial", "feature_matching")
 EPSILON = 1e-12
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossBalancerConfig:
-    """Whether weights weigh losses (as they are) or their gradients."""
-
-    enabled: bool = False
-    """Let the weight of a term be its share of the gradient instead of a factor of its loss."""
-
-    adversarial_gradient_share: Annotated[float, Gt(0), Lt(1)] | None = None
-    """Share of the gradient that all terms through discriminators make together; empty: as the weights say."""
-
-    decay: Annotated[float, Ge(0), Lt(1)] = 0.99
-    """Decay per step of the averages of the gradient norms."""
-
-    @property
-    def active(self) -> bool:
-        return self.enabled or self.adversarial_gradient_share is not None
 
 
 class LossBalancer:

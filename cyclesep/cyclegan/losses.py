@@ -5,15 +5,14 @@ over them.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cyclesep.cyclegan.config import AdversarialForm
 from cyclesep.cyclegan.distributed import Reducer, identity
 
-AdversarialForm = Literal["lsgan", "relativistic", "hinge"]
 FeatureMaps = list[list[Tensor]]
 
 EPSILON = 1e-8

@@ -14,11 +14,11 @@ from torch.nn.parallel import DistributedDataParallel
 from cyclesep.cyclegan import losses
 from cyclesep.cyclegan.adversarial import AdversarialLoss
 from cyclesep.cyclegan.collapse_monitor import CollapseMonitor
-from cyclesep.cyclegan.config import MethodConfig
+from cyclesep.cyclegan.config import TARGET, MethodConfig
 from cyclesep.cyclegan.distributed import DistributedContext
 from cyclesep.cyclegan.loss_balancer import LossBalancer, gradient_norms
 from cyclesep.cyclegan.optimization import adam, schedule, step_if_finite, update_ema
-from cyclesep.cyclegan.recipes import TARGET, DiscriminatorPair
+from cyclesep.cyclegan.recipes import FORWARD, DiscriminatorPair
 from cyclesep.data.crops.dataset import Batch
 from cyclesep.errors import ConfigError
 from cyclesep.models.discriminators.discriminator import build_discriminator
@@ -67,7 +67,7 @@ class CycleGAN:
         warm-up).
         """
         self.config = config
-        self.recipe = config.definition
+        self.recipe = config.recipe_spec
         self.weights = {name: weight for name, weight in config.weights.items() if weight > 0}
         self.device = torch.device(device)
         self.num_steps = num_steps
@@ -184,7 +184,7 @@ class CycleGAN:
     def _backward_generators(self, part: Batch, rng: torch.Generator, *, share: float) -> _Part:
         """All terms of one part of the batch and their gradients, weighted and scaled by `share`."""
         with self._autocast(), self._recorded_outputs() as outputs:
-            passes = self.recipe.passes(self._wrapped, part)
+            passes = FORWARD[self.recipe.forward](self._wrapped, part)
             terms = {name: term() for name, term in passes.terms.items() if self._counts(name)}
             judged = self._adversary.prepared(passes.judged, rng, paired=part.paired) if self._adversarial_now() else {}
             matching = self._counts("feature_matching")
@@ -270,7 +270,7 @@ class CycleGAN:
                 group["lr"] = peak * factor
 
     def _refuse_unfit(self, batch: Batch) -> None:
-        if self.recipe.pairs == "all" and not batch.paired:
+        if self.recipe.paired_batches == "all" and not batch.paired:
             raise ConfigError(
                 f"recipe={self.config.recipe} needs targets aligned with their mixtures, the crops are unpaired; "
                 "choose recipe=remix, or paired crops"

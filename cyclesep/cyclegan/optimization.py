@@ -1,45 +1,12 @@
-"""Adam, its learning rates along a run, the moving average of weights, and their config."""
+"""Adam, the learning-rate schedule and the moving average of weights."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Literal
 
 import torch
-from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
 
-Rate = Annotated[float, Gt(0)]
-Betas = tuple[Annotated[float, Ge(0), Lt(1)], Annotated[float, Ge(0), Lt(1)]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """Adam for the generators and for the discriminators, and the moving average of the separator."""
-
-    lr_separator: Rate | None = None
-    """Peak learning rate of the generators; empty takes the preset's (modern 0.001, seed 0.0002)."""
-
-    lr_discriminator: Rate | None = None
-    """Peak learning rate of the discriminators; empty takes the preset's (modern 0.0005, seed 0.0002)."""
-
-    betas_separator: Betas | None = None
-    """Adam's decay rates for the generators; empty takes the preset's (modern 0.8, 0.99; seed 0.5, 0.9)."""
-
-    betas_discriminator: Betas = (0.5, 0.9)
-    """Adam's decay rates for the discriminators."""
-
-    warmup_steps: Annotated[int, Ge(0)] | None = None
-    """Steps over which the learning rates rise from nothing; empty takes the preset's (modern 50, seed 0)."""
-
-    schedule: Literal["constant", "cosine"] | None = None
-    """After the warm-up constant, or half a cosine to 0 at the last step; empty: modern cosine, seed constant."""
-
-    clip_norm: Annotated[float, Gt(0)] = 5.0
-    """Largest gradient norm of a half-step; longer gradients are shortened to it."""
-
-    ema_decay: Annotated[float, Ge(0), Lt(1)] = 0.999
-    """Decay per step of the moving average of the separator's weights, which is what is validated and shipped."""
+from cyclesep.cyclegan.config import OptimizerConfig
 
 
 def enable_tf32(*, tf32: bool = True) -> None:

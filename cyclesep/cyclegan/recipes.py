@@ -7,18 +7,15 @@ named terms that are computed only if they are wanted, and as pairs of real and 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from cyclesep.cyclegan import losses
+from cyclesep.cyclegan.config import MIXTURE, TARGET
 from cyclesep.data.crops.dataset import Batch
 
-RecipeName = Literal["remix", "cyclegan", "paired", "supervised"]
 Term = Callable[[], Tensor]
-
-TARGET, MIXTURE = "target_discriminator", "mixture_discriminator"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,21 +39,6 @@ class Passes:
     """What the first pass made: estimates of the targets in the real mixtures, `(batch, targets, channels, time)`."""
     terms: Mapping[str, Term]
     judged: Mapping[str, DiscriminatorPair]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """A step function, the networks it needs and the weight of each of its terms."""
-
-    passes: Callable[[Mapping[str, nn.Module], Batch], Passes]
-    generators: tuple[str, ...]
-    discriminators: tuple[str, ...]
-    pairs: Literal["none", "some", "all"]
-    """Which of its batches must be paired for it to be what its name says."""
-    weights: Mapping[str, float]
-    """Weights of the modern preset."""
-    notebook_weights: Mapping[str, float]
-    """Where the seed preset differs."""
 
 
 def remix(networks: Mapping[str, nn.Module], batch: Batch) -> Passes:
@@ -178,53 +160,6 @@ def _targets(batch: Batch, estimate: Tensor, also_fake: Tensor | None = None) ->
     )
 
 
-_REGRESSION = {"reconstruction": 10.0, "spectral": 1.0, "si_sdr": 0.0}
-_NO_REGRESSION = dict.fromkeys(_REGRESSION, 0.0)
-_ADVERSARIAL = {"adversarial": 1.0, "feature_matching": 0.0}
-_CYCLE = {"cycle": 10.0, "identity": 0.5}
-
-RECIPES: Mapping[RecipeName, Recipe] = MappingProxyType(
-    {
-        "remix": Recipe(
-            passes=remix,
-            generators=("separator",),
-            discriminators=(TARGET, MIXTURE),
-            pairs="none",
-            weights=_ADVERSARIAL | {"bootstrap": 10.0, "cycle": 0.0, "identity": 0.5, "swap_cycle": 0.0} | _REGRESSION,
-            notebook_weights=_CYCLE | {"bootstrap": 0.0} | _NO_REGRESSION,
-        ),
-        "cyclegan": Recipe(
-            passes=cyclegan,
-            generators=("separator", "mixer"),
-            discriminators=(TARGET, MIXTURE),
-            pairs="none",
-            weights=_ADVERSARIAL | {"cycle": 10.0, "identity": 5.0} | _REGRESSION,
-            notebook_weights=_NO_REGRESSION,
-        ),
-        "paired": Recipe(
-            passes=paired,
-            generators=("separator",),
-            discriminators=(TARGET,),
-            pairs="some",
-            weights={"adversarial": 0.1, "feature_matching": 0.2, "identity": 1.0} | _REGRESSION,
-            notebook_weights={"adversarial": 1.0, "feature_matching": 0.0, "spectral": 0.0},
-        ),
-        "supervised": Recipe(
-            passes=supervised,
-            generators=("separator",),
-            discriminators=(),
-            pairs="all",
-            weights=_REGRESSION,
-            notebook_weights={"spectral": 0.0},
-        ),
-    }
-)
-
-NOTEBOOK = Recipe(
-    passes=notebook,
-    generators=("separator",),
-    discriminators=(TARGET, MIXTURE),
-    pairs="all",
-    weights=_ADVERSARIAL | _CYCLE,
-    notebook_weights={},
+FORWARD: Mapping[str, Callable[[Mapping[str, nn.Module], Batch], Passes]] = MappingProxyType(
+    {"remix": remix, "cyclegan": cyclegan, "paired": paired, "supervised": supervised, "notebook": notebook}
 )

@@ -56,7 +56,7 @@ def dry_run_step(config: TrainConfig, reader: ShardReader) -> None:
 def _refuse_unfit_crops(config: TrainConfig) -> None:
     """What a step would refuse too, but perhaps not the first one."""
     method, pairing = config.method, config.crops.pairing
-    pairs = method.definition.pairs
+    pairs = method.recipe_spec.paired_batches
     if (pairs == "all" and pairing not in ("paired", "on_the_fly")) or (pairs == "some" and pairing == "unpaired"):
         asked = "notebook_exact=true" if method.notebook_exact else f"recipe={method.recipe}"
         raise ConfigError(

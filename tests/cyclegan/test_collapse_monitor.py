@@ -5,7 +5,8 @@ import math
 
 import pytest
 
-from cyclesep.cyclegan.collapse_monitor import CollapseConfig, CollapseMonitor
+from cyclesep.cyclegan.collapse_monitor import CollapseMonitor
+from cyclesep.cyclegan.config import CollapseConfig
 from cyclesep.errors import TrainingError
 
 LOW = CollapseConfig(min_output_energy=0.01, output_patience=3, min_removed_energy=0.05, removed_patience=4)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cyclesep.cyclegan.discriminator_input import DiscriminatorInputConfig, at_one_level, band_limited, matched
+from cyclesep.cyclegan.config import DiscriminatorInputConfig
+from cyclesep.cyclegan.discriminator_input import at_one_level, band_limited, matched
 from cyclesep.cyclegan.recipes import DiscriminatorPair
 
 RATE = 16000

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from cyclesep.cyclegan.config import LossBalancerConfig
 from cyclesep.cyclegan.distributed import DistributedContext
-from cyclesep.cyclegan.loss_balancer import LossBalancer, LossBalancerConfig, gradient_norms
+from cyclesep.cyclegan.loss_balancer import LossBalancer, gradient_norms
 
 WEIGHTS = {"cycle": 10.0, "identity": 5.0, "adversarial": 1.0}
 

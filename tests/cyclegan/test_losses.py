@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cyclesep.cyclegan import losses
+from cyclesep.cyclegan.config import AdversarialForm
 from cyclesep.cyclegan.distributed import Reducer
 
 torch.set_num_threads(1)
@@ -89,7 +90,7 @@ def test_relativistic_by_hand() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_subnetworks_count_alike_whatever_their_number_of_logits(form: losses.AdversarialForm) -> None:
+def test_subnetworks_count_alike_whatever_their_number_of_logits(form: AdversarialForm) -> None:
     real, fake = [torch.ones(1), torch.zeros(50)], [torch.zeros(1), torch.ones(50)]
     alone = [losses.discriminator_loss(form, [r], [f]).item() for r, f in zip(real, fake, strict=True)]
     assert losses.discriminator_loss(form, real, fake).item() == pytest.approx(sum(alone) / 2)
@@ -127,7 +128,7 @@ def test_the_gradient_penalty_of_a_squared_score_by_hand_and_its_own_gradient() 
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_half_batches_on_two_ranks_give_the_loss_and_gradient_of_the_whole(form: losses.AdversarialForm) -> None:
+def test_half_batches_on_two_ranks_give_the_loss_and_gradient_of_the_whole(form: AdversarialForm) -> None:
     torch.manual_seed(0)
     whole_real, whole_fake = torch.randn(8, dtype=torch.float64), torch.randn(8, dtype=torch.float64)
     whole_real.requires_grad_()

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from cyclesep.config import settings
-from cyclesep.cyclegan.config import MethodConfig
+from cyclesep.cyclegan.config import RECIPES, MethodConfig, OptimizerConfig
 from cyclesep.cyclegan.distributed import DistributedContext
 from cyclesep.cyclegan.model import CycleGAN
-from cyclesep.cyclegan.optimization import OptimizerConfig, schedule
-from cyclesep.cyclegan.recipes import RECIPES
+from cyclesep.cyclegan.optimization import schedule
+from cyclesep.cyclegan.recipes import FORWARD
 from cyclesep.data.crops.dataset import Batch
 from cyclesep.errors import ConfigError
-from cyclesep.models.discriminators.discriminator import DiscriminatorConfig
-from cyclesep.models.separators.separator import SeparatorConfig
+from cyclesep.models.discriminators.config import DiscriminatorConfig
+from cyclesep.models.separators.config import SeparatorConfig
 from tests.support.tiny_models import RATE, TINY, build, noise_batch, weights_of
 
 torch.set_num_threads(1)
@@ -175,7 +175,7 @@ def test_the_remix_cycle_is_zero_for_a_perfect_separator() -> None:
             return torch.fft.irfft(torch.fft.rfft(mixture) * half_bands(mixture.shape[-1])[0]).unsqueeze(1)
 
     known = Batch(mixture=low + high, target=low.unsqueeze(1), paired=True)
-    passes = RECIPES["remix"].passes({"separator": LowBand()}, known)
+    passes = FORWARD["remix"]({"separator": LowBand()}, known)
     assert {name: float(passes.terms[name]()) for name in ("cycle", "identity", "reconstruction")} == pytest.approx(
         {"cycle": 0.0, "identity": 0.0, "reconstruction": 0.0}, abs=1e-6
     )

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cyclesep.cyclegan.config import MethodConfig
+from cyclesep.cyclegan.config import RECIPES, MethodConfig
 from cyclesep.cyclegan.model import CycleGAN
-from cyclesep.cyclegan.recipes import NOTEBOOK, RECIPES, roll_half_batch
+from cyclesep.cyclegan.recipes import FORWARD, roll_half_batch
 from cyclesep.data.crops.dataset import Batch
 from cyclesep.errors import ConfigError
 from tests.support.tiny_models import build, noise_batch
@@ -71,7 +71,7 @@ def test_bootstrapping_is_the_cycle_without_a_gradient_through_the_residual() ->
     separator = Scaled(0.5)
     separator.share = share = torch.tensor(0.5, requires_grad=True)  # type: ignore[assignment]
     mixture, target = torch.full((1, 1, 16), 4.0), torch.full((1, 1, 1, 16), 6.0)
-    passes = RECIPES["remix"].passes({"separator": separator}, Batch(mixture=mixture, target=target, paired=False))
+    passes = FORWARD["remix"]({"separator": separator}, Batch(mixture=mixture, target=target, paired=False))
     # Remixed: 4 - 4 s + 6, of which a share s is 4 for s = 1/2, 2 less than the target.
     cycle, bootstrap = passes.terms["cycle"](), passes.terms["bootstrap"]()
     assert (cycle.item(), bootstrap.item()) == pytest.approx((2.0, 2.0))
@@ -82,12 +82,12 @@ def test_bootstrapping_is_the_cycle_without_a_gradient_through_the_residual() ->
 
 @pytest.mark.parametrize("size", [2, 3, 5, 8])
 def test_the_swap_cycle_of_a_perfect_separator_is_zero(size: int) -> None:
-    passes = RECIPES["remix"].passes({"separator": Low()}, noise_batch(size=size))
+    passes = FORWARD["remix"]({"separator": Low()}, noise_batch(size=size))
     assert float(passes.terms["swap_cycle"]()) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_the_swap_cycle_of_a_silent_separator_is_zero_which_is_why_it_comes_late() -> None:
-    passes = RECIPES["remix"].passes({"separator": Scaled(0.0)}, noise_batch())
+    passes = FORWARD["remix"]({"separator": Scaled(0.0)}, noise_batch())
     assert float(passes.terms["swap_cycle"]()) == 0.0
 
 
@@ -96,7 +96,7 @@ def test_the_swap_cycle_by_hand() -> None:
     # together, 2 + 2 stands against 2 and against 6.
     mixture = torch.tensor([2.0, 6.0]).reshape(2, 1, 1).expand(2, 1, 16)
     batch = Batch(mixture=mixture, target=mixture.unsqueeze(1), paired=False)
-    passes = RECIPES["remix"].passes({"separator": Scaled(0.5)}, batch)
+    passes = FORWARD["remix"]({"separator": Scaled(0.5)}, batch)
     assert float(passes.terms["swap_cycle"]()) == pytest.approx(2.0)
 
 
@@ -154,7 +154,7 @@ def test_the_ancestors_first_pass_gets_the_target_and_leaves_no_graph() -> None:
     separator = Scaled(0.5)
     separator.share = torch.tensor(0.5, requires_grad=True)  # type: ignore[assignment]
     batch = noise_batch()
-    passes = NOTEBOOK.passes({"separator": separator}, batch)
+    passes = FORWARD["notebook"]({"separator": separator}, batch)
     assert not passes.estimate.requires_grad
     torch.testing.assert_close(passes.estimate, 0.5 * batch.target)
     torch.testing.assert_close(passes.judged["mixture_discriminator"].fake, batch.mixture + 0.5 * batch.target.sum(1))

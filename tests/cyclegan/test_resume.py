@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from cyclesep.cyclegan.recipes import RECIPES
+from cyclesep.cyclegan.config import RECIPES
 from tests.support.tiny_models import build, flattened, noise_batch
 
 SEPARATOR = {"channels": 8, "depth": 1}

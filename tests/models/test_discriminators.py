@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cyclesep.models.discriminators.discriminator import Discriminator, DiscriminatorConfig, build_discriminator
+from cyclesep.models.discriminators.config import DiscriminatorConfig
+from cyclesep.models.discriminators.discriminator import Discriminator, build_discriminator
 from cyclesep.models.discriminators.wavegan import WaveGANDiscriminator, phase_shuffle
 
 torch.set_num_threads(1)

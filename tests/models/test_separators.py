@@ -11,7 +11,8 @@ from benchmarks.step_baselines import copy_weights
 from cyclesep.config import settings
 from cyclesep.errors import ConfigError
 from cyclesep.models.separators.band_unet import rotated
-from cyclesep.models.separators.separator import Separator, SeparatorConfig, build_separator
+from cyclesep.models.separators.config import SeparatorConfig
+from cyclesep.models.separators.separator import Separator, build_separator
 from cyclesep.models.separators.tfsep import TFSep, band_widths
 from cyclesep.models.separators.wavegan import FoldedUpsampling, WaveGANSeparator
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cyclesep.models.separators.separator import SeparatorConfig, build_separator
+from cyclesep.models.separators.config import SeparatorConfig
+from cyclesep.models.separators.separator import build_separator
 from cyclesep.models.separators.stft import RealSpectrogram, Spectrogram, without_complex_numbers
 
 torch.set_num_threads(1)

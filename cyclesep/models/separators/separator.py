@@ -1,43 +1,15 @@
 """What all separators share: their config, the level of the input, and estimates that sum to the mixture."""
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
-
-from annotated_types import Ge, Gt, MultipleOf
 from torch import Tensor, nn
 
 from cyclesep.errors import ConfigError
+from cyclesep.models.separators.config import SeparatorConfig
 from cyclesep.models.separators.tfsep import TFSep
 from cyclesep.models.separators.wavegan import WaveGANSeparator
 from cyclesep.models.separators.waveunet import WaveUNet
 
 # Below this RMS (-100 dBFS) a window counts as silent and is no longer brought to unit level.
 SILENCE_RMS = 1e-5
-
-
-@dataclass(frozen=True, kw_only=True)
-class SeparatorConfig:
-    """Which separator, and how big."""
-
-    name: Literal["wavegan", "waveunet", "tfsep"] | None = None
-    """`waveunet` (waveform U-Net), `tfsep` (complex spectrogram mask), `wavegan` (the original notebook's); empty: the preset's,
-    and of the modern one tfsep on GPUs from 32 kHz on, otherwise waveunet."""
-
-    channels: Annotated[int, Gt(0), MultipleOf(8)] | None = None
-    """Channels of the first layer, a multiple of 8; empty takes the network's own (waveunet 16, tfsep 64, wavegan 64)."""
-
-    depth: Annotated[int, Gt(0)] | None = None
-    """Levels of `waveunet` (4), blocks of `tfsep` (5), residual blocks of `wavegan` (8); empty takes that number."""
-
-    unet_levels: Annotated[int, Ge(0)] | None = None
-    """Halvings of the number of bands of `tfsep`, its widths doubling, with attention at the bottom; 0: neither;
-    empty: 2, which with the other sizes left empty makes 6.4 million parameters."""
-
-    original_layers: bool = False
-    """`wavegan` as the original notebook had it: batch norm, no activation between its up-samplings, input as loud as it comes."""
-
-    mixture_consistency: bool = True
-    """Make the estimates of several targets sum to the mixture; turn it off if the targets leave part of it out."""
 
 
 class Separator(nn.Module):
