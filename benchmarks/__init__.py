@@ -1,1 +1,1 @@
-"""Benchmarks, run by `python jobs/benchmark.py NAME`: one module each, with a config and a `run` that returns tables."""
+"""Benchmarks, run by `python jobs/benchmark.py NAME`: one module each, whose `run` returns tables."""

@@ -1,1 +1,1 @@
-"""What a run, a checkpoint or shards are, in one screen or as JSON."""
+"""`cyclesep info`: descriptions of runs, checkpoints and shards, as text or JSON."""

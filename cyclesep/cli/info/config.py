@@ -1,4 +1,4 @@
-"""What `cyclesep info` is told."""
+"""Configuration of `cyclesep info`."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -9,16 +9,16 @@ from pydantic import Field
 
 @dataclass(frozen=True, kw_only=True)
 class InfoConfig:
-    """What to describe, and how closely."""
+    """What to describe."""
 
     paths: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Runs (folders, or names below `runs`), checkpoints, shards: folders, or s3://bucket/prefix."""
+    """Runs (folders, or names in `runs`), checkpoints or shards, local or s3://bucket/prefix."""
 
     audio: bool = False
-    """Read the audio of shards, and tell the integrated loudness (LUFS, ITU-R BS.1770-4) of each stem."""
+    """Read the audio of shards and report the integrated loudness (LUFS, ITU-R BS.1770-4) of each stem."""
 
     silence_threshold_db: Annotated[float, Lt(0)] = -60.0
-    """A second of a stem with less mean power than this, in dB re full scale, counts as silent."""
+    """A second of a stem with a mean power below this, in dB re full scale, counts as silent."""
 
     json: bool = False
     """Print one JSON document on stdout."""

@@ -1,4 +1,4 @@
-"""What is told of shards, checkpoints and runs; reading shards takes no torch, which takes seconds to import."""
+"""Descriptions of shards, checkpoints and runs; this module does not import torch, which takes seconds."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,18 +24,18 @@ class StemStatistics:
     tracks: int
     hours: float
     level_db: float | None
-    """Mean power of its seconds that are not silent, in dB re full scale; None if all are."""
-    silent_share: float
-    """Share of its seconds that are silent."""
+    """Mean power of its seconds that are not silent, in dB re full scale; None if all are silent."""
+    silent_fraction: float
+    """Fraction of its seconds that are silent."""
     lufs: float | None = None
-    """Median over tracks of the integrated loudness; None if it was not asked for, or all is below the gate."""
+    """Median over tracks of the integrated loudness; None if not requested, or if all tracks are below the gate."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusDescription:
-    """What shards hold."""
+    """The tracks and stems in a folder of shards."""
 
-    place: str
+    path: str
     sample_rate: int
     channels: int
     tracks: int
@@ -44,9 +44,9 @@ class CorpusDescription:
     stems: tuple[StemStatistics, ...]
     silence_threshold_db: float
     clipped_tracks: int
-    """Tracks with samples that sit at full scale three or more in a row."""
+    """Tracks with three or more consecutive samples at full scale."""
     warned_tracks: int
-    """Tracks that the ingest has a warning about; the manifest holds the sentences."""
+    """Tracks with warnings of the ingest, whose text is in the manifest."""
     disk_bytes: int
     """Bytes of the shards, without the manifest."""
     digest: str
@@ -55,10 +55,10 @@ class CorpusDescription:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointDescription:
-    """One checkpoint: its card, its size, and in what its training differs from the defaults."""
+    """One checkpoint: its metadata, its size, and its training settings that differ from the defaults."""
 
-    place: str
-    card: "CheckpointMetadata"
+    path: str
+    metadata: "CheckpointMetadata"
     separator: str
     parameters: int
     changed_settings: dict[str, Any]
@@ -67,23 +67,24 @@ class CheckpointDescription:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scores:
-    """An evaluation that lies in a run's folder."""
+class EvaluationScores:
+    """The scores of an evaluation inside a run folder."""
 
-    place: str
+    path: str
     rows: tuple[dict[str, Any], ...]
     """As in summary.json: split, target, system, and medians in dB."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunDescription:
-    """A run: its best checkpoint, all checkpoints, and the evaluations beside them."""
+    """A run: its best checkpoint, the names of all checkpoints, and its evaluations."""
 
-    place: str
+    path: str
     best: CheckpointDescription | None
+    """The best checkpoint; of an unfinished run the last one."""
     checkpoints: tuple[str, ...]
     finished: bool
-    evaluations: tuple[Scores, ...]
+    evaluations: tuple[EvaluationScores, ...]
     disk_bytes: int
     kind: str = "run"
 

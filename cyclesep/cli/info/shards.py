@@ -1,4 +1,4 @@
-"""Statistics of shards: out of the manifest alone, or with `audio` out of every sample."""
+"""Statistics of shards, from the manifest alone or, for loudness, from the audio."""
 
 import statistics
 import warnings
@@ -6,24 +6,24 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from cyclesep import storage
 from cyclesep.cli.info.descriptions import CorpusDescription, SplitStatistics, StemStatistics
 from cyclesep.data.shards.manifest import ShardManifest, TrackRecord, read_manifest
 from cyclesep.data.shards.reading import ShardReader
+from cyclesep.storage.uri import display_path
 
-# BS.1770 gates blocks of 0.4 s: a shorter track has no loudness.
-_SHORTEST_SECONDS = 0.4
+# BS.1770 gates blocks of 0.4 s; loudness is undefined for a shorter track.
+_MIN_SECONDS = 0.4
 
 
-def describe_shards(place: str, *, silence_threshold_db: float = -60.0, audio: bool = False) -> CorpusDescription:
-    """Describe the shards in a folder or at `s3://bucket/prefix`; `audio` reads them whole.
+def describe_shards(path: str, *, silence_threshold_db: float = -60.0, audio: bool = False) -> CorpusDescription:
+    """Describe the shards in a folder or at `s3://bucket/prefix`; `audio` reads all of their audio to measure loudness.
 
-    Raises ShardError if there are none or they are damaged, StorageError if a bucket cannot be read.
+    Raises ShardError if the shards are missing or damaged, StorageError if a bucket cannot be read.
     """
-    manifest = read_manifest(place)
-    lufs = _loudness(ShardReader(place)) if audio else {}
+    manifest = read_manifest(path)
+    lufs = _loudness(ShardReader(path)) if audio else {}
     return CorpusDescription(
-        place=storage.shown(place),
+        path=display_path(path),
         sample_rate=manifest.sample_rate,
         channels=manifest.channels,
         tracks=len(manifest.tracks),
@@ -46,35 +46,35 @@ def _split(manifest: ShardManifest, name: str) -> SplitStatistics:
 def _stem(manifest: ShardManifest, name: str, silence_threshold_db: float, lufs: Sequence[float]) -> StemStatistics:
     tracks = [track for track in manifest.tracks if name in track.stems]
     levels = np.array([level for track in tracks for level in track.loudness_db[name]])
-    heard = levels[levels >= silence_threshold_db]
+    audible = levels[levels >= silence_threshold_db]
     return StemStatistics(
         name=name,
         tracks=len(tracks),
         hours=sum(track.seconds for track in tracks) / 3600,
-        level_db=float(10 * np.log10(np.mean(10 ** (heard / 10)))) if heard.size else None,
-        silent_share=float(1 - heard.size / levels.size) if levels.size else 1.0,
+        level_db=float(10 * np.log10(np.mean(10 ** (audible / 10)))) if audible.size else None,
+        silent_fraction=float(1 - audible.size / levels.size) if levels.size else 1.0,
         lufs=statistics.median(lufs) if lufs else None,
     )
 
 
 def _loudness(reader: ShardReader) -> dict[str, list[float]]:
-    """Integrated loudness of each stem of each track that is long and loud enough to have one, by stem."""
-    found: dict[str, list[float]] = {}
+    """Return by stem the integrated loudness in each track that is long and loud enough to have one."""
+    loudness_by_stem: dict[str, list[float]] = {}
     for track in reader.manifest.tracks:
-        if track.seconds >= _SHORTEST_SECONDS:
-            for stem, loudness in _of_track(reader, track):
-                found.setdefault(stem, []).append(loudness)
-    return found
+        if track.seconds >= _MIN_SECONDS:
+            for stem, loudness in _track_loudness(reader, track):
+                loudness_by_stem.setdefault(stem, []).append(loudness)
+    return loudness_by_stem
 
 
-def _of_track(reader: ShardReader, track: TrackRecord) -> Iterator[tuple[str, float]]:
-    # Here, because only this needs it.
+def _track_loudness(reader: ShardReader, track: TrackRecord) -> Iterator[tuple[str, float]]:
+    """Yield each stem of a track with its loudness in LUFS."""
     import pyloudnorm
 
     meter = pyloudnorm.Meter(track.sample_rate)
     for stem in track.stems:
         samples = reader.read(track, [stem], 0, track.num_samples)[0]
-        # The standard weighs five channels; of more, the first ones.
+        # BS.1770 defines weights for five channels; further channels are ignored.
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             loudness = float(meter.integrated_loudness(samples[:5].T.astype(np.float64)))

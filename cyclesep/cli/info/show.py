@@ -1,4 +1,4 @@
-"""Descriptions for people: a few lines and a small table each, 80 columns wide."""
+"""Descriptions as text in the terminal: a few lines and small tables, 80 columns wide."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +7,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from cyclesep.cli.info.descriptions import CheckpointDescription, CorpusDescription, Description, RunDescription, Scores
+from cyclesep.cli.info.descriptions import (
+    CheckpointDescription,
+    CorpusDescription,
+    Description,
+    EvaluationScores,
+    RunDescription,
+)
 from cyclesep.console.terminal_table import plain_table
 from cyclesep.evaluation import score_display
 
@@ -23,8 +29,8 @@ def show(description: Description, console: Console) -> None:
             _show_run(description, console)
 
 
-def size(num_bytes: int) -> str:
-    """Bytes as people read them: 950 B, 1.2 MB, 3.4 GB (powers of 1000)."""
+def format_bytes(num_bytes: int) -> str:
+    """Format a number of bytes with a unit: 950 B, 1.2 MB, 3.4 GB (powers of 1000)."""
     number = float(num_bytes)
     for unit in ("B", "kB", "MB", "GB"):
         if number < 1000:
@@ -33,8 +39,8 @@ def size(num_bytes: int) -> str:
     return f"{number:.1f} TB"
 
 
-def length(hours: float) -> str:
-    """Hours as people read them: seconds, minutes or hours."""
+def format_duration(hours: float) -> str:
+    """Format a duration in seconds, minutes or hours."""
     seconds = hours * 3600
     if seconds < 120:
         return f"{seconds:.1f} s"
@@ -42,17 +48,17 @@ def length(hours: float) -> str:
 
 
 def _show_corpus(corpus: CorpusDescription, console: Console) -> None:
-    splits = ", ".join(f"{split.name} {split.tracks} ({length(split.hours)})" for split in corpus.splits)
+    splits = ", ".join(f"{split.name} {split.tracks} ({format_duration(split.hours)})" for split in corpus.splits)
     _lines(
         console,
-        f"{corpus.place}: shards",
+        f"{corpus.path}: shards",
         {
-            "audio": f"{corpus.tracks} tracks, {length(corpus.hours)}, {corpus.sample_rate} Hz, {corpus.channels} "
-            f"channel{'s' * (corpus.channels > 1)}",
+            "audio": f"{corpus.tracks} tracks, {format_duration(corpus.hours)}, "
+            f"{_format(corpus.sample_rate, corpus.channels)}",
             "splits": splits,
-            "disk": size(corpus.disk_bytes),
+            "disk": format_bytes(corpus.disk_bytes),
             "clipped": f"{corpus.clipped_tracks} tracks" if corpus.clipped_tracks else "",
-            "warnings": f"{corpus.warned_tracks} tracks, told in the manifest" if corpus.warned_tracks else "",
+            "warnings": f"{corpus.warned_tracks} tracks (see the manifest)" if corpus.warned_tracks else "",
             "manifest": corpus.digest[:12],
         },
     )
@@ -62,55 +68,60 @@ def _show_corpus(corpus: CorpusDescription, console: Console) -> None:
         loudness = ["-" if stem.lufs is None else f"{stem.lufs:.1f}"] if with_lufs else []
         level = "-" if stem.level_db is None else f"{stem.level_db:.1f}"
         table.add_row(
-            stem.name, str(stem.tracks), length(stem.hours), level, f"{100 * stem.silent_share:.1f} %", *loudness
+            stem.name,
+            str(stem.tracks),
+            format_duration(stem.hours),
+            level,
+            f"{100 * stem.silent_fraction:.1f} %",
+            *loudness,
         )
     console.print()
     console.print(table)
-    told = f"level: mean power of the seconds above {corpus.silence_threshold_db:g} dB; silent: share of those below"
-    console.print(f"{told}; LUFS: median over tracks" if with_lufs else told, style="dim")
+    legend = f"level: mean power of seconds above {corpus.silence_threshold_db:g} dB; silent: seconds below that level"
+    console.print(f"{legend}; LUFS: median over tracks" if with_lufs else legend, style="dim")
 
 
 def _show_checkpoint(checkpoint: CheckpointDescription, console: Console) -> None:
-    _lines(console, f"{checkpoint.place}: checkpoint", _card(checkpoint))
+    _lines(console, f"{checkpoint.path}: checkpoint", _facts(checkpoint))
 
 
-def _card(checkpoint: CheckpointDescription) -> dict[str, str]:
-    card = checkpoint.card
+def _facts(checkpoint: CheckpointDescription) -> dict[str, str]:
+    metadata = checkpoint.metadata
+    duration = format_duration(metadata.training_seconds / 3600)
     metrics = [
-        f"{told} {card.metrics[name]:{form}} dB"
-        for name, told, form in (
+        f"{label} {metadata.metrics[name]:{form}} dB"
+        for name, label, form in (
             ("validation/sdr", "SDR", ".2f"),
-            ("validation/si_sdr_gain", "SI-SDR against the mixture", "+.2f"),
+            ("validation/si_sdr_gain", "SI-SDR over the mixture", "+.2f"),
         )
-        if name in card.metrics
+        if name in metadata.metrics
     ]
     return {
-        "separates": f"{', '.join(card.targets)} at {card.sample_rate} Hz, {card.channels} "
-        f"channel{'s' * (card.channels > 1)}",
+        "separates": f"{', '.join(metadata.targets)} at {_format(metadata.sample_rate, metadata.channels)}",
         "network": f"{checkpoint.separator}, {checkpoint.parameters:,} parameters",
-        "trained": f"{card.step} steps in {length(card.training_seconds / 3600)} on {card.hardware or 'unknown'}",
+        "trained": f"{metadata.step} steps in {duration} on {metadata.hardware or 'unknown'}",
         "validation": ", ".join(metrics),
-        "made by": f"cyclesep {card.version} {card.commit}",
-        "audio": f"manifest {card.manifest_digest[:12]}" if card.manifest_digest else "",
-        "disk": size(checkpoint.disk_bytes),
-        "settings": ", ".join(f"{name}={_word(value)}" for name, value in checkpoint.changed_settings.items()),
+        "made by": f"cyclesep {metadata.version} {metadata.commit}",
+        "audio": f"manifest {metadata.manifest_digest[:12]}" if metadata.manifest_digest else "",
+        "disk": format_bytes(checkpoint.disk_bytes),
+        "settings": ", ".join(f"{name}={_value(value)}" for name, value in checkpoint.changed_settings.items()),
     }
 
 
 def _show_run(run: RunDescription, console: Console) -> None:
     state = "" if run.finished else ", not finished"
     if run.best is None:
-        _lines(console, f"{run.place}: run{state}", {"checkpoints": "none yet", "disk": size(run.disk_bytes)})
+        _lines(console, f"{run.path}: run{state}", {"checkpoints": "none yet", "disk": format_bytes(run.disk_bytes)})
         return
-    disk = f"{size(run.disk_bytes)}, of which the best checkpoint {size(run.best.disk_bytes)}"
-    best = f"{Path(run.best.place).name} is {'the best' if run.finished else 'the last'} of {len(run.checkpoints)}"
-    _lines(console, f"{run.place}: run{state}", {"checkpoint": best} | _card(run.best) | {"disk": disk})
+    disk = f"{format_bytes(run.disk_bytes)}, of which the best checkpoint {format_bytes(run.best.disk_bytes)}"
+    best = f"{Path(run.best.path).name} is {'the best' if run.finished else 'the last'} of {len(run.checkpoints)}"
+    _lines(console, f"{run.path}: run{state}", {"checkpoint": best} | _facts(run.best) | {"disk": disk})
     for scores in run.evaluations:
         _show_scores(scores, console)
 
 
-def _show_scores(scores: Scores, console: Console) -> None:
-    console.print(f"\n{scores.place}")
+def _show_scores(scores: EvaluationScores, console: Console) -> None:
+    console.print(f"\n{scores.path}")
     console.print(score_display.summary_table(scores.rows))
 
 
@@ -125,5 +136,9 @@ def _lines(console: Console, title: str, facts: Mapping[str, str]) -> None:
     console.print(grid, markup=False)
 
 
-def _word(value: Any) -> str:
+def _format(sample_rate: int, channels: int) -> str:
+    return f"{sample_rate} Hz, {channels} channel{'s' * (channels > 1)}"
+
+
+def _value(value: Any) -> str:
     return "none" if value is None else str(value).replace("'", "").replace(" ", "")
