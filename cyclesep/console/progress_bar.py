@@ -1,6 +1,6 @@
-"""Where a job is, in a terminal: a bar with figures in one line, and a line below for what else there is to tell.
+"""The progress of a job in a terminal: a line with a bar and figures, and a status line below.
 
-Neither is ever wider than the terminal: rich's own columns would wrap, or leave no room for the bar.
+Neither line is wider than the terminal, where rich's own columns would wrap or leave no room for the bar.
 """
 
 import sys
@@ -14,17 +14,18 @@ from rich.table import Table
 from rich.text import Text
 from typing_extensions import override
 
-_BAR_CELLS, _SHORTEST_BAR_CELLS = 24, 6
-# Of a name that is cut, so much stays, at the cost of figures.
+_BAR_CELLS, _MIN_BAR_CELLS = 24, 6
+# A name is shortened to this length before figures are dropped.
 _NAME_CELLS = 10
 
 
 class LiveBar(Progress):
-    """Draws its tasks on stderr; nothing, where stderr is no terminal.
+    """Draws its tasks on stderr if stderr is a terminal.
 
-    A task's description is its name. Fields: `count`, what is done of how much (default: completed/total); `speed`, a
-    figure more; `left`, an estimate in seconds, or None for none, in place of rich's, which sees the last half minute;
-    `told`, the line below. With `transient` nothing of it stays when it is stopped.
+    A task's description is its name. Optional fields of a task:
+    `count`: text in place of completed/total; `speed`: a further figure; `status`: the line below;
+    `seconds_left`: an estimate, or None to show none, in place of rich's, which is based on the last 30 s.
+    With `transient` the bar is erased when it stops.
     """
 
     def __init__(self, *, console: Console | None = None, transient: bool = False) -> None:
@@ -33,65 +34,65 @@ class LiveBar(Progress):
 
     @override
     def get_renderables(self) -> Iterator[RenderableType]:
-        """The lines of all tasks."""
-        # Asked for before the constructor above has ended.
+        """Yield the lines of all tasks."""
+        # rich calls this inside its constructor, when `self.console` may not exist yet.
         width = self._terminal.width
         for task in self.tasks:
             yield _bar_line(task, width)
-            if task.fields.get("told"):
-                yield _cut(f"  {task.fields['told']}", width)
+            if task.fields.get("status"):
+                yield _cut(f"  {task.fields['status']}", width)
 
 
 def stderr_console() -> Console:
-    """Stderr for bars and lines; a terminal only if it is one, whatever a notebook or FORCE_COLOR says: bars move."""
+    """Return a console on stderr that is a terminal only if stderr is one, even in a notebook or with FORCE_COLOR."""
     is_terminal = sys.stderr.isatty()
     return Console(stderr=True, soft_wrap=True, highlight=False, force_terminal=is_terminal, force_jupyter=False)
 
 
-def clock(seconds: float) -> str:
-    """Seconds as m:ss, or h:mm:ss."""
+def format_time(seconds: float) -> str:
+    """Format seconds as m:ss or h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _bar_line(task: Task, width: int) -> Table:
-    """Name, bar and figures; what does not fit is left out: the last figures, then the bar, then of the name."""
+    """Return name, bar and figures; to fit the width, drop the last figures, then the bar, then part of the name."""
     figures = _figures(task)
     while len(figures) > 1 and cell_len("  ".join(figures)) + 1 + _NAME_CELLS > width:
         figures.pop()
-    told = _cut("  ".join(figures), width)
-    room = max(0, width - told.cell_len - 1)
+    text = _cut("  ".join(figures), width)
+    room = max(0, width - text.cell_len - 1)
     name = _cut(task.description, max(room - _BAR_CELLS - 1, 2 * room // 3))
     bar_cells = min(_BAR_CELLS, room - name.cell_len - 1)
     line = Table.grid(padding=(0, 1, 0, 0), pad_edge=False)
-    if bar_cells < _SHORTEST_BAR_CELLS:
-        line.add_row(_cut(task.description, room), told)
+    if bar_cells < _MIN_BAR_CELLS:
+        line.add_row(_cut(task.description, room), text)
     else:
         bar = ProgressBar(
             total=task.total, completed=task.completed, width=bar_cells, pulse=task.total is None,
             animation_time=task.get_time(),
         )  # fmt: skip
-        line.add_row(name, bar, told)
+        line.add_row(name, bar, text)
     return line
 
 
-def _cut(words: str, cells: int) -> Text:
-    text = Text(words, no_wrap=True)
-    text.truncate(cells, overflow="ellipsis")
-    return text
+def _cut(text: str, cells: int) -> Text:
+    line = Text(text, no_wrap=True)
+    line.truncate(cells, overflow="ellipsis")
+    return line
 
 
 def _figures(task: Task) -> list[str]:
-    """What is said in figures, the most important first."""
+    """Return the figures of a task, the most important first."""
     total = "?" if task.total is None else f"{task.total:.0f}"
     figures = [task.fields.get("count", f"{task.completed:.0f}/{total}")]
-    left = task.fields.get("left", task.time_remaining)
+    left = task.fields.get("seconds_left", task.time_remaining)
     if task.finished_time is not None:
-        figures.append(f"in {clock(task.finished_time)}")
+        figures.append(f"in {format_time(task.finished_time)}")
     elif left is not None:
-        figures.append(f"{clock(left)} left")
+        figures.append(f"{format_time(left)} left")
     elif task.elapsed is not None:
-        figures.append(f"{clock(task.elapsed)} so far")
+        figures.append(f"{format_time(task.elapsed)} so far")
     figures.append(task.fields.get("speed", ""))
     return [figure for figure in figures if figure]

@@ -1,4 +1,4 @@
-"""The look of tables in the terminal, alike in all commands."""
+"""The style of tables in the terminal."""
 
 from collections.abc import Sequence
 
@@ -7,9 +7,9 @@ from rich.table import Table
 
 
 def plain_table(*left: str, right: Sequence[str] = (), gap: int = 1) -> Table:
-    """An empty table with a line under its headings: words to the left, then numbers to the right.
+    """Return an empty table with a line below its headings: left-aligned text columns, then right-aligned numbers.
 
-    `gap` is the number of blanks between columns beyond the one that is always there.
+    `gap` is the number of spaces between columns in addition to the one that rich always adds.
     """
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, gap, 0, 0))
     for heading in left:

@@ -1,4 +1,4 @@
-"""How far an evaluation is, on stderr: tracks scored, speed against real time, time left."""
+"""Progress of an evaluation on stderr: tracks scored, speed compared with real time, time left."""
 
 import time
 from types import TracebackType
@@ -7,27 +7,28 @@ import ray
 from ray.util.metrics import Counter
 
 from cyclesep.console.progress_bar import LiveBar, clock, stderr_console
-from cyclesep.evaluation.track_result import TrackResult
+from cyclesep.evaluation.track_scores import TrackResult
 
-# Into a file or a pipe a line now and then is enough.
+# Interval of the lines that replace the bar in a file or pipe.
 _LINE_SECONDS = 10.0
 
 SCORED = "cyclesep_tracks_scored"
 
 
-class Display:
-    """One live line in a terminal; elsewhere a line every ten seconds and one at the end."""
+class EvaluationProgress:
+    """A live bar in a terminal; otherwise a line every ten seconds and one at the end."""
 
-    def __init__(self, run: str, *, total: int, num_kept: int) -> None:
-        """`run` is what Ray's metrics call it."""
-        self._scored = _scored(run) if ray.is_initialized() else None
+    def __init__(self, run: str, *, total: int, num_reused: int) -> None:
+        """`run` is the tag of Ray's metric."""
+        self._counter = _scored_counter(run) if ray.is_initialized() else None
         self._console = stderr_console()
         self._bar = LiveBar(console=self._console)
-        self._task = self._bar.add_task("evaluate", total=total, completed=num_kept, left=None, told="starting")
-        self._total, self._kept, self._done, self._failed, self._seconds = total, num_kept, 0, 0, 0.0
-        self._began = self._told = time.monotonic()
+        self._task = self._bar.add_task("evaluate", total=total, completed=num_reused, left=None, told="starting")
+        self._total, self._num_reused, self._num_done, self._num_failed = total, num_reused, 0, 0
+        self._audio_seconds = 0.0
+        self._start = self._last_line = time.monotonic()
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> "EvaluationProgress":
         self._bar.start()
         return self
 
@@ -38,38 +39,39 @@ class Display:
         if not self._console.is_terminal and kind is None:
             self._console.print(self._line())
 
-    def advance(self, outcome: TrackResult) -> None:
-        """Count one outcome; a failure is told at once."""
-        self._done += 1
-        self._failed += outcome.failed
-        self._seconds += outcome.seconds
-        if self._scored is not None and not outcome.failed:
-            self._scored.inc()
-        if outcome.failed:
-            self._console.print(f"failed: {outcome}", markup=False)
-        self._bar.update(self._task, completed=self._kept + self._done, left=self._left(), told=self._speed())
-        if not self._console.is_terminal and time.monotonic() - self._told > _LINE_SECONDS:
-            self._told = time.monotonic()
+    def advance(self, result: TrackResult) -> None:
+        """Count one result, and print it if it failed."""
+        self._num_done += 1
+        self._num_failed += result.failed
+        self._audio_seconds += result.seconds
+        if self._counter is not None and not result.failed:
+            self._counter.inc()
+        if result.failed:
+            self._console.print(f"failed: {result}", markup=False)
+        completed = self._num_reused + self._num_done
+        self._bar.update(self._task, completed=completed, left=self._seconds_left(), told=self._speed())
+        if not self._console.is_terminal and time.monotonic() - self._last_line > _LINE_SECONDS:
+            self._last_line = time.monotonic()
             self._console.print(self._line())
 
     def _line(self) -> str:
-        done = self._kept + self._done
-        left = f", {clock(self._left())} left" if done < self._total else ""
-        return f"evaluate: {done - self._failed}/{self._total} scored, {self._speed()}{left}"
+        completed = self._num_reused + self._num_done
+        left = f", {clock(self._seconds_left())} left" if completed < self._total else ""
+        return f"evaluate: {completed - self._num_failed}/{self._total} scored, {self._speed()}{left}"
 
-    def _left(self) -> float:
-        """Seconds, as this run goes: what it found finished took no time."""
-        return (self._total - self._kept - self._done) * self._elapsed() / max(1, self._done)
+    def _seconds_left(self) -> float:
+        """Return the estimated time left, without reused results, which took no time."""
+        return (self._total - self._num_reused - self._num_done) * self._elapsed() / max(1, self._num_done)
 
     def _speed(self) -> str:
-        told = f"{self._seconds / self._elapsed():.1f} x real time"
-        return told + (f", {self._failed} failed" if self._failed else "")
+        failed = f", {self._num_failed} failed" if self._num_failed else ""
+        return f"{self._audio_seconds / self._elapsed():.1f} x real time{failed}"
 
     def _elapsed(self) -> float:
-        return max(time.monotonic() - self._began, 1e-9)
+        return max(time.monotonic() - self._start, 1e-9)
 
 
-def _scored(run: str) -> Counter:
+def _scored_counter(run: str) -> Counter:
     counter = Counter(SCORED, "Tracks that cyclesep evaluate has scored", tag_keys=("run",))
     counter.set_default_tags({"run": run})
     return counter

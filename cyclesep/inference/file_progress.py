@@ -6,7 +6,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import TaskID
 
-from cyclesep.console.progress_bar import LiveBar, clock, stderr_console
+from cyclesep.console.progress_bar import LiveBar, format_time, stderr_console
 from cyclesep.inference.result import SeparatedFile
 
 
@@ -43,7 +43,11 @@ class SeparationProgress:
             rate = self._bar.tasks[0].speed
             speed = f"{rate:.1f} x real time" if rate else ""
             self._bar.update(
-                self._task, completed=seconds, total=total, count=f"{clock(seconds)}/{clock(total)}", speed=speed
+                self._task,
+                completed=seconds,
+                total=total,
+                count=f"{format_time(seconds)}/{format_time(total)}",
+                speed=speed,
             )
 
     def done(self, file: SeparatedFile) -> None:

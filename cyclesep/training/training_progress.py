@@ -67,12 +67,12 @@ def watched(name: str, *, total: int, every_seconds: float = 1.0) -> Iterator[An
 
 def _draw_live(name: str, board: Any, total: int, stop: threading.Event, every_seconds: float) -> None:
     with LiveBar() as bar:
-        task = bar.add_task(name, total=total, told="starting workers")
+        task = bar.add_task(name, total=total, status="starting workers")
         for number, progress in enumerate(_looks(board, stop, every_seconds)):
             if number == 0:
                 # A run that goes on has not done its first steps just now.
                 bar.reset(task, total=total, completed=progress.step)
-            bar.update(task, completed=progress.step, told=_line(progress))
+            bar.update(task, completed=progress.step, status=_line(progress))
 
 
 def _draw_lines(name: str, board: Any, total: int, stop: threading.Event, every_seconds: float) -> None:

@@ -89,7 +89,7 @@ class Display(tune.Callback):  # type: ignore[misc]
         if sys.stderr.isatty():
             self._bar = LiveBar()
             told = "starting the first trials"
-            self._task = self._bar.add_task(self.name, total=self.tally.total, left=None, told=told)
+            self._task = self._bar.add_task(self.name, total=self.tally.total, seconds_left=None, status=told)
             self._bar.start()
         else:
             line = f"{self.name}: {self.tally.total} trials, {self.tally.at_a_time} at a time"
@@ -135,7 +135,7 @@ class Display(tune.Callback):  # type: ignore[misc]
 
     def _draw(self) -> None:
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.tally.ended, told=self.tally.line(time.monotonic()))
+            self._bar.update(self._task, completed=self.tally.ended, status=self.tally.line(time.monotonic()))
 
 
 def _time(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""The live bar, as an emulated terminal of some width shows it: nothing wraps, nothing is left over."""
+"""The progress bar on an emulated terminal: no line wraps, and no line remains that should be erased."""
 
 import io
 from collections.abc import Callable
@@ -8,15 +8,15 @@ import pyte
 import pytest
 from rich.console import Console
 
-from cyclesep.console.progress_bar import LiveBar, clock
+from cyclesep.console.progress_bar import LiveBar, format_time
 from cyclesep.inference.file_progress import SeparationProgress
 from cyclesep.inference.result import SeparatedFile
 
-NAME = "A song with a long name (feat. somebody else) [remastered, live at a place].flac"
+NAME = "A song with a long name (feat. another artist) [remastered, live in a city].flac"
 
 
 class Terminal:
-    """A console, and the screen that what it writes makes."""
+    """A console and the screen that shows its output."""
 
     def __init__(self, columns: int) -> None:
         self.file = io.StringIO()
@@ -31,10 +31,10 @@ class Terminal:
         )
         self._screen = pyte.Screen(columns, 20)
         self._stream = pyte.Stream(self._screen)
-        self._stream.feed("\x1b[20h")  # a line feed goes to the left margin, as a tty's output processing has it
+        self._stream.feed("\x1b[20h")  # a line feed returns to the left margin, as in a tty
 
     def lines(self) -> list[str]:
-        """What the screen shows."""
+        """Return the non-empty lines on the screen."""
         self._stream.feed(self.file.getvalue())
         self.file.seek(0)
         self.file.truncate()
@@ -52,9 +52,9 @@ def bar_on(terminal: Terminal, now: list[float]) -> LiveBar:
     return bar
 
 
-def halfway(bar: LiveBar, now: list[float], name: str = "quickstart", told: str = "") -> None:
-    """50 of 100 steps in ten seconds, drawn."""
-    task = bar.add_task(name, total=100, told=told)
+def halfway(bar: LiveBar, now: list[float], name: str = "quickstart", status: str = "") -> None:
+    """Draw a task with 50 of 100 steps done in ten seconds."""
+    task = bar.add_task(name, total=100, status=status)
     bar.start_task(task)
     for step in range(1, 6):
         now[0] = 2.0 * step
@@ -72,7 +72,7 @@ def halfway(bar: LiveBar, now: list[float], name: str = "quickstart", told: str 
         (20, "quickstart 50/100"),
     ],
 )
-def test_figures_stay_and_the_bar_gives_way(columns: int, line: str, now: list[float]) -> None:
+def test_bar_shrinks_before_figures(columns: int, line: str, now: list[float]) -> None:
     terminal = Terminal(columns)
     with bar_on(terminal, now) as bar:
         halfway(bar, now)
@@ -81,11 +81,11 @@ def test_figures_stay_and_the_bar_gives_way(columns: int, line: str, now: list[f
 
 
 @pytest.mark.parametrize("columns", [120, 80, 40, 20, 8])
-def test_however_long_the_words_a_task_takes_two_lines(columns: int, now: list[float]) -> None:
+def test_long_text_takes_two_lines(columns: int, now: list[float]) -> None:
     terminal = Terminal(columns)
     with bar_on(terminal, now) as bar:
         halfway(
-            bar, now, name=NAME, told="SDR 4.32 dB (SI-SDR +8.00)  61 crops/s, 1.2% data wait  cycle 0.250  and so on"
+            bar, now, name=NAME, status="SDR 4.32 dB (SI-SDR +8.00)  61 crops/s, 1.2% data wait  cycle 0.250  and so on"
         )
         assert len(terminal.lines()) == 2
         for step in range(51, 100):
@@ -95,7 +95,7 @@ def test_however_long_the_words_a_task_takes_two_lines(columns: int, now: list[f
     assert second.startswith("  SDR"[:columns])
 
 
-def test_when_it_is_done_it_tells_how_long_it_took(now: list[float]) -> None:
+def test_finished_task_shows_its_duration(now: list[float]) -> None:
     terminal = Terminal(80)
     with bar_on(terminal, now) as bar:
         halfway(bar, now)
@@ -105,14 +105,14 @@ def test_when_it_is_done_it_tells_how_long_it_took(now: list[float]) -> None:
     assert line.endswith(" 100/100  in 1:02:00")
 
 
-def test_nothing_is_drawn_where_there_is_no_terminal(now: list[float]) -> None:
+def test_draws_nothing_without_a_terminal(now: list[float]) -> None:
     console = Console(file=io.StringIO(), width=80)
     with LiveBar(console=console) as bar:
         halfway(bar, now)
     assert console.file.getvalue() == ""
 
 
-def test_a_notebook_that_asks_for_colours_is_no_terminal(
+def test_force_color_is_not_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, now: list[float]
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
@@ -122,7 +122,7 @@ def test_a_notebook_that_asks_for_colours_is_no_terminal(
 
 
 @pytest.mark.parametrize("columns", [80, 40])
-def test_of_separated_files_only_their_lines_stay(columns: int) -> None:
+def test_only_the_lines_of_separated_files_remain(columns: int) -> None:
     terminal = Terminal(columns)
     shown: Callable[[], list[str]] = terminal.lines
     with SeparationProgress(2, terminal.console) as progress:
@@ -132,12 +132,12 @@ def test_of_separated_files_only_their_lines_stay(columns: int) -> None:
                 progress.advance(float(seconds), 200.0)
                 progress._bar.refresh()
             assert "3:20/3:20" in shown()[-1]
-            told = SeparatedFile(source=Path(name), stems={}, seconds=200.0, wall_seconds=40.0, gain=1.0)
-            progress.done(told)
+            result = SeparatedFile(source=Path(name), stems={}, seconds=200.0, wall_seconds=40.0, gain=1.0)
+            progress.done(result)
     expected = "".join(f"{name}: 200.0 s of audio, 5.0 x real time" for name in ("song.mp3", NAME))
     assert "".join(shown()).replace(" ", "") == expected.replace(" ", "")
 
 
-@pytest.mark.parametrize(("seconds", "told"), [(0.4, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3600, "1:00:00")])
-def test_seconds_are_told_as_a_clock_does(seconds: float, told: str) -> None:
-    assert clock(seconds) == told
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3600, "1:00:00")])
+def test_format_time(seconds: float, text: str) -> None:
+    assert format_time(seconds) == text
