@@ -1,16 +1,18 @@
-"""What can go wrong at a user's hands, as one small tree.
+"""Errors that a user can fix, as one small tree.
 
     CyclesepError
-    |- ConfigError       a setting: unknown name, wrong type, impossible combination
-    |- AudioError        one audio file or array: unreadable, empty, not finite
-    |- CorpusError       a folder of music: missing, empty, wrong layout
-    |- ShardError        an ingested corpus: missing, damaged, of another version
-    |- TrainingError     a training run that could not go on
-    |  `- TrainingStopped    one that was asked to stop, and can go on
+    |- ConfigError       a setting: unknown name, wrong type, invalid combination
+    |- AudioError        an audio file or array: unreadable, empty, not finite
+    |- CorpusError       a music folder: missing, empty, unknown layout
+    |- ShardError        an ingested corpus: missing, damaged, unsupported version
+    |- TrainingError     a training run that failed
+    |  `- TrainingStopped    a run stopped by SIGTERM, which can be resumed
     |- CheckpointError   a checkpoint folder: incomplete, damaged, of another network
     |- ScoringError      references and estimates that cannot be compared
-    |- StorageError      a place to write to or read from: full, read-only, unreachable
-    `- ClusterError      a Ray cluster: unreachable, refuses the token, knows no such job
+    |- StorageError      a file or folder: full disk, read-only, unreachable
+    |  |- ObjectNotFound     a file or object that does not exist
+    |  `- LockHeldError      a folder that another process has locked
+    `- ClusterError      a Ray cluster: unreachable, token rejected
 
 Each message names the file, the field, the value and the remedy in one sentence. The command line prints it as
 one line and exits with its status; a traceback appears only with `--debug`.
@@ -20,22 +22,22 @@ from typing import ClassVar
 
 
 class CyclesepError(Exception):
-    """Anything that a user can put right; the message says how."""
+    """An error that the user can fix; the message says how."""
 
     status: ClassVar[int] = 1
-    """Exit status of a command that it ends."""
+    """Exit status of the command that raised it."""
 
 
 class ConfigError(CyclesepError):
-    """A setting is unknown, of the wrong type, or impossible beside another."""
+    """A setting is unknown, has the wrong type, or conflicts with another one."""
 
 
 class AudioError(CyclesepError):
-    """An audio file or array is unreadable, empty or holds values that are not finite."""
+    """An audio file or array is unreadable, empty or contains values that are not finite."""
 
 
 class CorpusError(CyclesepError):
-    """A folder of music is missing, empty or laid out in a way that no corpus reader knows."""
+    """A music folder is missing, empty or has an unknown layout."""
 
 
 class ShardError(CyclesepError):
@@ -43,13 +45,13 @@ class ShardError(CyclesepError):
 
 
 class TrainingError(CyclesepError):
-    """Training could not go on: workers were lost too often, or the cluster cannot hold them."""
+    """Training failed: for example, workers were lost too often, or the cluster is too small."""
 
 
 class TrainingStopped(TrainingError):
-    """Training was asked to stop (SIGTERM), has saved a checkpoint, and goes on from there under the same name."""
+    """Training was stopped by SIGTERM, has saved a checkpoint, and resumes from it under the same name."""
 
-    # As a shell tells of a process that SIGTERM ended.
+    # 128 + SIGTERM.
     status: ClassVar[int] = 143
 
 
@@ -62,8 +64,21 @@ class ScoringError(CyclesepError):
 
 
 class StorageError(CyclesepError):
-    """A place cannot be written to or read from."""
+    """A file or folder cannot be written or read."""
+
+
+class ObjectNotFound(StorageError):
+    """A file or S3 object does not exist; its folder or bucket may."""
+
+
+class LockHeldError(StorageError):
+    """Another process holds the lock."""
+
+    def __init__(self, message: str, owner: str = "") -> None:
+        super().__init__(message)
+        self.owner = owner
+        """The lock's owner, since when it holds the lock, and how to break it."""
 
 
 class ClusterError(CyclesepError):
-    """A Ray cluster cannot be reached, or refuses what it is asked."""
+    """A Ray cluster cannot be reached or rejected a request."""

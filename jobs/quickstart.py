@@ -16,7 +16,7 @@ from cyclesep.cli.job import Job
 from cyclesep.cli.jobs import evaluate, ingest, separate, train
 from cyclesep.cluster.connect import connect
 from cyclesep.config import settings
-from cyclesep.storage.atomic_io import shown
+from cyclesep.storage.uri import display_path
 
 CONFIGS = Path(__file__).parent / "configs" / "quickstart"
 SONGS, EXCERPT, RUN = "data/quickstart", "data/excerpt", "runs/quickstart"
@@ -86,8 +86,8 @@ reports       {RUN}/test-songs/report.html, {RUN}/test-excerpt/report.html and {
 
 what to try next:
   separate your own music          .venv/bin/cyclesep separate song.mp3 checkpoint={RUN}
-  train twice as long              .venv/bin/cyclesep train {shown(CONFIGS)}/train.yaml name=longer steps=2000
-  train its supervised baseline    .venv/bin/cyclesep train {shown(CONFIGS)}/supervised-baseline.yaml
+  train twice as long              .venv/bin/cyclesep train {display_path(CONFIGS)}/train.yaml name=longer steps=2000
+  train its supervised baseline    .venv/bin/cyclesep train {display_path(CONFIGS)}/supervised-baseline.yaml
   MUSDB18, your own stems, unpaired recordings, a cluster: README.md"""
 
 

@@ -28,7 +28,7 @@ def private_cluster(num_cpus: int | None, log_to_driver: bool) -> Iterator[None]
     _remove_abandoned(parent)
     folder = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
     # Held until this process ends, however it does.
-    owner = atomic_io.locked(Path(folder) / _OWNER, wait=True)
+    owner = atomic_io.lock_file(Path(folder) / _OWNER, wait=True)
     assert owner is not None
     try:
         with _environment({"RAY_TMPDIR": folder} | _UNWATCHED):
@@ -57,7 +57,7 @@ def _remove_abandoned(parent: Path) -> None:
     """Remove the folders of private clusters whose processes were killed."""
     for path in parent.glob(f"{_PREFIX}*/{_OWNER}"):
         with suppress(OSError):
-            owner = atomic_io.locked(path, wait=False)
+            owner = atomic_io.lock_file(path, wait=False)
             if owner is not None:
                 shutil.rmtree(path.parent, ignore_errors=True)
                 owner.close()

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writes, file locks and file names on this machine."""
 
 import errno
 import fcntl
@@ -12,61 +12,59 @@ from typing import IO
 from cyclesep.errors import StorageError
 
 _REMEDIES = (
-    ({errno.ENOSPC, errno.EDQUOT}, "free space or choose another place"),
-    ({errno.EEXIST, errno.ENOTDIR}, "a file is where a folder should be; choose another place"),
+    ({errno.ENOSPC, errno.EDQUOT}, "free space or choose another location"),
+    ({errno.EEXIST, errno.ENOTDIR}, "a parent folder is a file; choose another location"),
     ({errno.EISDIR}, "a folder has this name; choose another name"),
-    ({errno.ENAMETOOLONG}, "a name may have 255 bytes; choose a shorter one"),
-    ({errno.EACCES, errno.EPERM}, "you may not write there; choose another place or change its permissions"),
-    ({errno.EROFS, errno.ENOENT}, "no files can be made there; choose another place"),
+    ({errno.ENAMETOOLONG}, "a name may have at most 255 bytes; choose a shorter one"),
+    ({errno.EACCES, errno.EPERM}, "permission denied; choose another location or change its permissions"),
+    ({errno.EROFS, errno.ENOENT}, "files cannot be created there; choose another location"),
 )
-# Of the name of a partial file, so that one of 255 bytes, as long as there may be, has room for the rest of it.
-_SHOWN_CHARACTERS = 40
+# Characters of the name that a partial file repeats, so that its own name stays below the limit of 255 bytes.
+_PARTIAL_NAME_CHARACTERS = 40
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; rename it onto `path` when the block ends well, else delete it.
+    """Yield a temporary path in the same folder; rename it to `path` after a block without an exception.
 
-    Folders above are made, and go again with a block that fails. Raises StorageError when the place is full, read-only
-    or otherwise refuses.
+    Creates parent folders. If the block raises, deletes the temporary file and the folders it created. Raises
+    StorageError for an OSError, such as a full or read-only disk.
     """
-    partial = path.with_name(f".{path.name[:_SHOWN_CHARACTERS]}.{uuid.uuid4().hex[:8]}.partial")
-    made: list[Path] = []
+    partial = path.with_name(f".{path.name[:_PARTIAL_NAME_CHARACTERS]}.{uuid.uuid4().hex[:8]}.partial")
+    created: list[Path] = []
     try:
-        # Also raises for a name that is too long, before the work is done.
+        # Raises for a name that is too long before the caller does its work.
         path.exists()
-        made = [folder for folder in path.parents if not folder.exists()]
+        created = [folder for folder in path.parents if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         partial.replace(path)
-        made = []
-    except OSError as problem:
-        raise StorageError(
-            f"{path}: cannot be written ({problem.strerror or problem}); {_remedy(problem)}"
-        ) from problem
+        created = []
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written ({error.strerror or error}); {_remedy(error)}") from error
     finally:
         with suppress(OSError):
             partial.unlink()
         with suppress(OSError):
-            for folder in made:
-                # Only an empty one goes.
+            for folder in created:
+                # Raises unless the folder is empty.
                 folder.rmdir()
 
 
-def _remedy(problem: OSError) -> str:
-    return next((told for numbers, told in _REMEDIES if problem.errno in numbers), "choose another place")
+def _remedy(error: OSError) -> str:
+    return next((text for numbers, text in _REMEDIES if error.errno in numbers), "choose another location")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
+    """Write a UTF-8 text file atomically."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
-def locked(path: Path, *, wait: bool) -> IO[str] | None:
-    """A lock file, held and empty; None if somebody else holds it and `wait` is false.
+def lock_file(path: Path, *, wait: bool) -> IO[str] | None:
+    """Return a locked, empty lock file; None if another process holds it and `wait` is false.
 
-    The system gives it back however this process ends; whoever gives it back removes the file first.
+    The operating system releases the lock when the process ends. Delete the file before closing it.
     """
     while True:
         file = path.open("a")
@@ -75,7 +73,7 @@ def locked(path: Path, *, wait: bool) -> IO[str] | None:
         except BlockingIOError:
             file.close()
             return None
-        # The one who held it has removed it: what is locked now is a file without a name.
+        # If the previous owner deleted the file, this lock is on an unlinked inode: open the path again.
         if os.fstat(file.fileno()).st_nlink:
             file.truncate(0)
             return file
@@ -83,7 +81,7 @@ def locked(path: Path, *, wait: bool) -> IO[str] | None:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is a file or folder; False, where Path.exists raises, for a name longer than any may be."""
+    """Return whether a file or folder exists; False for a name that is too long, where Path.exists raises."""
     try:
         return path.exists()
     except OSError:
@@ -91,17 +89,11 @@ def exists(path: Path) -> bool:
 
 
 def as_name(text: str) -> str:
-    """`text` as the name of one file or folder: a slash becomes _, as museval has it, and what leads elsewhere too."""
+    """Return `text` as a single file name: slashes and null bytes become _, as in museval, and so do "." and ".."."""
     name = text.replace("/", "_").replace("\0", "_")
     return name if name.strip(".") else "_" * max(1, len(name))
 
 
 def is_name(text: str) -> bool:
-    """Whether `text` is the name of one file or folder, which leads nowhere else."""
+    """Return whether `text` is a single file name that does not lead to another folder."""
     return text == as_name(text)
-
-
-def shown(path: Path) -> str:
-    """A path as a person types it here: relative to the working directory if it lies below."""
-    path = path.absolute()
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

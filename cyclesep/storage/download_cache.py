@@ -18,9 +18,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cyclesep.errors import StorageError
-from cyclesep.storage import objects
-from cyclesep.storage.transfers import download
-from cyclesep.storage.uri import absolute, join
+from cyclesep.storage import s3_objects
+from cyclesep.storage.s3_transfers import download
+from cyclesep.storage.uri import absolute_uri, join_uri
 
 FOLDER_VARIABLE = "CYCLESEP_CACHE"
 NUM_KEPT = 8
@@ -35,14 +35,14 @@ def cache_folder() -> Path:
     return Path(told).expanduser().absolute() if told else _default_folder()
 
 
-def copied(uri: str, names: Iterable[str]) -> Path:
+def cached_folder(uri: str, names: Iterable[str]) -> Path:
     """A folder of this machine with those of the files `names` that lie directly below `uri` now.
 
     Safe for several processes at once. Raises StorageError where they cannot be fetched, arrive damaged, or where the
     cache cannot be written.
     """
-    uri = absolute(uri)
-    there = objects.listed(uri, deep=False)
+    uri = absolute_uri(uri)
+    there = s3_objects.list_objects(uri, deep=False)
     told = [uri, *(f"{name} {stored.etag}" for name, stored in sorted(there.items()))]
     copies = cache_folder() / "copies"
     folder = copies / hashlib.sha256("\n".join(told).encode()).hexdigest()[:32]
@@ -50,7 +50,7 @@ def copied(uri: str, names: Iterable[str]) -> Path:
         for name in names:
             file = folder / name
             if name in there and not (file.is_file() and file.stat().st_size == there[name].bytes):
-                download(join(uri, name), file)
+                download(join_uri(uri, name), file)
     _sweep(copies)
     return folder
 

@@ -15,9 +15,9 @@ from pyarrow import PythonFile
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileSystemHandler, FileType, PyFileSystem
 from typing_extensions import override
 
-from cyclesep.storage import objects
-from cyclesep.storage.s3_errors import ObjectNotFound
-from cyclesep.storage.transfers import Upload, download, upload
+from cyclesep.errors import ObjectNotFound
+from cyclesep.storage import s3_objects
+from cyclesep.storage.s3_transfers import Upload, download, upload
 from cyclesep.storage.uri import SCHEME, is_remote
 
 
@@ -55,7 +55,7 @@ class _Buckets(FileSystemHandler):  # type: ignore[misc]
     @override
     def get_file_info_selector(self, selector: FileSelector) -> list[FileInfo]:
         base = selector.base_dir.strip("/")
-        found = objects.listed(SCHEME + base)
+        found = s3_objects.list_objects(SCHEME + base)
         if not found and not selector.allow_not_found:
             raise FileNotFoundError(f"{SCHEME}{base}: there is no such folder")
         folders = {str(parent) for name in found for parent in Path(name).parents if parent.name}
@@ -70,7 +70,7 @@ class _Buckets(FileSystemHandler):  # type: ignore[misc]
 
     @override
     def delete_dir(self, path: str) -> None:
-        objects.delete(SCHEME + path, objects.listed(SCHEME + path))
+        s3_objects.delete(SCHEME + path, s3_objects.list_objects(SCHEME + path))
 
     @override
     def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:
@@ -83,7 +83,7 @@ class _Buckets(FileSystemHandler):  # type: ignore[misc]
     @override
     def delete_file(self, path: str) -> None:
         folder, _, name = path.strip("/").rpartition("/")
-        objects.delete(SCHEME + folder, [name])
+        s3_objects.delete(SCHEME + folder, [name])
 
     @override
     def move(self, src: str, dest: str) -> None:
@@ -123,10 +123,10 @@ class _Buckets(FileSystemHandler):  # type: ignore[misc]
 
 
 def _info(path: str) -> FileInfo:
-    stored = objects.look(SCHEME + path)
+    stored = s3_objects.head(SCHEME + path)
     if stored is not None:
         return FileInfo(path, FileType.File, size=stored.bytes, mtime=stored.modified)
-    is_folder = bool(objects.listed(SCHEME + path, limit=1))
+    is_folder = bool(s3_objects.list_objects(SCHEME + path, limit=1))
     return FileInfo(path, FileType.Directory if is_folder else FileType.NotFound)
 
 

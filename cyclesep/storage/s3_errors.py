@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 from botocore import exceptions as boto
 
-from cyclesep.errors import StorageError
-from cyclesep.storage.client import endpoint
+from cyclesep.errors import ObjectNotFound, StorageError
+from cyclesep.storage.s3_client import endpoint
 
 _CREDENTIALS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 _REFUSED = f"the credentials are refused; correct {_CREDENTIALS}"
@@ -48,12 +48,8 @@ INTERRUPTIONS = (
 )
 
 
-class ObjectNotFound(StorageError):
-    """The bucket is there and can be read, and holds nothing under this key."""
-
-
 @contextmanager
-def explained(uri: str) -> Iterator[None]:
+def translate_errors(uri: str) -> Iterator[None]:
     """Turn what boto3 raises in the block into StorageError (ObjectNotFound where only the object is missing)."""
     try:
         yield

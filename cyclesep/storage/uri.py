@@ -1,56 +1,65 @@
-"""Names of places: a path of this machine, or `s3://bucket/prefix`."""
+"""Locations: a path on this machine, or `s3://bucket/prefix`."""
 
+import os
 import re
+import socket
 from pathlib import Path
 from typing import NamedTuple
 
 from cyclesep.errors import StorageError
-from cyclesep.storage import atomic_io
 
 SCHEME = "s3://"
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 
 
-class Location(NamedTuple):
-    """A bucket and what comes after it; the key of the bucket itself is empty."""
+class BucketKey(NamedTuple):
+    """A bucket and a key in it; the key is empty for the bucket itself."""
 
     bucket: str
     key: str
 
 
-def is_remote(place: Path | str) -> bool:
-    """Whether `place` is a URI of S3 and not a path."""
-    return isinstance(place, str) and place.startswith(SCHEME)
+def is_remote(location: Path | str) -> bool:
+    """Return whether a location is an S3 URI."""
+    return isinstance(location, str) and location.startswith(SCHEME)
 
 
-def parse(uri: str) -> Location:
-    """Bucket and key of `s3://bucket/key`, without a slash at either end; raises StorageError if it is none."""
+def parse(uri: str) -> BucketKey:
+    """Split `s3://bucket/key`, stripping slashes at the key's ends; raise StorageError if it is not a valid URI."""
     bucket, _, key = uri.removeprefix(SCHEME).partition("/")
     if "@" in bucket:
-        # Not repeated in the message: what stands before the @ may be a secret.
+        # The message does not repeat the URI because the part before the @ may be a secret.
         raise StorageError(
-            "an s3:// location holds no credentials; take out what stands before the @ and set AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+            "an s3:// location must not contain credentials; remove the part before the @ and set AWS_ACCESS_KEY_ID "
+            "and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         )
     if not uri.startswith(SCHEME) or not _BUCKET.fullmatch(bucket):
-        raise StorageError(f"{uri}: is no location in S3; write s3://bucket/prefix")
-    return Location(bucket, key.strip("/"))
+        raise StorageError(f"{uri}: not an S3 location; write s3://bucket/prefix")
+    return BucketKey(bucket, key.strip("/"))
 
 
-def join(uri: str, *names: str) -> str:
-    """`uri`/name/name, whether or not `uri` ends in a slash."""
+def join_uri(uri: str, *names: str) -> str:
+    """Append path components to a location, whether or not it ends in a slash."""
     return "/".join([uri.rstrip("/"), *names])
 
 
-def absolute(place: Path | str) -> str:
-    """A place as any process of this machine understands it: URIs as they are, paths from the root."""
-    if isinstance(place, str) and is_remote(place):
-        bucket, key = parse(place)
+def absolute_uri(location: Path | str) -> str:
+    """Return a location independent of the working directory: an absolute path, or a normalized S3 URI."""
+    if isinstance(location, str) and is_remote(location):
+        bucket, key = parse(location)
         return f"{SCHEME}{bucket}/{key}".rstrip("/")
-    return str(Path(place).expanduser().absolute())
+    return str(Path(location).expanduser().absolute())
 
 
-def shown(place: Path | str) -> str:
-    """A place as a person types it here."""
-    return str(place) if is_remote(place) else atomic_io.shown(Path(place))
+def display_path(location: Path | str) -> str:
+    """Return a location for messages: a path below the working directory relative to it, any other one absolute."""
+    if is_remote(location):
+        return str(location)
+    path = Path(location).absolute()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def process_name() -> str:
+    """Return this process and machine as one phrase, written into locks."""
+    return f"process {os.getpid()} on {socket.gethostname()}"

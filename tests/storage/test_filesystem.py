@@ -9,8 +9,8 @@ import pyarrow.fs
 import pytest
 from pyarrow.fs import FileSelector, FileSystem, FileType
 
-from cyclesep import storage
 from cyclesep.errors import StorageError
+from cyclesep.storage import s3_objects
 from cyclesep.storage.filesystem import for_ray, from_ray
 from tests.support.fault_proxy import Fault
 
@@ -51,7 +51,7 @@ def test_a_folder_comes_back_as_it_went(prefix: str, tmp_path: Path) -> None:
         ("a.bin", FileType.File), ("deep", FileType.Directory), ("empty", FileType.File)
     ]  # fmt: skip
     filesystem.delete_dir(base)
-    assert storage.listed(f"{prefix}/run") == {}
+    assert s3_objects.list_objects(f"{prefix}/run") == {}
     assert filesystem.get_file_info(FileSelector(base, allow_not_found=True)) == []
     with pytest.raises(FileNotFoundError):
         filesystem.open_input_stream(f"{base}/a.bin")
@@ -79,7 +79,7 @@ def test_a_file_that_is_only_forgotten_never_appears(prefix: str) -> None:
     written = filesystem.open_output_stream(f"{base}/half")
     written.write(b"half")
     del written
-    assert storage.sizes(prefix) == {}
+    assert s3_objects.sizes(prefix) == {}
 
 
 def test_what_is_pickled_holds_no_secret_and_finds_the_server_again(s3: "S3", prefix: str) -> None:

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from cyclesep import storage
-from cyclesep.errors import StorageError
-from cyclesep.storage import Upload, client, locks, transfers
-from cyclesep.storage.uri import parse
+from cyclesep.errors import LockHeldError, ObjectNotFound, StorageError
+from cyclesep.storage import s3_client, s3_lock, s3_objects, s3_transfers
+from cyclesep.storage.s3_lock import S3Lock
+from cyclesep.storage.s3_transfers import Upload, abort_uploads, download, upload
+from cyclesep.storage.uri import absolute_uri, display_path, is_remote, join_uri, parse
 from tests.support.fault_proxy import Fault
 from tests.support.s3_server import free_ports
 
@@ -34,7 +35,7 @@ def put(prefix: str, path: Path, num_bytes: int, seed: int = 0) -> Upload:
     """A file of noise that has been uploaded."""
     file = write(path, num_bytes, seed)
     there = Upload(path=path, uri=f"{prefix}/{path.name}", sha256=file.sha256)
-    storage.upload([there])
+    upload([there])
     return there
 
 
@@ -43,38 +44,38 @@ def put(prefix: str, path: Path, num_bytes: int, seed: int = 0) -> Upload:
 
 def test_locations_are_told_from_paths_and_joined_with_single_slashes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert storage.is_remote("s3://bucket/a")
-    assert not storage.is_remote("/s3://bucket")
-    assert not storage.is_remote(Path("s3://bucket/a"))
+    assert is_remote("s3://bucket/a")
+    assert not is_remote("/s3://bucket")
+    assert not is_remote(Path("s3://bucket/a"))
     assert parse("s3://bucket/a/b/") == ("bucket", "a/b")
     assert parse("s3://bucket") == ("bucket", "")
-    assert storage.join("s3://bucket/a/", "b", "c") == "s3://bucket/a/b/c"
-    assert storage.absolute("s3://bucket/a/") == "s3://bucket/a" == storage.shown("s3://bucket/a")
-    assert storage.absolute("data/songs") == str(tmp_path / "data" / "songs")
-    assert storage.shown(storage.absolute("data/songs")) == "data/songs"
+    assert join_uri("s3://bucket/a/", "b", "c") == "s3://bucket/a/b/c"
+    assert absolute_uri("s3://bucket/a/") == "s3://bucket/a" == display_path("s3://bucket/a")
+    assert absolute_uri("data/songs") == str(tmp_path / "data" / "songs")
+    assert display_path(absolute_uri("data/songs")) == "data/songs"
 
 
 def test_a_location_with_credentials_is_refused_without_repeating_them():
     with pytest.raises(StorageError, match="holds no credentials") as refused:
-        storage.read_text("s3://key:hidden@bucket/a")
+        s3_objects.read_text("s3://key:hidden@bucket/a")
     assert "hidden" not in str(refused.value)
     with pytest.raises(StorageError, match="s3://b/a: is no location in S3; write s3://bucket/prefix"):
-        storage.read_text("s3://b/a")
+        s3_objects.read_text("s3://b/a")
 
 
 # Small objects
 
 
 def test_text_is_read_as_it_was_written_listed_with_its_size_and_deleted(prefix):
-    storage.write_text(f"{prefix}/one", "eins\n")
-    storage.write_text(f"{prefix}/two", "zwölf")
-    storage.write_text(f"{prefix}/below/three", "3")
-    assert storage.read_text(f"{prefix}/two") == "zwölf"
-    assert storage.sizes(prefix) == {"one": 5, "two": 6}
-    storage.delete(prefix, ["one", "never there"])
-    assert storage.sizes(prefix) == {"two": 6}
-    with pytest.raises(storage.ObjectNotFound, match=f"{prefix}/one: there is no such object"):
-        storage.read_text(f"{prefix}/one")
+    s3_objects.write_text(f"{prefix}/one", "eins\n")
+    s3_objects.write_text(f"{prefix}/two", "zwölf")
+    s3_objects.write_text(f"{prefix}/below/three", "3")
+    assert s3_objects.read_text(f"{prefix}/two") == "zwölf"
+    assert s3_objects.sizes(prefix) == {"one": 5, "two": 6}
+    s3_objects.delete(prefix, ["one", "never there"])
+    assert s3_objects.sizes(prefix) == {"two": 6}
+    with pytest.raises(ObjectNotFound, match=f"{prefix}/one: there is no such object"):
+        s3_objects.read_text(f"{prefix}/one")
 
 
 @pytest.mark.parametrize(
@@ -88,9 +89,9 @@ def test_text_is_read_as_it_was_written_listed_with_its_size_and_deleted(prefix)
     ids=lambda fault: f"{fault.kind}-{fault.value}",
 )
 def test_a_read_outlives_failures_throttling_resets_and_truncated_bodies(s3, prefix, fault):
-    storage.write_text(f"{prefix}/a", "whole")
+    s3_objects.write_text(f"{prefix}/a", "whole")
     with s3.proxy.harming(fault):
-        assert storage.read_text(f"{prefix}/a") == "whole"
+        assert s3_objects.read_text(f"{prefix}/a") == "whole"
     assert len(s3.proxy.seen("GET", "/a")) == 3
 
 
@@ -98,17 +99,17 @@ def test_a_read_outlives_failures_throttling_resets_and_truncated_bodies(s3, pre
 
 
 def test_large_files_go_up_in_parts_and_keep_their_hash(s3, prefix, tmp_path, monkeypatch):
-    monkeypatch.setattr(client, "PART_BYTES", 5 * MIB)
+    monkeypatch.setattr(s3_client, "PART_BYTES", 5 * MIB)
     large, small = write(tmp_path / "large", 11 * MIB), write(tmp_path / "small", 1000, seed=1)
     named = [Upload(path=file.path, uri=f"{prefix}/{file.path.name}", sha256=file.sha256) for file in (large, small)]
-    storage.upload(named)
+    upload(named)
     parts = [request.target.partition("partNumber=")[2][:1] for request in s3.proxy.seen("PUT", "/large")]
     assert sorted(parts) == ["1", "2", "3"]
     assert len(s3.proxy.seen("PUT", "/small")) == 1
     for file in named:
         bucket, key = parse(file.uri)
         assert s3.client().head_object(Bucket=bucket, Key=key)["Metadata"] == {"sha256": file.sha256}
-        storage.download(file.uri, tmp_path / "back", sha256=file.sha256)
+        download(file.uri, tmp_path / "back", sha256=file.sha256)
         assert (tmp_path / "back").read_bytes() == file.path.read_bytes()
 
 
@@ -121,11 +122,11 @@ def test_an_upload_outlives_throttling_resets_and_damage_on_the_way(s3, prefix, 
     with s3.proxy.harming(fault):
         file = put(prefix, tmp_path / "a", 1000)
     assert fault.done == fault.times
-    storage.download(file.uri, tmp_path / "back", sha256=file.sha256)
+    download(file.uri, tmp_path / "back", sha256=file.sha256)
 
 
 def test_an_upload_that_fails_for_good_says_so_and_leaves_no_parts(s3, prefix, tmp_path, monkeypatch):
-    monkeypatch.setattr(client, "PART_BYTES", 5 * MIB)
+    monkeypatch.setattr(s3_client, "PART_BYTES", 5 * MIB)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     s3.configure()
     with (
@@ -133,16 +134,16 @@ def test_an_upload_that_fails_for_good_says_so_and_leaves_no_parts(s3, prefix, t
         pytest.raises(StorageError, match=r"/a: the server goes on failing; try again later.* \(SlowDown\)"),
     ):
         put(prefix, tmp_path / "a", 6 * MIB)
-    assert storage.sizes(prefix) == {}
-    assert storage.abort_uploads(prefix) == 0
+    assert s3_objects.sizes(prefix) == {}
+    assert abort_uploads(prefix) == 0
 
 
 def test_parts_of_uploads_that_were_killed_are_thrown_away_directly_below_a_prefix_only(s3, prefix):
     bucket, key = parse(prefix)
     for name in ("killed", "below/going-on"):
         s3.client().create_multipart_upload(Bucket=bucket, Key=f"{key}/{name}")
-    assert storage.abort_uploads(prefix) == 1
-    assert storage.abort_uploads(f"{prefix}/below") == 1
+    assert abort_uploads(prefix) == 1
+    assert abort_uploads(f"{prefix}/below") == 1
 
 
 # Down
@@ -151,7 +152,7 @@ def test_parts_of_uploads_that_were_killed_are_thrown_away_directly_below_a_pref
 def test_a_transfer_that_is_cut_off_goes_on_where_it_stopped(s3, prefix, tmp_path):
     file = put(prefix, tmp_path / "a", 3 * MIB)
     with s3.proxy.harming(Fault("cut", contains="/a", value=2 * MIB + 17, times=1)):
-        storage.download(file.uri, tmp_path / "back", sha256=file.sha256)
+        download(file.uri, tmp_path / "back", sha256=file.sha256)
     first, second = s3.proxy.seen("GET", "/a")
     assert "range" not in first.headers
     # The last byte comes twice: a range that begins at the end would be refused.
@@ -162,8 +163,8 @@ def test_a_transfer_that_is_cut_off_goes_on_where_it_stopped(s3, prefix, tmp_pat
 
 def test_the_next_process_goes_on_where_a_killed_one_stopped(s3, prefix, tmp_path):
     file = put(prefix, tmp_path / "a", 3 * MIB)
-    script = "import sys; from pathlib import Path; from cyclesep import storage; "
-    script += "storage.download(sys.argv[1], Path(sys.argv[2]))"
+    script = "import sys; from pathlib import Path; from cyclesep.storage.s3_transfers import download; "
+    script += "download(sys.argv[1], Path(sys.argv[2]))"
     release = threading.Event()
     cut, held = Fault("cut", contains="/a", value=MIB), Fault("hold", contains="/a", value=release)
     with s3.proxy.harming(cut, held):
@@ -177,19 +178,19 @@ def test_the_next_process_goes_on_where_a_killed_one_stopped(s3, prefix, tmp_pat
     (partial,) = tmp_path.glob(".back.*.partial")
     assert partial.stat().st_size == MIB
     s3.proxy.clear()
-    storage.download(file.uri, tmp_path / "back", sha256=file.sha256)
+    download(file.uri, tmp_path / "back", sha256=file.sha256)
     (request,) = s3.proxy.seen("GET", "/a")
     assert request.headers["range"] == f"bytes={MIB - 1}-"
 
 
 def test_an_object_that_changed_in_between_is_fetched_anew_and_not_glued_to_the_old(s3, prefix, tmp_path):
     file = put(prefix, tmp_path / "a", MIB)
-    partial = transfers._partial_of(
+    partial = s3_transfers._partial_of(
         tmp_path / "back", s3.client().head_object(Bucket="tests", Key=parse(file.uri).key)["ETag"]
     )
     partial.write_bytes(file.path.read_bytes()[:1000])
     changed = put(prefix, tmp_path / "a", MIB, seed=1)
-    storage.download(changed.uri, tmp_path / "back")
+    download(changed.uri, tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == changed.path.read_bytes()
     conditional, anew = s3.proxy.seen("GET", "/a")
     assert conditional.headers["range"] == "bytes=999-"
@@ -200,33 +201,33 @@ def test_an_object_that_changed_in_between_is_fetched_anew_and_not_glued_to_the_
 def test_a_damaged_body_is_fetched_once_more_and_refused_if_it_stays_so(s3, prefix, tmp_path):
     file = put(prefix, tmp_path / "a", 10_000)
     with s3.proxy.harming(Fault("flip", contains="/a", value=5000)):
-        storage.download(file.uri, tmp_path / "back", sha256=file.sha256)
+        download(file.uri, tmp_path / "back", sha256=file.sha256)
     assert (tmp_path / "back").read_bytes() == file.path.read_bytes()
     (tmp_path / "back").unlink()
     with (
         s3.proxy.harming(Fault("flip", contains="/a", value=5000, times=9)),
         pytest.raises(StorageError, match="its SHA-256 is not the one that was written down"),
     ):
-        storage.download(file.uri, tmp_path / "back", sha256=file.sha256)
+        download(file.uri, tmp_path / "back", sha256=file.sha256)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_transfer_without_progress_is_given_up_and_can_be_taken_up_later(s3, prefix, tmp_path, monkeypatch):
-    monkeypatch.setattr(transfers, "_MAX_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(s3_transfers, "_MAX_WAIT_SECONDS", 0.0)
     file = put(prefix, tmp_path / "a", 1000)
     with (
         s3.proxy.harming(Fault("cut", contains="/a", value=1, times=99)),
         pytest.raises(StorageError, match="breaks off again and again"),
     ):
-        storage.download(file.uri, tmp_path / "back")
-    storage.download(file.uri, tmp_path / "back", sha256=file.sha256)
+        download(file.uri, tmp_path / "back")
+    download(file.uri, tmp_path / "back", sha256=file.sha256)
 
 
 def test_a_full_disk_is_told_and_leaves_no_file(prefix, tmp_path):
     file = put(prefix, tmp_path / "a", 1000)
     (tmp_path / "no-folder").write_text("")
     with pytest.raises(StorageError, match="no-folder/back: cannot be written"):
-        storage.download(file.uri, tmp_path / "no-folder" / "back")
+        download(file.uri, tmp_path / "no-folder" / "back")
 
 
 # What can be wrong
@@ -236,14 +237,14 @@ def test_what_can_be_wrong_is_said_in_one_line_with_its_remedy_and_without_a_sec
     def told(uri: str = f"{prefix}/a", **configuration) -> str:
         s3.configure(**configuration)
         with pytest.raises(StorageError) as problem:
-            storage.read_text(uri)
+            s3_objects.read_text(uri)
         text = f"{problem.value}{problem.value.__cause__!r}{pickle.dumps(problem.value)!r}"
         assert not any(secret in text for secret in (s3.server.secret_key, "not-the-secret"))
         assert "\n" not in str(problem.value)
         return str(problem.value)
 
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    storage.write_text(f"{prefix}/a", "a")
+    s3_objects.write_text(f"{prefix}/a", "a")
     assert told("s3://nowhere/a").startswith("s3://nowhere/a: there is no such bucket; create it or correct the name")
     assert "the credentials are refused; correct AWS_ACCESS_KEY_ID" in told(secret_key="not-the-secret")
     assert "access is denied to these credentials; ask for the rights" in told(access_key=s3.server.stranger_key)
@@ -264,7 +265,7 @@ def test_an_endpoint_with_a_password_is_shown_without_it(s3, prefix, monkeypatch
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://user:password@127.0.0.1:{port}")
     s3.configure()
     with pytest.raises(StorageError, match=f"no S3 server answers at http://127.0.0.1:{port}") as problem:
-        storage.read_text(f"{prefix}/a")
+        s3_objects.read_text(f"{prefix}/a")
     assert "password" not in str(problem.value)
 
 
@@ -274,39 +275,39 @@ def test_no_secret_reaches_the_logs_or_what_is_pickled(s3, prefix, tmp_path):
     logging.getLogger().addHandler(handler)
     try:
         file = put(prefix, tmp_path / "a", 1000)
-        storage.download(file.uri, tmp_path / "back")
+        download(file.uri, tmp_path / "back")
     finally:
         logging.getLogger().removeHandler(handler)
-    lock = storage.StorageLock(f"{prefix}/lock")
+    lock = S3Lock(f"{prefix}/lock")
     assert s3.server.secret_key not in stream.getvalue() + repr(pickle.dumps(file))
     lock.acquire()
     try:
-        assert s3.server.secret_key not in storage.read_text(f"{prefix}/lock")
+        assert s3.server.secret_key not in s3_objects.read_text(f"{prefix}/lock")
     finally:
         lock.release()
 
 
 def test_a_forked_child_has_a_connection_of_its_own(prefix):
-    storage.write_text(f"{prefix}/a", "parent")
+    s3_objects.write_text(f"{prefix}/a", "parent")
     child = os.fork()
     if not child:
-        storage.write_text(f"{prefix}/b", storage.read_text(f"{prefix}/a"))
+        s3_objects.write_text(f"{prefix}/b", s3_objects.read_text(f"{prefix}/a"))
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
-    assert storage.read_text(f"{prefix}/b") == "parent"
+    assert s3_objects.read_text(f"{prefix}/b") == "parent"
 
 
 # Locks
 
 
 def test_one_of_many_gets_the_lock_and_the_others_are_told_who(prefix):
-    taken = [storage.StorageLock(f"{prefix}/lock") for _ in range(8)]
+    taken = [S3Lock(f"{prefix}/lock") for _ in range(8)]
 
-    def outcome(lock: storage.StorageLock) -> str:
+    def outcome(lock: S3Lock) -> str:
         try:
             lock.acquire()
             return "mine"
-        except storage.LockHeldError as problem:
+        except LockHeldError as problem:
             return str(problem)
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -317,41 +318,41 @@ def test_one_of_many_gets_the_lock_and_the_others_are_told_who(prefix):
         assert f"delete {prefix}/lock" in told
     winner.check()
     winner.release()
-    assert storage.sizes(prefix) == {}
+    assert s3_objects.sizes(prefix) == {}
 
 
 def test_the_lock_of_a_process_that_was_killed_on_this_machine_is_taken_over_at_once(prefix):
-    script = "import os, sys; from cyclesep import storage; storage.StorageLock(sys.argv[1]).acquire(); "
+    script = "import os, sys; from cyclesep.storage.s3_lock import S3Lock; S3Lock(sys.argv[1]).acquire(); "
     script += "os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", script, f"{prefix}/lock"], check=False).returncode == -signal.SIGKILL
-    assert storage.sizes(prefix).keys() == {"lock"}
-    lock = storage.StorageLock(f"{prefix}/lock")
+    assert s3_objects.sizes(prefix).keys() == {"lock"}
+    lock = S3Lock(f"{prefix}/lock")
     lock.acquire()
     lock.release()
 
 
 def test_a_lock_of_another_machine_is_taken_over_when_it_was_not_renewed_and_its_owner_notices(prefix, monkeypatch):
-    monkeypatch.setattr(locks, "_process", lambda _: None)
-    first, second = (storage.StorageLock(f"{prefix}/lock") for _ in range(2))
+    monkeypatch.setattr(s3_lock, "_process", lambda _: None)
+    first, second = (S3Lock(f"{prefix}/lock") for _ in range(2))
     first.acquire()
-    with pytest.raises(storage.LockHeldError, match="last renewed [0-9] s ago"):
+    with pytest.raises(LockHeldError, match="last renewed [0-9] s ago"):
         second.acquire()
-    monkeypatch.setattr(locks, "STALE_SECONDS", -10.0)
+    monkeypatch.setattr(s3_lock, "STALE_SECONDS", -10.0)
     second.acquire()
-    monkeypatch.setattr(locks, "STALE_SECONDS", 90.0)
+    monkeypatch.setattr(s3_lock, "STALE_SECONDS", 90.0)
     with pytest.raises(
         StorageError, match=r"the lock was lost, it is now that of process .*run the same command again"
     ):
         first.check()
     first.release()
     second.check()
-    assert storage.sizes(prefix).keys() == {"lock"}
+    assert s3_objects.sizes(prefix).keys() == {"lock"}
     second.release()
 
 
 def test_a_lock_is_renewed_while_it_is_held_and_lost_when_it_is_deleted(prefix, monkeypatch):
-    monkeypatch.setattr(locks, "RENEW_SECONDS", 0.3)
-    lock = storage.StorageLock(f"{prefix}/lock")
+    monkeypatch.setattr(s3_lock, "RENEW_SECONDS", 0.3)
+    lock = S3Lock(f"{prefix}/lock")
     lock.acquire()
     began = lock._renewed
     try:
@@ -364,7 +365,7 @@ def test_a_lock_is_renewed_while_it_is_held_and_lost_when_it_is_deleted(prefix, 
         lock.check()
         for _ in range(200):
             # Again and again, because Swift refuses a renewal that is bound to what was there.
-            storage.delete(prefix, ["lock"])
+            s3_objects.delete(prefix, ["lock"])
             if lock._lost:
                 break
             deadline.wait(0.05)
@@ -372,14 +373,14 @@ def test_a_lock_is_renewed_while_it_is_held_and_lost_when_it_is_deleted(prefix, 
             lock.check()
     finally:
         lock.release()
-    assert storage.sizes(prefix) == {}
+    assert s3_objects.sizes(prefix) == {}
 
 
 def test_a_server_without_conditional_requests_still_keeps_the_second_one_out(s3, prefix, monkeypatch):
-    monkeypatch.setattr(locks, "_SETTLE_SECONDS", 0.0)
-    first, second = (storage.StorageLock(f"{prefix}/lock") for _ in range(2))
+    monkeypatch.setattr(s3_lock, "_SETTLE_SECONDS", 0.0)
+    first, second = (S3Lock(f"{prefix}/lock") for _ in range(2))
     with s3.proxy.harming(Fault("status", "PUT", "/lock", value=501)):
         first.acquire()
-    with pytest.raises(storage.LockHeldError):
+    with pytest.raises(LockHeldError):
         second.acquire()
     first.release()

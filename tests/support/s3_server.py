@@ -19,7 +19,7 @@ from typing import Any
 
 import boto3.session
 
-from cyclesep.storage import client
+from cyclesep.storage import s3_client
 from tests.support.fault_proxy import FaultProxy
 
 BIN = Path(sys.executable).parent
@@ -143,7 +143,7 @@ class S3:
         (self._folder / "config").write_text(
             f"[default]\nregion = us-east-1\nendpoint_url = {endpoint}\nmax_attempts = 4\n"
         )
-        client.forget()
+        s3_client.reset()
         self.is_changed = True
 
     def client(self) -> Any:

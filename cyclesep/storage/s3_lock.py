@@ -12,7 +12,6 @@ what was written, both go on.
 import json
 import logging
 import os
-import socket
 import threading
 import time
 import uuid
@@ -23,10 +22,10 @@ from typing import Any
 
 from botocore import exceptions as boto
 
-from cyclesep.errors import StorageError
-from cyclesep.storage.client import client
-from cyclesep.storage.s3_errors import ObjectNotFound, code_of, explained
-from cyclesep.storage.uri import parse
+from cyclesep.errors import LockHeldError, ObjectNotFound, StorageError
+from cyclesep.storage.s3_client import client
+from cyclesep.storage.s3_errors import code_of, translate_errors
+from cyclesep.storage.uri import parse, process_name
 
 RENEW_SECONDS = 15.0
 STALE_SECONDS = 90.0
@@ -42,16 +41,7 @@ _UNKNOWN = ("NotImplemented", "501")
 _log = logging.getLogger(__name__)
 
 
-class LockHeldError(StorageError):
-    """Somebody else holds the lock."""
-
-    def __init__(self, message: str, told: str = "") -> None:
-        super().__init__(message)
-        self.told = told
-        """Who holds it, since when, and how to break it."""
-
-
-class StorageLock:
+class S3Lock:
     """A lock object in S3, renewed by a thread of its own while it is held."""
 
     def __init__(self, uri: str) -> None:
@@ -62,15 +52,15 @@ class StorageLock:
         self._renewed = 0.0
         self._lost = ""
 
-    def acquire(self, *, wait_for_the_dead: bool = False) -> None:
+    def acquire(self, *, wait_for_crashed_owner: bool = False) -> None:
         """Take the lock, or take it over from a crashed owner; raises LockHeldError.
 
         Whether an owner on another machine has crashed shows only when it no longer renews the lock: with
-        `wait_for_the_dead` this waits until it does, or until the lock is stale.
+        `wait_for_crashed_owner` this waits until it does, or until the lock is stale.
         """
         with suppress(ObjectNotFound):
-            found = _Found(self.uri)
-            if wait_for_the_dead:
+            found = LockState(self.uri)
+            if wait_for_crashed_owner:
                 found = self._last_of(found)
             if not found.is_stale():
                 raise found.refusal()
@@ -79,14 +69,14 @@ class StorageLock:
         self._renewed = time.monotonic()
         threading.Thread(target=self._keep, name="storage-lock", daemon=True).start()
 
-    def _last_of(self, first: "_Found") -> "_Found":
+    def _last_of(self, first: "LockState") -> "LockState":
         """The lock when it is stale or was renewed; raises ObjectNotFound when it is given back."""
         found = first
         if not found.is_stale():
             _log.warning("%s: held by %s; waiting for a sign of life", self.uri, found.told())
         while not found.is_stale() and found.etag == first.etag and found.renewed_at == first.renewed_at:
             time.sleep(_LOOK_SECONDS)
-            found = _Found(self.uri)
+            found = LockState(self.uri)
         return found
 
     def check(self) -> None:
@@ -100,36 +90,36 @@ class StorageLock:
         """Give the lock back; what cannot be deleted any more is left to go stale."""
         self._ended.set()
         with suppress(StorageError):
-            found = _Found(self.uri)
+            found = LockState(self.uri)
             if found.token == self._token:
                 found.delete()
 
     def _create(self) -> None:
         try:
-            with explained(self.uri):
+            with translate_errors(self.uri):
                 self._put(IfNoneMatch="*")
         except StorageError as problem:
             code = code_of(problem.__cause__) if isinstance(problem.__cause__, boto.ClientError) else ""
             if code in _UNKNOWN:
-                with explained(self.uri):
+                with translate_errors(self.uri):
                     self._put()
                 time.sleep(_SETTLE_SECONDS)
             elif code not in _TAKEN:
                 raise
         # Also after success: there are servers that pass over the condition.
-        found = _Found(self.uri)
+        found = LockState(self.uri)
         if found.token != self._token:
             raise found.refusal()
 
     def _put(self, **condition: str) -> None:
         bucket, key = parse(self.uri)
-        body = {"token": self._token, "owner": this_process(), "process": _process(os.getpid()), "since": self._since}
+        body = {"token": self._token, "owner": process_name(), "process": _process(os.getpid()), "since": self._since}
         text = json.dumps(body, indent=2) + "\n"
         client().put_object(Bucket=bucket, Key=key, Body=text.encode(), ContentType="application/json", **condition)
 
     def _keep(self) -> None:
         while not self._ended.wait(RENEW_SECONDS):
-            with suppress(StorageError), explained(self.uri):
+            with suppress(StorageError), translate_errors(self.uri):
                 found = self._found_ours()
                 if found is not None and self._renew(found):
                     self._renewed = time.monotonic()
@@ -137,7 +127,7 @@ class StorageLock:
                     # A release that came between must not leave what this renewal wrote.
                     self.release()
 
-    def _renew(self, found: "_Found") -> bool:
+    def _renew(self, found: "LockState") -> bool:
         """Write the lock anew unless somebody has deleted or taken it since it was found."""
         try:
             self._put(IfMatch=found.etag)
@@ -149,10 +139,10 @@ class StorageLock:
             self._put()
         return True
 
-    def _found_ours(self) -> "_Found | None":
+    def _found_ours(self) -> "LockState | None":
         """The lock as it lies there; None, with the reason noted, if it is no longer ours."""
         try:
-            found = _Found(self.uri)
+            found = LockState(self.uri)
             if found.token == self._token:
                 return found
             self._lost = f"is now that of {found.told()}"
@@ -161,13 +151,13 @@ class StorageLock:
         return None
 
 
-class _Found:
+class LockState:
     """A lock object as it lies there now; raises ObjectNotFound if there is none."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
         bucket, key = parse(uri)
-        with explained(uri):
+        with translate_errors(uri):
             response = client().get_object(Bucket=bucket, Key=key)
             body = response["Body"].read()
         values: dict[str, Any] = {}
@@ -196,7 +186,7 @@ class _Found:
     def delete(self) -> None:
         """Delete this object but not a newer one; what others did meanwhile, `acquire` sees."""
         bucket, key = parse(self.uri)
-        with explained(self.uri):
+        with translate_errors(self.uri):
             try:
                 client().delete_object(Bucket=bucket, Key=key, IfMatch=self.etag)
             except boto.ClientError as problem:
@@ -204,11 +194,6 @@ class _Found:
                     client().delete_object(Bucket=bucket, Key=key)
                 elif code_of(problem) not in (*_TAKEN, "NoSuchKey", "404"):
                     raise
-
-
-def this_process() -> str:
-    """This process, for those who may wait for it."""
-    return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def _now() -> str:

@@ -35,13 +35,13 @@ def endpoint() -> str:
     return str(_client.meta.endpoint_url) if _client is not None else ""
 
 
-def forget() -> None:
+def reset() -> None:
     """Start anew: after a fork, or when the environment has changed."""
     global _client, _lock
     _lock, _client = threading.Lock(), None
 
 
-os.register_at_fork(after_in_child=forget)
+os.register_at_fork(after_in_child=reset)
 
 
 def transfer_manager() -> Any:

@@ -12,8 +12,8 @@ from urllib.parse import quote, unquote
 from botocore import exceptions as boto
 
 from cyclesep.errors import StorageError
-from cyclesep.storage.client import client, transfer_manager
-from cyclesep.storage.s3_errors import INTERRUPTIONS, code_of, explained
+from cyclesep.storage.s3_client import client, transfer_manager
+from cyclesep.storage.s3_errors import INTERRUPTIONS, code_of, translate_errors
 from cyclesep.storage.uri import parse
 
 _BLOCK_BYTES = 2**20
@@ -84,7 +84,7 @@ def abort_uploads(uri: str) -> int:
     """Throw away the parts of unfinished uploads directly below a prefix, which are paid for and not seen; how many."""
     bucket, key = parse(uri)
     prefix = f"{key}/" if key else ""
-    with explained(uri):
+    with translate_errors(uri):
         pages = client().get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
         unfinished = [
             found for page in pages for found in page.get("Uploads", ()) if "/" not in found["Key"].removeprefix(prefix)
@@ -99,14 +99,14 @@ def _sent(files: Sequence[Upload], *, last: bool) -> list[Upload]:
     if not files:
         return []
     again = []
-    with explained(files[0].uri), transfer_manager() as manager:
+    with translate_errors(files[0].uri), transfer_manager() as manager:
         futures = {
             manager.upload(str(file.path), *parse(file.uri), extra_args={"Metadata": {"sha256": file.sha256}}): file
             for file in files
         }
         for future, file in futures.items():
             try:
-                with explained(file.uri):
+                with translate_errors(file.uri):
                     future.result()
             except StorageError as problem:
                 cause = problem.__cause__
@@ -118,7 +118,7 @@ def _sent(files: Sequence[Upload], *, last: bool) -> list[Upload]:
 
 def _arrived(file: Upload) -> bool:
     bucket, key = parse(file.uri)
-    with explained(file.uri):
+    with translate_errors(file.uri):
         found = client().head_object(Bucket=bucket, Key=key)
     return bool(
         found["ContentLength"] == file.path.stat().st_size and found["Metadata"].get("sha256", "") == file.sha256
@@ -167,7 +167,7 @@ def _get(uri: str, partial: Path | None) -> Any:
     bucket, key = parse(uri)
     # The last byte is asked for again, because a range that begins at the end is refused.
     rest = {"Range": f"bytes={max(0, partial.stat().st_size - 1)}-", "IfMatch": _etag_of(partial)} if partial else {}
-    with explained(uri):
+    with translate_errors(uri):
         try:
             return client().get_object(Bucket=bucket, Key=key, **rest)
         except boto.ClientError as problem:
