@@ -7,7 +7,7 @@ from cyclesep.reports.report import ReportConfig
 
 def run(config: ReportConfig) -> int:
     """Write report.html into each folder; raises ConfigError for a folder that is neither a run nor an evaluation."""
-    from cyclesep.evaluation.track_scores import SUMMARY
+    from cyclesep.evaluation.results import SUMMARY
     from cyclesep.reports.evaluation_report import write_evaluation_report
     from cyclesep.reports.report import RUN, tell_report
     from cyclesep.reports.training_report import write_training_report

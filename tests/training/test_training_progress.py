@@ -1,10 +1,10 @@
-"""The live line: what it says of a run."""
+"""The status line of a training run."""
 
 from cyclesep.training.training_progress import ShownProgress, _line
 
 
-def test_the_line_has_scores_speed_waiting_and_losses() -> None:
-    shown = ShownProgress(
+def test_line_has_scores_speed_data_wait_and_losses() -> None:
+    progress = ShownProgress(
         step=7,
         losses={
             "separator/cycle": 0.25,
@@ -16,8 +16,8 @@ def test_the_line_has_scores_speed_waiting_and_losses() -> None:
         metrics={"validation/sdr": 4.321, "validation/si_sdr": 3.0, "validation/si_sdr_gain": 8.0},
         speed={"crops_per_second": 61.4, "data_wait": 0.0123},
     )
-    assert _line(shown) == "SDR 4.32 dB (SI-SDR +8.00)  61 crops/s, 1.2% data wait  cycle 0.250  total 1.000"
+    assert _line(progress) == "SDR 4.32 dB (SI-SDR +8.00)  61 crops/s, 1.2% data wait  cycle 0.250  total 1.000"
 
 
-def test_a_run_that_has_nothing_to_tell_says_nothing() -> None:
+def test_line_is_empty_without_figures() -> None:
     assert _line(ShownProgress(step=0)) == ""
