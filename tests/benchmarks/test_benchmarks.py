@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks import crops, ingest
-from benchmarks.command import BENCHMARKS, run_benchmark
+from benchmarks.command import BENCHMARKS, Benchmark, run_benchmark
 from benchmarks.crop_baselines import OURS, OWN_WAYS, RAW_MEMMAP, SEED, WAV, Way, write_seed
 from benchmarks.crop_corpus import CropCorpus, CropLayout
 from benchmarks.crop_peers import LITDATA, LITDATA_WINDOWS, MOSAICML, WEBDATASET
@@ -24,7 +25,6 @@ from benchmarks.interleaving import interleaved, rate
 from benchmarks.musdb_loop import musdb_loop
 from benchmarks.table import Row, Table
 from cyclesep.audio.audio_io import from_pcm16
-from cyclesep.cli.main import Job, main
 from cyclesep.config import settings
 from cyclesep.config.schema import list_settings
 from cyclesep.data.corpora.composer.track import SyntheticConfig, synthetic_tracks
@@ -235,78 +235,73 @@ def test_ingest_in_two_tables_per_source(tmp_path: Path) -> None:
 @dataclass(frozen=True, kw_only=True)
 class ToyBenchmark:
     fails: bool = False
-    """Whether to end with an error."""
+    """Whether to raise an error."""
 
 
-def run_toy(config: ToyBenchmark) -> list[Table]:
+def run(config: ToyBenchmark) -> list[Table]:
     return [TABLE] if not config.fails else [][1]
 
 
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
-    monkeypatch.setitem(sys.modules, "test_benchmarks", sys.modules[__name__])
-    job = Job(
-        sentence="A toy.", config="test_benchmarks:ToyBenchmark", function="test_benchmarks:run_toy", examples=(),
-        gives_tables=True,
-    )  # fmt: skip
-    monkeypatch.setitem(BENCHMARKS, "toy", job)
+    monkeypatch.setitem(sys.modules, "toy_benchmark", sys.modules[__name__])
+    toy = Benchmark(description="A toy.", module="toy_benchmark", config="ToyBenchmark", examples=())
+    monkeypatch.setitem(BENCHMARKS, "toy", toy)
 
 
 @pytest.mark.usefixtures("toy")
-def test_the_command_prints_tables_and_writes_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_prints_tables_and_writes_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "new" / "rows.json"
     with pytest.raises(SystemExit) as ended:
-        main(["benchmark", "toy", "fails=false", "--json", str(target)])
+        run_benchmark(["toy", "fails=false", "--json", str(target)])
     assert ended.value.code == 0
-    told = capsys.readouterr().out
-    assert told.startswith("commit ")
-    assert "25,000" in told
+    output = capsys.readouterr().out
+    assert output.startswith("commit ")
+    assert "25,000" in output
     rows = json.loads(target.read_text())
     assert [(row["way"], row["rate"]) for row in rows] == [("old", 12.5), ("new", 25000.0), ("absent", None)]
     assert all(row["commit"] and "cores" in row["hardware"] for row in rows)
 
 
 @pytest.mark.usefixtures("toy")
-def test_a_benchmark_that_fails_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failed_benchmark_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         run_benchmark(["toy", "--json", str(tmp_path / "rows.json"), "fails=true"])
     assert ended.value.code == 70
-    assert capsys.readouterr().err.startswith("cyclesep benchmark toy: error: unexpected IndexError")
+    assert capsys.readouterr().err.startswith("python jobs/benchmark.py toy: error: unexpected IndexError")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "told"),
+    ("arguments", "status", "message"),
     [([], 0, "crops"), (["--help"], 0, "ingest"), (["crop"], 2, "did you mean crops"), (["x"], 2, "known: crops")],
 )
-def test_benchmarks_are_listed_and_misspellings_put_right(
-    words: list[str], status: int, told: str, capsys: pytest.CaptureFixture[str]
+def test_command_lists_benchmarks_and_suggests_names(
+    arguments: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        run_benchmark(words)
+        run_benchmark(arguments)
     output = capsys.readouterr()
     assert ended.value.code == status
-    assert told in output.out + output.err
+    assert message in output.out + output.err
 
 
 @pytest.mark.parametrize("name", ["crops", "ingest"])
-def test_help_lists_every_setting_and_the_examples_are_settings(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_every_setting_and_examples_are_valid(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         run_benchmark([name, "--help"])
     assert ended.value.code == 0
-    told = capsys.readouterr().out
-    assert told.startswith(f"usage: cyclesep benchmark {name}")
-    assert "--json FILE" in told
+    output = capsys.readouterr().out
+    assert output.startswith(f"usage: python jobs/benchmark.py {name}")
+    assert "--json FILE" in output
     kind = {"crops": CropsBenchmark, "ingest": IngestBenchmark}[name]
     for setting in list_settings(kind):
-        assert f"\n  {setting.name}  ({setting.type}; " in told
+        assert f"\n  {setting.name}  ({setting.type}; " in output
         assert setting.description.endswith(".") or ":" in setting.description
     for example in BENCHMARKS[name].examples:
-        settings.load(kind, [], [word for word in example.split() if "=" in word])
+        settings.load(kind, [], [argument for argument in example.split() if "=" in argument])
 
 
-def test_the_script_runs_the_command() -> None:
+def test_script_runs_the_command() -> None:
     script = CHECKOUT / "jobs" / "benchmark.py"
     assert "run_benchmark()" in script.read_text()

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import cyclesep
-from cyclesep import checkpoints, storage
+from cyclesep import checkpoints
 from cyclesep.cli.info import describe
 from cyclesep.cli.info.config import InfoConfig
 from cyclesep.errors import CheckpointError, CyclesepError
-from cyclesep.storage import download_cache
+from cyclesep.storage import download_cache, s3_objects
 from cyclesep.storage.path import StoragePath
 from tests.support.fault_proxy import Fault
 from tests.support.tiny_evaluation import save_separator
@@ -28,7 +28,7 @@ STEP = "step-00000002"
 def run(prefix: str, tmp_path: Path) -> StoragePath:
     """A finished run in S3 with one checkpoint."""
     local, run = save_separator(tmp_path / "made"), StoragePath.of(f"{prefix}/runs/tiny")
-    run.below(STEP).copy_files(StoragePath.of(local), last=checkpoints.METADATA)
+    run.child(STEP).copy_files(StoragePath.of(local), last=checkpoints.METADATA)
     run.write_text(checkpoints.CONFIG, (local / checkpoints.CONFIG).read_text())
     checkpoints.write_run(run, best=STEP, last=STEP)
     return run
@@ -36,45 +36,45 @@ def run(prefix: str, tmp_path: Path) -> StoragePath:
 
 def test_a_run_and_its_checkpoint_are_loaded_as_local_ones_are(run: StoragePath, tmp_path: Path) -> None:
     local = checkpoints.load_separator(tmp_path / "made")
-    for place in (run.place, f"{run.place}/{STEP}", f"{run.place}/"):
+    for place in (run.uri, f"{run.uri}/{STEP}", f"{run.uri}/"):
         there = checkpoints.load_separator(place)
         assert there.digest == local.digest
-        assert there.place == f"{run.place}/{STEP}"
+        assert there.uri == f"{run.uri}/{STEP}"
         assert there.path == checkpoints.find(place)
-    assert cyclesep.load(run.place, device="cpu").targets == ("vocals",)
+    assert cyclesep.load(run.uri, device="cpu").targets == ("vocals",)
 
 
 def test_the_weights_come_once_and_the_training_state_only_if_it_is_wanted(s3: "S3", run: StoragePath) -> None:
     for _ in range(3):
-        checkpoints.load_separator(run.place)
+        checkpoints.load_separator(run.uri)
     assert len(s3.proxy.seen("GET", checkpoints.WEIGHTS)) == 1
     assert len(s3.proxy.seen("GET", checkpoints.STATE)) == 0
-    copy = checkpoints.find(run.place)
+    copy = checkpoints.find(run.uri)
     assert not (copy / checkpoints.STATE).exists()
-    run.below(STEP).local_path(checkpoints.STATE)
+    run.child(STEP).local_path(checkpoints.STATE)
     assert torch.load(copy / checkpoints.STATE, weights_only=True)["step"] == 0
 
 
 def test_a_checkpoint_that_was_written_anew_is_fetched_anew(run: StoragePath, tmp_path: Path) -> None:
-    before = checkpoints.find(run.place)
-    with run.below(STEP).replacing(checkpoints.METADATA) as file:
+    before = checkpoints.find(run.uri)
+    with run.child(STEP).replacing(checkpoints.METADATA) as file:
         file.write_text((tmp_path / "made" / checkpoints.METADATA).read_text().replace('"step": 0', '"step": 7'))
-    after = checkpoints.find(run.place)
+    after = checkpoints.find(run.uri)
     assert after != before
-    assert checkpoints.read_metadata(after).step == checkpoints.read_metadata(run.below(STEP)).step == 7
+    assert checkpoints.read_metadata(after).step == checkpoints.read_metadata(run.child(STEP)).step == 7
 
 
 def test_a_copy_that_was_cut_short_is_fetched_anew(run: StoragePath) -> None:
-    copy = checkpoints.find(run.place) / checkpoints.WEIGHTS
+    copy = checkpoints.find(run.uri) / checkpoints.WEIGHTS
     whole = copy.read_bytes()
     copy.write_bytes(whole[:100])
-    checkpoints.load_separator(run.place)
+    checkpoints.load_separator(run.uri)
     assert copy.read_bytes() == whole
 
 
 def test_several_processes_at_once_fetch_it_once(s3: "S3", run: StoragePath) -> None:
     script = "import sys; from cyclesep.storage.path import StoragePath; print(StoragePath.of(sys.argv[1]).local_path(sys.argv[2]))"
-    words = [sys.executable, "-c", script, f"{run.place}/{STEP}", checkpoints.STATE]
+    words = [sys.executable, "-c", script, f"{run.uri}/{STEP}", checkpoints.STATE]
     processes = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert len({process.communicate()[0] for process in processes}) == 1
     assert [process.returncode for process in processes] == [0, 0, 0]
@@ -83,7 +83,7 @@ def test_several_processes_at_once_fetch_it_once(s3: "S3", run: StoragePath) -> 
 
 def test_damage_on_the_way_is_seen_and_the_file_fetched_again(s3: "S3", run: StoragePath, tmp_path: Path) -> None:
     with s3.proxy.harming(Fault("flip", "GET", checkpoints.WEIGHTS, value=5000)):
-        loaded = checkpoints.load_separator(run.place)
+        loaded = checkpoints.load_separator(run.uri)
     assert loaded.digest == checkpoints.load_separator(tmp_path / "made").digest
     assert len(s3.proxy.seen("GET", checkpoints.WEIGHTS)) == 2
 
@@ -95,8 +95,8 @@ def test_copies_that_nobody_used_for_long_go_but_for_the_latest(
     monkeypatch.setattr(download_cache, "NUM_KEPT", 2)
     kept = []
     for name in ("a", "b", "c"):
-        run.below(name).copy_files(StoragePath.of(tmp_path / "made"), last=checkpoints.METADATA)
-        kept.append(run.below(name).local_path(checkpoints.METADATA))
+        run.child(name).copy_files(StoragePath.of(tmp_path / "made"), last=checkpoints.METADATA)
+        kept.append(run.child(name).local_path(checkpoints.METADATA))
     assert [folder.exists() for folder in kept] == [False, True, True]
 
 
@@ -111,34 +111,34 @@ def told(place: str) -> str:
 def test_what_is_absent_or_damaged_is_told_by_its_place(s3: "S3", run: StoragePath, prefix: str) -> None:
     assert f"{prefix}/runs/other: is neither a checkpoint nor a finished run" in told(f"{prefix}/runs/other")
     assert "s3://nowhere/runs/tiny" in told("s3://nowhere/runs/tiny")
-    place = run.below(STEP)
-    bucket, key = place.place.removeprefix("s3://").split("/", 1)
+    place = run.child(STEP)
+    bucket, key = place.uri.removeprefix("s3://").split("/", 1)
     s3.client().put_object(
         Bucket=bucket, Key=f"{key}/{checkpoints.WEIGHTS}", Body=b"other", Metadata={"sha256": "0" * 64}
     )
-    weights = place.path_of(checkpoints.WEIGHTS)
-    assert f"{weights}: its SHA-256 is not the one that was written down" in told(run.place)
+    weights = place.file_uri(checkpoints.WEIGHTS)
+    assert f"{weights}: its SHA-256 is not the one that was written down" in told(run.uri)
     s3.client().put_object(Bucket=bucket, Key=f"{key}/{checkpoints.WEIGHTS}", Body=b"other")
-    assert f"{weights}: is missing or damaged" in told(run.place)
+    assert f"{weights}: is missing or damaged" in told(run.uri)
     place.delete(checkpoints.WEIGHTS)
-    assert f"{weights}: is missing or damaged" in told(run.place)
+    assert f"{weights}: is missing or damaged" in told(run.uri)
     place.write_text(checkpoints.METADATA, "{")
-    assert f"{place.path_of(checkpoints.METADATA)}: is missing or damaged" in told(run.place)
+    assert f"{place.file_uri(checkpoints.METADATA)}: is missing or damaged" in told(run.uri)
 
 
 def test_what_is_forbidden_is_told_and_never_taken_for_absent(s3: "S3", run: StoragePath) -> None:
     s3.configure(access_key=s3.server.stranger_key)
-    assert "access is denied" in told(run.place)
+    assert "access is denied" in told(run.uri)
     with pytest.raises(CyclesepError, match="access is denied"):
-        describe(run.place, InfoConfig(paths=(run.place,)))
+        describe(run.uri, InfoConfig(paths=(run.uri,)))
 
 
 def test_a_run_in_s3_is_described(run: StoragePath) -> None:
-    described = describe(run.place, InfoConfig(paths=(run.place,)))
+    described = describe(run.uri, InfoConfig(paths=(run.uri,)))
     assert described.kind == "run"
-    assert described.place == run.place
+    assert described.path == run.uri
     assert described.checkpoints == (STEP,)  # type: ignore[union-attr]
     assert described.best.parameters > 1000  # type: ignore[union-attr]
-    assert described.disk_bytes == sum(stored.bytes for stored in storage.listed(run.place).values())
+    assert described.disk_bytes == sum(stored.bytes for stored in s3_objects.list_objects(run.uri).values())
     with pytest.raises(CheckpointError, match="is neither a checkpoint nor a finished run"):
-        describe(f"{run.place}/nothing", InfoConfig(paths=(run.place,)))
+        describe(f"{run.uri}/nothing", InfoConfig(paths=(run.uri,)))
