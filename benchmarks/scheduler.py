@@ -24,12 +24,10 @@ from cyclesep.evaluation.cluster_resources import Capacity, Cluster
 from cyclesep.evaluation.config import EvaluateConfig
 from cyclesep.evaluation.references import find_references
 from cyclesep.evaluation.resource_usage import peak_bytes, reset_peak_memory, resident_bytes
-from cyclesep.evaluation.results import Results
-from cyclesep.evaluation.schedule import Schedule
-from cyclesep.evaluation.tasks import items_of, kept_of
-from cyclesep.evaluation.track_result import TrackResult
-from cyclesep.evaluation.track_scores import SUMMARY, TrackScores
-from cyclesep.evaluation.worker import Item
+from cyclesep.evaluation.results import SUMMARY, Results
+from cyclesep.evaluation.scheduler import Scheduler
+from cyclesep.evaluation.tasks import EvaluationTask, load_finished, make_tasks
+from cyclesep.evaluation.track_scores import TrackResult, TrackScores
 from cyclesep.metrics import to_museval_json
 from cyclesep.storage.path import StoragePath
 
@@ -92,24 +90,24 @@ class _Stages:
 def run(config: SchedulerBenchmark) -> Sequence[Table]:
     """One table of what comes before and after the tracks, one of handing them out, by the size of the cluster."""
     with tempfile.TemporaryDirectory(dir=config.folder or None) as folder:
-        items, stages = _before_and_after(config, Path(folder))
+        tasks, stages = _before_and_after(config, Path(folder))
     with connect():
-        return [stages, _handing_out(config, items)]
+        return [stages, _handing_out(config, tasks)]
 
 
-def _before_and_after(config: SchedulerBenchmark, folder: Path) -> tuple[list[Item], Table]:
+def _before_and_after(config: SchedulerBenchmark, folder: Path) -> tuple[list[EvaluationTask], Table]:
     shards, results = folder / "shards", Results(folder=StoragePath.of(folder / "output"))
     shards.mkdir()
     stages, number = _Stages(), config.tracks
     stages.timed("write it (an ingest does)", number, lambda: write_manifest(shards, make_manifest(records(number))))
     asked = EvaluateConfig(shards=str(shards))
     tracks = stages.timed(READ, number, lambda: find_references(asked))
-    items = stages.timed("name what there is to do", number, lambda: items_of(asked, results, [SYSTEM], tracks))
-    some = items[: config.parts]
+    tasks = stages.timed("name what there is to do", number, lambda: make_tasks(asked, results, [SYSTEM], tracks))
+    some = tasks[: config.parts]
     stages.timed("keep results (tasks do)", len(some), lambda: _keep(results, some))
-    stages.timed("find results of an earlier run", len(some), lambda: kept_of(results, some))
-    outcomes = stages.timed("outcomes", number, lambda: [outcome_of(item) for item in items])
-    stages.timed("join the frames", len(some), lambda: results.join_scores(item.part for item in some))
+    stages.timed("find results of an earlier run", len(some), lambda: load_finished(results, some))
+    outcomes = stages.timed("outcomes", number, lambda: [outcome_of(task) for task in tasks])
+    stages.timed("join the frames", len(some), lambda: results.join_scores(task.key for task in some))
     stages.timed("tables of tracks", number, lambda: _write_tables(results, outcomes))
     kilobytes = (shards / MANIFEST_NAME).stat().st_size / number / 1e3
     kept = sum(file.stat().st_size for file in (folder / "output").rglob("*/*") if file.is_file()) / len(some) / 1e3
@@ -117,23 +115,23 @@ def _before_and_after(config: SchedulerBenchmark, folder: Path) -> tuple[list[It
         f"what one driver does before and after: a manifest of {number:,} tracks ({kilobytes:.1f} kB each), results of "
         f"{len(some):,} ({kept:.0f} kB each) under one system; a local folder"
     )
-    return items, Table(title=title, unit=UNIT, baseline=READ, rows=tuple(stages.rows))
+    return tasks, Table(title=title, unit=UNIT, baseline=READ, rows=tuple(stages.rows))
 
 
-def _keep(results: Results, items: Sequence[Item]) -> None:
-    for item in items:
-        results.folder.write_text(item.museval_json, to_museval_json(frames_of(item.track)))
-        results.write_part(item.part, table_of(item), outcome_of(item))
+def _keep(results: Results, tasks: Sequence[EvaluationTask]) -> None:
+    for task in tasks:
+        results.folder.write_text(task.museval_json, to_museval_json(frames_of(task.track)))
+        results.save_track_result(task.key, table_of(task), outcome_of(task))
 
 
 def _write_tables(results: Results, outcomes: Sequence[TrackResult]) -> None:
-    table = TrackScores(rows=tuple(row for outcome in outcomes for row in outcome.rows))
+    table = TrackScores.of(outcomes)
     results.write_tracks(table)
     results.folder.write_text(SUMMARY, score_display.summary_json(table))
 
 
-def _handing_out(config: SchedulerBenchmark, items: Sequence[Item]) -> Table:
-    some = items[: config.handed_out]
+def _handing_out(config: SchedulerBenchmark, tasks: Sequence[EvaluationTask]) -> Table:
+    some = tasks[: config.handed_out]
     # Ray starts its workers on first use.
     _hand_out(some[:100], cpus=2)
     rows = []
@@ -147,12 +145,12 @@ def _handing_out(config: SchedulerBenchmark, items: Sequence[Item]) -> Table:
     return Table(title=title, unit=UNIT, baseline=rows[0].way, rows=tuple(rows))
 
 
-def _hand_out(items: Sequence[Item], *, cpus: int) -> float:
+def _hand_out(tasks: Sequence[EvaluationTask], *, cpus: int) -> float:
     """Seconds until each item has its outcome."""
     made: dict[str, TrackResult] = {}
     began = time.perf_counter()
-    schedule = Schedule(EvaluateConfig(), items, task=outcome_of, cluster=_Told(cpus))
-    schedule.run(lambda item, outcome: made.update({item.part.name: outcome}))
+    scheduler = Scheduler(EvaluateConfig(), tasks, score_function=outcome_of, cluster=_Told(cpus))
+    scheduler.run(lambda task, outcome: made.update({task.key.name: outcome}))
     seconds = time.perf_counter() - began
-    assert len(made) == len(items)
+    assert len(made) == len(tasks)
     return seconds

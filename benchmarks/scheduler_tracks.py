@@ -7,9 +7,8 @@ import numpy as np
 from cyclesep.data.shards.manifest import ShardFile, TrackRecord
 from cyclesep.evaluation.references import ReferenceTrack
 from cyclesep.evaluation.systems import MixtureBaseline
-from cyclesep.evaluation.track_result import TrackResult
-from cyclesep.evaluation.track_scores import METRICS, TrackRow
-from cyclesep.evaluation.worker import Item
+from cyclesep.evaluation.tasks import EvaluationTask
+from cyclesep.evaluation.track_scores import METRICS, TrackResult, TrackRow
 from cyclesep.metrics import ScoreTable, TargetScore, TrackScore
 
 SECONDS, SAMPLE_RATE, SEGMENT_SECONDS = 240, 44100, 4
@@ -79,18 +78,18 @@ def frames_of(track: ReferenceTrack) -> TrackScore:
     )
 
 
-def table_of(item: Item) -> ScoreTable:
+def table_of(task: EvaluationTask) -> ScoreTable:
     """The frames of one track as an evaluation keeps them."""
-    return ScoreTable.from_scores(item.system.name, [frames_of(item.track)])
+    return ScoreTable.from_scores(task.system.name, [frames_of(task.track)])
 
 
-def outcome_of(item: Item, *_: object) -> TrackResult:
+def outcome_of(task: EvaluationTask, *_: object) -> TrackResult:
     """Rows as of a track that was scored; what a task does here."""
     rows = tuple(
         TrackRow(
-            system=item.system.name,
-            track_id=item.track.track_id,
-            split=item.track.split,
+            system=task.system.name,
+            track_id=task.track.track_id,
+            split=task.track.split,
             target=target,
             scoring_group="+".join(TARGETS),
             conditioning="exact",

@@ -1,1 +1,1 @@
-"""Separation and scoring of a whole test split on a Ray cluster; what is finished stays finished."""
+"""Separate and score a whole test split on a Ray cluster; compare evaluations; aggregate museval's scores."""

@@ -1,4 +1,4 @@
-"""The pool of processes that hold a separator: on GPUs, or on CPUs where that is asked for."""
+"""Pool of separation actors, on GPUs or, if configured, on CPUs."""
 
 import logging
 import time
@@ -11,186 +11,191 @@ from ray import exceptions
 from cyclesep.errors import ClusterError, CyclesepError
 from cyclesep.evaluation.cluster_resources import Cluster, gpus_per_actor, uses_gpu
 from cyclesep.evaluation.config import EvaluateConfig
-from cyclesep.evaluation.systems import Separator
-from cyclesep.evaluation.worker import Item, SeparationActor, told
+from cyclesep.evaluation.systems import SeparatorSystem
+from cyclesep.evaluation.tasks import EvaluationTask
+from cyclesep.evaluation.worker import SeparationActor, error_message
 
 _log = logging.getLogger(__name__)
 
-# One is separated while the next is read.
+# One track is separated while the next one is read.
 _TRACKS_PER_ACTOR = 2
-# Without one that succeeds among them.
-_MAX_STARTS = 3
-# Seconds in which a node that was lost may come back.
-_LEAST_PATIENCE = 60.0
-# Shares such as a third are not exact.
+# Consecutive failed starts after which an actor slot is given up.
+_MAX_FAILED_STARTS = 3
+# Minimum time to wait for a lost node to come back.
+_MIN_WAIT_SECONDS = 60.0
+# Tolerance for fractions of a GPU that are not exact, such as a third.
 _ROUNDING = 1e-6
 
-# Together one CPU, so that wherever a separator runs there is room for a scorer too, however the cluster shrinks.
+# Together one CPU, so that each node that runs a separator has room for a scorer, even if the cluster shrinks.
 SEPARATOR_CPUS, SCORER_CPUS = 0.1, 0.9
 
 
 @dataclass(kw_only=True, eq=False)
-class Actor:
-    """One process, and what it still owes."""
+class PoolActor:
+    """One separation process and its pending tracks."""
 
     handle: Any
     loaded: Any
-    """Reference that is there when it has its separator; None once that was seen."""
-    owes: list[Any] = field(default_factory=list)
-    alone: bool = False
-    """Whether it works on a suspect, and gets nothing beside it."""
+    """Reference that is ready when the separator is loaded; None from then on."""
+    pending: list[Any] = field(default_factory=list)
+    """References of the statistics of the tracks that it has not finished."""
+    exclusive: bool = False
+    """Whether it gets no second track, because its track may be the cause of a lost process."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Separating:
-    """One track that an actor is at."""
+class SeparationJob:
+    """One track that an actor separates."""
 
-    item: Item
-    actor: Actor
-    told: Any
-    """Reference of the `Separation`."""
+    task: EvaluationTask
+    actor: PoolActor
+    stats: Any
+    """Reference of the `SeparationStats`."""
     estimates: Any
     """Reference of the estimates, which the driver never fetches."""
 
 
 class SeparatorPool:
-    """Actors that are started when they are needed and follow the cluster as it grows.
+    """Actors that are started on demand and follow the size of the cluster.
 
-    One that still waits for its place in the cluster, or loads its separator, gets no track.
+    An actor gets no track before it is scheduled and has loaded its separator.
     """
 
-    def __init__(self, config: EvaluateConfig, separator: Separator, cluster: Cluster) -> None:
+    def __init__(self, config: EvaluateConfig, separator: SeparatorSystem, cluster: Cluster) -> None:
         self._config, self._separator, self._cluster = config, separator, cluster
         self._use_gpu = uses_gpu(config, cluster.capacity)
-        self._gpus_each = gpus_per_actor(config, cluster.capacity)
-        self._actors: list[Actor] = []
+        self._gpus_per_actor = gpus_per_actor(config, cluster.capacity)
+        self._actors: list[PoolActor] = []
         self._num_failed_starts = 0
-        # Places in which none starts.
-        self._num_broken = 0
-        self._some_loaded = time.monotonic()
-        self._is_starving = False
-        self._gpu_seen = time.monotonic()
-        self._is_waiting = False
+        # Slots that were given up.
+        self._num_broken_slots = 0
+        self._last_loaded = self._last_gpu = time.monotonic()
+        self._warned_not_starting = self._warned_no_gpu = False
 
     @property
     def size(self) -> int:
-        """How many actors there may be."""
-        fitting = int(self._cluster.capacity.gpus / self._gpus_each + _ROUNDING) if self._use_gpu else 1
-        return max(1, (self._config.num_separation_actors or fitting) - self._num_broken)
+        """Maximum number of actors."""
+        num_slots = int(self._cluster.capacity.gpus / self._gpus_per_actor + _ROUNDING) if self._use_gpu else 1
+        return max(1, (self._config.num_separation_actors or num_slots) - self._num_broken_slots)
 
     @property
     def starting(self) -> list[Any]:
-        """References of which one is there when an actor has started, or could not."""
+        """References that become ready when an actor has started or failed to start."""
         return [actor.loaded for actor in self._actors if actor.loaded is not None]
 
     def grow(self, num_waiting: int) -> None:
-        """Start actors for so many tracks that wait."""
-        free = sum(not actor.owes for actor in self._actors)
-        for _ in range(min(num_waiting - free, self.size - len(self._actors))):
-            handle = self._started()
-            self._actors.append(Actor(handle=handle, loaded=handle.load.remote()))
+        """Start actors for this many waiting tracks."""
+        num_free = sum(not actor.pending for actor in self._actors)
+        for _ in range(min(num_waiting - num_free, self.size - len(self._actors))):
+            handle = self._start_actor()
+            self._actors.append(PoolActor(handle=handle, loaded=handle.load.remote()))
 
-    def started(self, loaded: Any) -> None:
-        """An actor has its separator, or could not get it, for which another one is started.
+    def handle_started(self, loaded: Any) -> None:
+        """Mark an actor as loaded, or remove it if it failed to start.
 
-        When that has happened too often since the last one that started, its place is given up: a GPU of which the
-        driver is broken, say. Raises what was in the way if no other place is left.
+        After several consecutive failures one slot is given up, for example a GPU with a broken driver. Raises the
+        cause if no other slot is left.
         """
         actor = next(actor for actor in self._actors if actor.loaded == loaded)
         try:
             ray.get(loaded)
         except exceptions.RayError as problem:
-            self._dismiss(actor)
+            self._stop(actor)
             self._num_failed_starts += 1
-            if self._num_failed_starts == _MAX_STARTS:
-                self._give_up_place(problem)
+            if self._num_failed_starts == _MAX_FAILED_STARTS:
+                self._give_up_slot(problem)
         else:
             actor.loaded = None
             self._num_failed_starts = 0
 
-    def separate(self, item: Item, *, alone: bool) -> Separating | None:
-        """Hand a track to the actor that has least to do, or nothing if all have enough.
+    def separate(self, task: EvaluationTask, *, exclusive: bool) -> SeparationJob | None:
+        """Submit a track to the least busy actor, or return None if all actors are busy.
 
-        `alone`: to an actor that has nothing else, so that if it is lost, this track is to blame.
+        `exclusive`: to an idle actor, which gets no second track; if it is lost, this track is the cause.
         """
-        room = 1 if alone else _TRACKS_PER_ACTOR
-        free = [each for each in self._actors if each.loaded is None and len(each.owes) < room and not each.alone]
-        actor = min(free, key=lambda each: len(each.owes), default=None)
+        limit = 1 if exclusive else _TRACKS_PER_ACTOR
+        free = [
+            actor
+            for actor in self._actors
+            if actor.loaded is None and len(actor.pending) < limit and not actor.exclusive
+        ]
+        actor = min(free, key=lambda each: len(each.pending), default=None)
         if actor is None:
             return None
-        separation, estimates = actor.handle.separate.options(num_returns=2).remote(item.track)
-        actor.owes.append(separation)
-        actor.alone = alone
-        return Separating(item=item, actor=actor, told=separation, estimates=estimates)
+        stats, estimates = actor.handle.separate.options(num_returns=2).remote(task.track)
+        actor.pending.append(stats)
+        actor.exclusive = exclusive
+        return SeparationJob(task=task, actor=actor, stats=stats, estimates=estimates)
 
-    def done(self, work: Separating) -> None:
-        """An actor has done a track."""
-        work.actor.owes.remove(work.told)
-        work.actor.alone = False
+    def handle_done(self, job: SeparationJob) -> None:
+        """Remove a finished track from its actor."""
+        job.actor.pending.remove(job.stats)
+        job.actor.exclusive = False
 
-    def lost(self, work: Separating) -> None:
-        """The process of an actor is gone, and all that it owed."""
-        self._dismiss(work.actor)
+    def handle_lost(self, job: SeparationJob) -> None:
+        """Remove an actor whose process was lost, with all its pending tracks."""
+        self._stop(job.actor)
 
     def check_gpu_timeout(self, *, needed: bool) -> None:
-        """Say once that there is no GPU where one is needed; raises ClusterError when there was none for too long."""
-        self._tell_of_starving(needed)
+        """Warn once if there is no GPU but one is needed; raises ClusterError if there was none for too long."""
+        self._warn_if_not_starting(needed)
         if self._cluster.capacity.gpus or not (needed and self._use_gpu):
-            self._gpu_seen, self._is_waiting = time.monotonic(), False
+            self._last_gpu, self._warned_no_gpu = time.monotonic(), False
             return
-        patience = max(_LEAST_PATIENCE, 60 * self._config.scale_up_timeout_minutes)
-        if not self._is_waiting:
-            self._is_waiting = True
-            _log.warning("the cluster has no GPU; waiting %g s for one", patience)
-        if time.monotonic() - self._gpu_seen > patience:
+        timeout = max(_MIN_WAIT_SECONDS, 60 * self._config.scale_up_timeout_minutes)
+        if not self._warned_no_gpu:
+            self._warned_no_gpu = True
+            _log.warning("the cluster has no GPU; waiting %g s for one", timeout)
+        if time.monotonic() - self._last_gpu > timeout:
             raise ClusterError(
-                f"the cluster has had no GPU for {patience:g} s; what is done is kept: run the same command again when "
-                "there is one, or with separation.device=cpu; scale_up_timeout_minutes= waits longer"
+                f"the cluster has had no GPU for {timeout:g} s; finished results are saved: run the same command again "
+                f"when there is one, or with separation.device=cpu; to wait longer, set scale_up_timeout_minutes="
             )
 
-    def _tell_of_starving(self, needed: bool) -> None:
-        """Say once when no process has started for a minute, as where other jobs hold what it takes."""
+    def stop_idle(self) -> None:
+        """Stop actors without pending tracks, to release their resources."""
+        for actor in [actor for actor in self._actors if not actor.pending]:
+            self._stop(actor)
+
+    def close(self) -> None:
+        """Stop all actors."""
+        for actor in list(self._actors):
+            self._stop(actor)
+
+    def _warn_if_not_starting(self, needed: bool) -> None:
+        """Warn once if no actor has started for a minute, for example because other jobs occupy the GPUs."""
         now = time.monotonic()
         is_waiting = needed and self._use_gpu and self._cluster.capacity.gpus > 0 and bool(self._actors)
         if not is_waiting or any(actor.loaded is None for actor in self._actors):
-            self._some_loaded, self._is_starving = now, False
-        elif not self._is_starving and now - self._some_loaded > _LEAST_PATIENCE:
-            self._is_starving = True
-            _log.warning("no separator has started for %g s; other jobs may hold the GPUs", _LEAST_PATIENCE)
+            self._last_loaded, self._warned_not_starting = now, False
+        elif not self._warned_not_starting and now - self._last_loaded > _MIN_WAIT_SECONDS:
+            self._warned_not_starting = True
+            _log.warning("no separator has started for %g s; other jobs may occupy the GPUs", _MIN_WAIT_SECONDS)
 
-    def _give_up_place(self, problem: exceptions.RayError) -> None:
+    def _give_up_slot(self, problem: exceptions.RayError) -> None:
         cause = problem.cause if isinstance(problem, exceptions.RayTaskError) else problem
+        message = error_message(cause)[:300]
         if any(actor.loaded is None for actor in self._actors):
-            _log.warning("one process less separates: it does not start (%s)", told(cause)[:300])
-            self._num_broken += 1
+            _log.warning("a separation process does not start (%s); continuing with one process less", message)
+            self._num_broken_slots += 1
             self._num_failed_starts = 0
         elif isinstance(cause, CyclesepError):
             raise cause from problem
         else:
-            raise ClusterError(f"processes that separate do not start ({told(cause)[:300]})") from problem
+            raise ClusterError(f"separation processes do not start ({message})") from problem
 
-    def dismiss_idle(self) -> None:
-        """Nothing is left to separate: actors without work give back what they occupy."""
-        for actor in [actor for actor in self._actors if not actor.owes]:
-            self._dismiss(actor)
-
-    def close(self) -> None:
-        """End all processes."""
-        for actor in list(self._actors):
-            self._dismiss(actor)
-
-    def _started(self) -> Any:
+    def _start_actor(self) -> Any:
         options = {
             "num_cpus": SEPARATOR_CPUS,
             "scheduling_strategy": "SPREAD",
-            "num_gpus": self._gpus_each,
+            "num_gpus": self._gpus_per_actor,
             "max_concurrency": _TRACKS_PER_ACTOR,
         }
         device = "cuda" if self._use_gpu else "cpu"
         actor = ray.remote(SeparationActor).options(**options)
         return actor.remote(self._separator.checkpoint, self._config.separation, device)
 
-    def _dismiss(self, actor: Actor) -> None:
+    def _stop(self, actor: PoolActor) -> None:
         if actor in self._actors:
             ray.kill(actor.handle)
             self._actors.remove(actor)

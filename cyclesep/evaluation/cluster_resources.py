@@ -1,4 +1,4 @@
-"""How much of everything the cluster has, asked again and again: nodes come and go while a job runs."""
+"""Resources of the cluster, queried repeatedly because nodes can join and leave while a job runs."""
 
 import logging
 import math
@@ -11,21 +11,21 @@ import ray
 from cyclesep.errors import ConfigError
 from cyclesep.evaluation.config import EvaluateConfig
 
-_STALE_SECONDS = 5.0
+_MAX_AGE_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Capacity:
-    """The resources of all nodes that are alive."""
+    """Total resources of all running nodes."""
 
     cpus: int
     gpus: int
     node_memory: int
-    """Bytes for processes on that node with CPUs that has most."""
+    """Largest memory for processes of a node with CPUs, in bytes."""
     object_store: int
-    """Bytes that all nodes have for what travels between processes."""
+    """Total size of the object store, in bytes."""
 
     @classmethod
     def now(cls) -> "Capacity":
@@ -40,49 +40,53 @@ class Capacity:
 
 
 class Cluster:
-    """The capacity of the cluster, at most some seconds old."""
+    """The capacity of the cluster, cached for a few seconds."""
 
     def __init__(self) -> None:
-        self._asked, self._capacity = time.monotonic(), Capacity.now()
+        self._updated, self._capacity = time.monotonic(), Capacity.now()
 
     @property
     def capacity(self) -> Capacity:
-        if time.monotonic() - self._asked > _STALE_SECONDS:
-            self._asked, self._capacity = time.monotonic(), Capacity.now()
+        if time.monotonic() - self._updated > _MAX_AGE_SECONDS:
+            self._updated, self._capacity = time.monotonic(), Capacity.now()
         return self._capacity
 
 
-def refuse_impossible(config: EvaluateConfig, capacity: Capacity) -> None:
-    """Raise ConfigError for what the cluster cannot give."""
+def check_resources(config: EvaluateConfig, capacity: Capacity) -> None:
+    """Raise ConfigError for a request that the cluster cannot satisfy."""
     if config.separation.device == "cuda" and not uses_gpu(config, capacity):
         raise ConfigError(
-            "separation.device: cuda was asked for, but the cluster has no GPU; set it to auto or cpu, or "
-            "scale_up_timeout_minutes= if the cluster grows"
+            "separation.device: cuda is not available, the cluster has no GPU; set it to auto or cpu, or set "
+            "scale_up_timeout_minutes= if the cluster scales up"
         )
-    wanted = config.num_separation_actors or 0
-    if not uses_gpu(config, capacity) and wanted > capacity.cpus:
-        raise ConfigError(f"num_separation_actors: {wanted}, but the cluster has {capacity.cpus} CPUs; ask for fewer")
+    num_actors = config.num_separation_actors or 0
+    if not uses_gpu(config, capacity) and num_actors > capacity.cpus:
+        raise ConfigError(
+            f"num_separation_actors: {num_actors}, but the cluster has {capacity.cpus} CPUs; set it to a smaller number"
+        )
 
 
 def uses_gpu(config: EvaluateConfig, capacity: Capacity) -> bool:
-    """Whether tracks are separated on GPUs."""
+    """Return whether tracks are separated on GPUs."""
     if capacity.gpus:
         return config.separation.device != "cpu"
     return config.separation.device == "cuda" and config.scale_up_timeout_minutes > 0
 
 
-def tell_if_on_cpus(config: EvaluateConfig, capacity: Capacity) -> None:
-    """Say that a cluster has no GPU now, which this machine's user knows and one of a cluster that grows may not."""
+def warn_if_no_gpu(config: EvaluateConfig, capacity: Capacity) -> None:
+    """Warn that a shared cluster has no GPU now, which may be unexpected on one that scales up."""
     if os.environ.get("RAY_ADDRESS") and config.separation.device == "auto" and not capacity.gpus:
         _log.warning(
-            "the cluster has no GPU now, so tracks are separated on CPUs; separation.device=cuda num_separation_actors=... "
-            "scale_up_timeout_minutes=20 asks it for some, separation.device=cpu says that this is meant"
+            "the cluster has no GPU now, so tracks are separated on CPUs; to request GPUs, set separation.device=cuda "
+            "num_separation_actors=... scale_up_timeout_minutes=20; to silence this warning, separation.device=cpu"
         )
 
 
 def gpus_per_actor(config: EvaluateConfig, capacity: Capacity) -> float:
-    """What each process asks for; a cluster that grows is asked for whole GPUs, so that it does."""
+    """Return the GPUs that each actor requests: whole ones on a cluster that scales up, to make it scale up."""
     if config.gpus_per_actor is not None or not uses_gpu(config, capacity):
         return config.gpus_per_actor or 0.0
-    wanted = config.num_separation_actors or 1
-    return 1.0 if config.scale_up_timeout_minutes or wanted <= capacity.gpus else 1 / math.ceil(wanted / capacity.gpus)
+    num_actors = config.num_separation_actors or 1
+    if config.scale_up_timeout_minutes or num_actors <= capacity.gpus:
+        return 1.0
+    return 1 / math.ceil(num_actors / capacity.gpus)

@@ -1,9 +1,9 @@
-"""The job: what is missing is separated and scored on the cluster, then all is put together."""
+"""The job `evaluate`: prepare the tasks, run them on Ray, collect the results, write the summary."""
 
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,21 +13,34 @@ from cyclesep.cluster import run_metadata
 from cyclesep.cluster.connect import connect
 from cyclesep.config import settings
 from cyclesep.errors import ScoringError, StorageError
-from cyclesep.evaluation import excerpt_selection, score_display
+from cyclesep.evaluation import score_display
 from cyclesep.evaluation.config import EvaluateConfig
+from cyclesep.evaluation.excerpt_selection import check_excerpts, select_excerpts
 from cyclesep.evaluation.references import ReferenceTrack, find_references
-from cyclesep.evaluation.results import PARTS, Part, Results
-from cyclesep.evaluation.schedule import Schedule
+from cyclesep.evaluation.results import CONFIG, PARTS, SUMMARY, ResultKey, Results
+from cyclesep.evaluation.scheduler import Scheduler
 from cyclesep.evaluation.systems import System, find_systems
-from cyclesep.evaluation.tasks import items_of, kept_of
-from cyclesep.evaluation.track_progress import Display
-from cyclesep.evaluation.track_result import TrackResult
-from cyclesep.evaluation.track_scores import SUMMARY, TrackScores
-from cyclesep.evaluation.worker import Item
+from cyclesep.evaluation.tasks import EvaluationTask, load_finished, make_tasks
+from cyclesep.evaluation.track_progress import EvaluationProgress
+from cyclesep.evaluation.track_scores import TrackResult, TrackScores
 from cyclesep.metrics import ScoreTable
 from cyclesep.storage.path import StoragePath
 
-ASKED = "evaluation.yaml"
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationPlan:
+    """What to evaluate, and what an earlier run has finished of it."""
+
+    config: EvaluateConfig
+    references: list[ReferenceTrack]
+    systems: list[System]
+    results: Results
+    tasks: list[EvaluationTask]
+    finished: dict[ResultKey, TrackResult]
+
+    @property
+    def remaining(self) -> list[EvaluationTask]:
+        return [task for task in self.tasks if task.key not in self.finished]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,119 +48,145 @@ class EvaluationReport:
     """The scores of all systems on all tracks."""
 
     results: Results
-    outcomes: tuple[TrackResult, ...]
-    """One for each track under each system, in the order of systems and tracks."""
-    num_kept: int
+    track_results: tuple[TrackResult, ...]
+    """One per system and track, in this order."""
+    num_reused: int
     """How many of them an earlier run had finished."""
     wall_seconds: float
 
     @property
     def output(self) -> str:
-        """Where everything lies: an absolute path, or s3://bucket/prefix."""
-        return self.results.folder.place
+        """The output folder: an absolute path, or s3://bucket/prefix."""
+        return self.results.folder.uri
 
     @property
     def tracks(self) -> TrackScores:
-        """A row for each track and target."""
-        return TrackScores(rows=tuple(row for outcome in self.outcomes for row in outcome.rows))
+        """The table with a row per track and target."""
+        return TrackScores.of(self.track_results)
 
     @property
     def table(self) -> ScoreTable:
-        """A row for each frame, read from where it was written."""
-        return self.results.read_joined()
+        """The table with a row per frame, read from the output folder."""
+        return self.results.read_scores()
 
     @property
     def failed(self) -> tuple[TrackResult, ...]:
-        """Tracks without scores; whoever evaluates exits non-zero if there are any."""
-        return tuple(outcome for outcome in self.outcomes if outcome.failed)
+        """Results of tracks without scores; a job with any of them exits non-zero."""
+        return tuple(result for result in self.track_results if result.failed)
 
 
 def evaluate(config: EvaluateConfig) -> EvaluationReport:
-    """Separate and score a split on the Ray cluster that this process is connected to, else on one of its own.
+    """Separate and score a split on the Ray cluster that this process is connected to, or on a local one.
 
-    Writes `evaluation.yaml` (what was asked), `scores.parquet` (per frame), `tracks.parquet`, `summary.json` and
-    museval's JSON files below `output`. What an earlier run into the same folder has finished, with the same separator,
-    audio and settings, is kept. A track that fails is an outcome with its reason, and the others go on.
+    Writes `evaluation.yaml` (the config), `scores.parquet` (per frame), `tracks.parquet`, `summary.json` and museval's
+    JSON files to `output`. Results of an earlier run into the same folder with the same separator, audio and settings
+    are reused. A track that fails gets a result with the reason, and the others continue.
 
-    Raises ConfigError for settings that do not fit each other or the cluster, CheckpointError, CorpusError or
-    ShardError where there is nothing to evaluate, ScoringError if no track could be scored, and StorageError if
-    `output` cannot be written or is not the same folder everywhere.
+    Raises ConfigError for settings that contradict each other or that the cluster cannot satisfy, CheckpointError,
+    CorpusError or ShardError if there is nothing to evaluate, ScoringError if no track could be scored, and
+    StorageError if `output` cannot be written or is not the same folder on all machines.
     """
-    began = time.monotonic()
-    tracks, systems = find_references(config), find_systems(config)
+    start = time.monotonic()
+    plan = prepare(config)
+    track_results = plan.finished | run_tasks(plan)
+    report = collect(plan, track_results, wall_seconds=time.monotonic() - start)
+    write_summary(plan, report)
+    return report
+
+
+def prepare(config: EvaluateConfig) -> EvaluationPlan:
+    """Find references, systems, tasks and finished results, and write the config to the output folder."""
+    references, systems = find_references(config), find_systems(config)
+    check_excerpts(config, references)
     results = Results(folder=StoragePath.of(config.output))
-    results.folder.sweep()
-    excerpt_selection.refuse_unknown(config, tracks)
-    items = items_of(config, results, systems, tracks)
-    kept = kept_of(results, items)
-    # Before anything costs time: a place that cannot be written is told here.
-    results.folder.write_text(ASKED, settings.to_yaml(config))
+    results.folder.remove_stale()
+    tasks = make_tasks(config, results, systems, references)
+    finished = load_finished(results, tasks)
+    # Fails here, before any work is done, if the folder is not writable.
+    results.folder.write_text(CONFIG, settings.to_yaml(config))
     if not results.folder.is_remote:
-        # By this machine: on NFS one that has just looked for it in vain may not see for a while that another made it.
-        Path(results.folder.path_of(PARTS)).mkdir(exist_ok=True)
-    outcomes = kept | _made(config, [item for item in items if item.part not in kept], num_kept=len(kept))
-    evaluated = EvaluationReport(
-        results=results,
-        outcomes=tuple(outcomes[item.part] for item in items),
-        num_kept=len(kept),
-        wall_seconds=time.monotonic() - began,
+        # Created by this machine: an NFS client that has just looked it up in vain may not see for a while that another
+        # machine created it.
+        Path(results.folder.file_uri(PARTS)).mkdir(exist_ok=True)
+    return EvaluationPlan(
+        config=config, references=references, systems=systems, results=results, tasks=tasks, finished=finished
     )
-    if len(evaluated.failed) == len(items):
-        raise ScoringError(f"none of {len(tracks)} tracks could be scored; {evaluated.failed[0]}")
-    results.join_scores(item.part for item in items if not outcomes[item.part].failed)
-    results.write_tracks(evaluated.tracks)
-    excerpts = excerpt_selection.choose(config, [(item, outcomes[item.part]) for item in items])
-    about = _about(evaluated, config, systems, tracks) | {"excerpts": excerpts}
-    results.folder.write_text(SUMMARY, score_display.summary_json(evaluated.tracks, **about))
-    return evaluated
 
 
-def _made(config: EvaluateConfig, missing: Sequence[Item], *, num_kept: int) -> dict[Part, TrackResult]:
-    """Do what is missing."""
-    made: dict[Part, TrackResult] = {}
-    if not missing:
-        return made
-    with connect(), Display(Path(config.output).name, total=len(missing) + num_kept, num_kept=num_kept) as display:
+def run_tasks(plan: EvaluationPlan) -> dict[ResultKey, TrackResult]:
+    """Run the remaining tasks on Ray and return their results."""
+    track_results: dict[ResultKey, TrackResult] = {}
+    if not plan.remaining:
+        return track_results
+    run_name = Path(plan.config.output).name
+    with (
+        connect(),
+        EvaluationProgress(run_name, total=len(plan.tasks), num_reused=len(plan.finished)) as progress,
+    ):
 
-        def finished(item: Item, outcome: TrackResult) -> None:
-            if not outcome.failed and not _is_shared(item):
-                raise StorageError(
-                    f"{item.results.folder.place}: does not hold what another machine has written there; set output "
-                    f"to a folder that all machines share, or to s3://bucket/prefix"
-                )
-            made[item.part] = outcome
-            display.advance(outcome)
+        def on_result(task: EvaluationTask, result: TrackResult) -> None:
+            if not result.failed:
+                _check_shared(task)
+            track_results[task.key] = result
+            progress.advance(result)
 
-        Schedule(config, missing).run(finished)
-    return made
-
-
-def _is_shared(item: Item) -> bool:
-    """Whether this process finds what another one has written."""
-    folder = item.results.folder
-    return folder.is_remote or Path(folder.path_of(f"{PARTS}/{item.part.outcome}")).is_file()
+        Scheduler(plan.config, plan.remaining).run(on_result)
+    return track_results
 
 
-def _about(
-    done: EvaluationReport, config: EvaluateConfig, systems: Sequence[System], tracks: Sequence[ReferenceTrack]
-) -> dict[str, Any]:
-    """What summary.json tells beside the scores."""
-    scored = [outcome.rows[0] for outcome in done.outcomes if not outcome.failed]
+def collect(
+    plan: EvaluationPlan, track_results: Mapping[ResultKey, TrackResult], *, wall_seconds: float
+) -> EvaluationReport:
+    """Write the tables of frames and of tracks; raises ScoringError if no track could be scored."""
+    report = EvaluationReport(
+        results=plan.results,
+        track_results=tuple(track_results[task.key] for task in plan.tasks),
+        num_reused=len(plan.finished),
+        wall_seconds=wall_seconds,
+    )
+    if len(report.failed) == len(plan.tasks):
+        raise ScoringError(f"none of {len(plan.references)} tracks could be scored; {report.failed[0]}")
+    plan.results.join_scores(task.key for task in plan.tasks if not track_results[task.key].failed)
+    plan.results.write_tracks(report.tracks)
+    return report
+
+
+def write_summary(plan: EvaluationPlan, report: EvaluationReport) -> None:
+    """Select the excerpts for the report, then write summary.json, the last file."""
+    excerpts = select_excerpts(plan.config, list(zip(plan.tasks, report.track_results, strict=True)))
+    metadata = _metadata(plan, report) | {"excerpts": excerpts}
+    plan.results.folder.write_text(SUMMARY, score_display.summary_json(report.tracks, **metadata))
+
+
+def _check_shared(task: EvaluationTask) -> None:
+    """Raise StorageError if this process does not see a file that another one has just written."""
+    folder = task.results.folder
+    if not folder.is_remote and not Path(folder.file_uri(f"{PARTS}/{task.key.result_file}")).is_file():
+        raise StorageError(
+            f"{folder.uri}: a result that another machine wrote here is missing; set output to a folder that all "
+            f"machines share, or to s3://bucket/prefix"
+        )
+
+
+def _metadata(plan: EvaluationPlan, report: EvaluationReport) -> dict[str, Any]:
+    """Return the content of summary.json except excerpts and scores."""
+    scored = [result.rows[0] for result in report.track_results if not result.failed]
     references = sorted({(row.track_id, row.references) for row in scored})
-    named = [
-        {"name": s.name, "kind": type(s).__name__, "checkpoint": s.weights_digest, "card": s.card()} for s in systems
+    systems = [
+        {"name": system.name, "kind": type(system).__name__, "checkpoint": system.weights_digest, "card": system.card()}
+        for system in plan.systems
     ]
     return {
         "version": __version__,
         "commit": run_metadata.commit(),
         "hardware": run_metadata.machine(),
-        "config": settings.to_dict(config),
-        "systems": named,
-        "tracks": len(tracks),
+        "config": settings.to_dict(plan.config),
+        "systems": systems,
+        "tracks": len(plan.references),
         "corpus_digest": hashlib.sha256(json.dumps(references).encode()).hexdigest(),
-        "failed": [str(outcome) for outcome in done.failed],
-        "num_reused": done.num_kept,
-        "wall_seconds": round(done.wall_seconds, 3),
+        "failed": [str(result) for result in report.failed],
+        "num_reused": report.num_reused,
+        "wall_seconds": round(report.wall_seconds, 3),
         "audio_seconds": round(sum(row.seconds for row in scored), 3),
         "separation_seconds": round(sum(row.separation_seconds for row in scored), 3),
         "scoring_seconds": round(sum(row.scoring_seconds for row in scored), 3),

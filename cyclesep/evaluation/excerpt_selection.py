@@ -1,67 +1,62 @@
-"""Which tracks the report lets one hear: excerpts are kept of all that may be chosen, and those not chosen deleted."""
+"""Selection of the tracks that can be played in the report: candidates are saved while scoring, the others deleted."""
 
 import math
 from collections.abc import Sequence
 
 from cyclesep.errors import ConfigError
-from cyclesep.evaluation.config import EvaluateConfig
+from cyclesep.evaluation.config import EXCERPT_QUANTILES, EvaluateConfig
 from cyclesep.evaluation.excerpts import delete_excerpts, display_order, finished_excerpts
 from cyclesep.evaluation.references import ReferenceTrack
-from cyclesep.evaluation.systems import EstimateFolder, Separator, System
-from cyclesep.evaluation.track_result import TrackResult
-from cyclesep.evaluation.worker import Item
-
-# By SDR, from 0 (worst) to 1 (best).
-RANKS = {"best": 1.0, "median": 0.5, "worst": 0.0}
+from cyclesep.evaluation.tasks import EvaluationTask
+from cyclesep.evaluation.track_scores import TrackResult
 
 
-def refuse_unknown(config: EvaluateConfig, tracks: Sequence[ReferenceTrack]) -> None:
-    """Raise ConfigError for a name in `heard` that is no track's."""
-    known = {track.track_id for track in tracks} | RANKS.keys()
-    unknown = [name for name in config.excerpts if name not in known]
-    if unknown:
+def check_excerpts(config: EvaluateConfig, tracks: Sequence[ReferenceTrack]) -> None:
+    """Raise ConfigError for a name in `excerpts` that is not the name of a track."""
+    known = {track.track_id for track in tracks} | EXCERPT_QUANTILES.keys()
+    unknown = next((name for name in config.excerpts if name not in known), None)
+    if unknown is not None:
         raise ConfigError(
-            f"heard: the {config.split} split holds no track {unknown[0]!r}; name its tracks, or best, median or worst"
+            f"excerpts: track {unknown!r} not found in the {config.split} split; give names of its tracks, or best, "
+            f"median or worst"
         )
 
 
-def may_be_heard(config: EvaluateConfig, system: System, track: ReferenceTrack) -> bool:
-    """Whether an excerpt has to be kept, as far as is known before the scores: of separators, not of yardsticks."""
-    wanted = any(name in RANKS or name == track.track_id for name in config.excerpts)
-    return wanted and isinstance(system, (Separator, EstimateFolder))
+def select_excerpts(config: EvaluateConfig, results: Sequence[tuple[EvaluationTask, TrackResult]]) -> list[str]:
+    """Return the names of the excerpts of the report, in the order of `config.excerpts`, and delete all others.
 
-
-def choose(config: EvaluateConfig, scored: Sequence[tuple[Item, TrackResult]]) -> list[str]:
-    """The names of the excerpts to be heard, in the order of `config.heard`; the others of these items are deleted.
-
-    The SDR is that of the first system's vocals, or else first target. What an earlier run has scored may have none.
+    Tracks are ranked by the SDR of the first system's vocals, or of its first target without vocals. Tracks that an
+    earlier run scored may have no excerpt.
     """
-    items = [item for item, _ in scored if item.keep_excerpt]
-    if not items:
+    tasks = [task for task, _ in results if task.save_excerpt]
+    if not tasks:
         return []
-    folder = items[0].results.folder
+    folder = tasks[0].results.folder
     finished = finished_excerpts(folder)
-    kept = [(item, outcome) for item, outcome in scored if item.part.name in finished and not outcome.failed]
-    tracks = _chosen_tracks(config, [outcome for item, outcome in kept if item.system.name == items[0].system.name])
-    names = [item.part.name for track in tracks for item, _ in kept if item.track.track_id == track]
+    candidates = [(task, result) for task, result in results if task.key.name in finished and not result.failed]
+    ranked = [result for task, result in candidates if task.system.name == tasks[0].system.name]
+    names = [
+        task.key.name
+        for track_id in _selected_tracks(config, ranked)
+        for task, _ in candidates
+        if task.track.track_id == track_id
+    ]
     delete_excerpts(folder, finished - set(names))
     return names
 
 
-def _chosen_tracks(config: EvaluateConfig, outcomes: Sequence[TrackResult]) -> list[str]:
-    by_sdr = sorted(
-        (outcome for outcome in outcomes if math.isfinite(_sdr(outcome))), key=lambda outcome: _sdr(outcome)
-    )
-    ranked = [outcome.track_id for outcome in by_sdr]
-    chosen = []
+def _selected_tracks(config: EvaluateConfig, results: Sequence[TrackResult]) -> list[str]:
+    finite = [result for result in results if math.isfinite(_sdr(result))]
+    ranked = [result.track_id for result in sorted(finite, key=_sdr)]
+    selected = []
     for name in config.excerpts:
-        if name not in RANKS:
-            chosen.append(name)
+        if name not in EXCERPT_QUANTILES:
+            selected.append(name)
         elif ranked:
-            chosen.append(ranked[round(RANKS[name] * (len(ranked) - 1))])
-    return list(dict.fromkeys(chosen))
+            selected.append(ranked[round(EXCERPT_QUANTILES[name] * (len(ranked) - 1))])
+    return list(dict.fromkeys(selected))
 
 
-def _sdr(outcome: TrackResult) -> float:
-    target = display_order(row.target for row in outcome.rows)[0]
-    return next(row for row in outcome.rows if row.target == target).values.get("SDR", math.nan)
+def _sdr(result: TrackResult) -> float:
+    target = display_order(row.target for row in result.rows)[0]
+    return next(row for row in result.rows if row.target == target).values.get("SDR", math.nan)

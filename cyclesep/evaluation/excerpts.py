@@ -1,7 +1,7 @@
-"""Excerpts of scored tracks for the ear: mixture, references and estimates of the same seconds, as small flac files.
+"""Excerpts of scored tracks to listen to: mixture, references and estimates of the same seconds, as small FLAC files.
 
 excerpts/NAME.mixture.flac, NAME.TARGET.reference.flac, NAME.TARGET.estimate.flac: mono, 16 bits
-excerpts/NAME.json: what they are; written last
+excerpts/NAME.json: metadata; written last
 """
 
 import json
@@ -26,13 +26,13 @@ _MIXTURE, _VOCALS, _ACCOMPANIMENT = "mixture", "vocals", "accompaniment"
 
 @dataclass(frozen=True, kw_only=True)
 class Excerpt:
-    """Some seconds of one track under one system; all signals are float32 `(time,)` of one length."""
+    """Some seconds of one track under one system; all signals are float32 `(time,)` with the same length."""
 
     system: str
     track_id: str
     split: str
     start_seconds: float
-    """Where it begins in the track."""
+    """Start of the excerpt in the track."""
     sample_rate: int
     mixture: Samples
     references: Mapping[str, Samples]
@@ -46,22 +46,22 @@ class Excerpt:
 
     @property
     def signals(self) -> dict[str, Samples]:
-        """All of them by the names of their files."""
-        named = {_MIXTURE: self.mixture}
+        """All signals by the names in their file names."""
+        signals = {_MIXTURE: self.mixture}
         for target, reference in self.references.items():
-            named |= {f"{target}.reference": reference, f"{target}.estimate": self.estimates[target]}
-        return named
+            signals |= {f"{target}.reference": reference, f"{target}.estimate": self.estimates[target]}
+        return signals
 
     def write(self, folder: StoragePath, name: str) -> None:
-        """Keep it below `folder`; it counts once its card is there.
+        """Write the excerpt below `folder`, its metadata last; `finished_excerpts` ignores it until then.
 
-        All signals are divided by the same power of two where one is louder than full scale. What cannot be written is
-        told by a warning and left out: a report without it is better than a track without scores.
+        If a signal exceeds full scale, all signals are divided by the same power of two. A failure to write is only a
+        warning: a report without an excerpt is better than a track without scores.
         """
         try:
             self._write(folder, name)
         except (StorageError, soundfile.LibsndfileError) as problem:
-            _log.warning("%s: %s: kept no excerpt to be heard (%s)", self.system, self.track_id, problem)
+            _log.warning("%s: %s: excerpt for the report not written (%s)", self.system, self.track_id, problem)
 
     def _write(self, folder: StoragePath, name: str) -> None:
         signals = self.signals
@@ -69,48 +69,48 @@ class Excerpt:
         for signal, samples in signals.items():
             with folder.replacing(f"{EXCERPTS}/{name}.{signal}.flac") as partial:
                 soundfile.write(partial, to_pcm16(samples, gain=gain), self.sample_rate, "PCM_16", format="FLAC")
-        card = {
+        metadata = {
             "system": self.system,
             "track_id": self.track_id,
             "split": self.split,
             "start_seconds": self.start_seconds,
             "targets": list(self.references),
         }
-        folder.write_text(f"{EXCERPTS}/{name}.json", json.dumps(card, ensure_ascii=False) + "\n")
+        folder.write_text(f"{EXCERPTS}/{name}.json", json.dumps(metadata, ensure_ascii=False) + "\n")
 
     @classmethod
     def read(cls, folder: StoragePath, name: str) -> "Excerpt":
-        """What `write` kept; raises StorageError if a file is missing or damaged."""
-        place = f"{EXCERPTS}/{name}"
+        """Read the excerpt that `write` wrote; raises StorageError if a file is missing or damaged."""
+        prefix = f"{EXCERPTS}/{name}"
         try:
-            card: dict[str, Any] = json.loads(folder.read_text(f"{place}.json"))
-            targets = card.pop("targets")
-            mixture, sample_rate = _read_flac(folder, f"{place}.{_MIXTURE}.flac")
+            metadata: dict[str, Any] = json.loads(folder.read_text(f"{prefix}.json"))
+            targets = metadata.pop("targets")
+            mixture, sample_rate = _read_flac(folder, f"{prefix}.{_MIXTURE}.flac")
             return cls(
                 mixture=mixture,
                 sample_rate=sample_rate,
-                references={target: _read_flac(folder, f"{place}.{target}.reference.flac")[0] for target in targets},
-                estimates={target: _read_flac(folder, f"{place}.{target}.estimate.flac")[0] for target in targets},
-                **card,
+                references={target: _read_flac(folder, f"{prefix}.{target}.reference.flac")[0] for target in targets},
+                estimates={target: _read_flac(folder, f"{prefix}.{target}.estimate.flac")[0] for target in targets},
+                **metadata,
             )
         except (ValueError, KeyError, TypeError, soundfile.LibsndfileError) as problem:
             raise StorageError(
-                f"{folder.path_of(place)}: is damaged ({problem}); delete it, or evaluate again"
+                f"{folder.file_uri(prefix)}: excerpt is damaged ({problem}); delete it, or evaluate again"
             ) from problem
 
 
 def display_order(targets: Iterable[str]) -> list[str]:
-    """Vocals first, an accompaniment last."""
+    """Return the targets with vocals first and the accompaniment last."""
     return sorted(targets, key=lambda name: (name != _VOCALS, name == _ACCOMPANIMENT))
 
 
 def finished_excerpts(folder: StoragePath) -> set[str]:
-    """The names of those that `Excerpt.write` has finished."""
+    """Return the names of all excerpts that were written completely."""
     return {file.removesuffix(".json") for file in folder.sizes(EXCERPTS) if file.endswith(".json")}
 
 
 def delete_excerpts(folder: StoragePath, names: set[str]) -> None:
-    """Delete excerpts, their cards first."""
+    """Delete excerpts, their metadata first."""
     files = [file for file in folder.sizes(EXCERPTS) if file.partition(".")[0] in names]
     for file in sorted(files, key=lambda file: not file.endswith(".json")):
         folder.delete(f"{EXCERPTS}/{file}")
@@ -119,13 +119,13 @@ def delete_excerpts(folder: StoragePath, names: set[str]) -> None:
 def make_excerpt(
     stems: Mapping[str, Waveform], estimates: Mapping[str, Waveform], *, system: str, track_id: str, split: str
 ) -> Excerpt:
-    """The `SECONDS` in which the first target by interest is loudest, of all that was estimated and has a truth.
+    """Return the `SECONDS` in which the first target in display order is loudest, of all estimates with a reference.
 
-    `stems` are the references and the mixture, of one rate and length.
+    `stems` are the references and the mixture, with the same sample rate and length.
     """
     mixture = stems[_MIXTURE]
-    truths = {name: _reference(name, stems, estimates) for name in display_order(estimates)}
-    references = {name: truth for name, truth in truths.items() if truth is not None}
+    candidates = {name: _reference(name, stems, estimates) for name in display_order(estimates)}
+    references = {name: reference for name, reference in candidates.items() if reference is not None}
     rate, length = mixture.sample_rate, round(SECONDS * mixture.sample_rate)
     first = next(iter(references.values()), mixture.samples)
     start = _loudest(first, rate)
@@ -144,30 +144,32 @@ def make_excerpt(
 
 
 def _reference(target: str, stems: Mapping[str, Waveform], estimates: Mapping[str, Waveform]) -> Samples | None:
-    """The truth of a target; that of the accompaniment is the sum of all stems but the one that it accompanies."""
+    """Return the reference of a target, or None; the accompaniment is the sum of all stems but the lead."""
     if target in stems:
         return stems[target].samples
     if target != _ACCOMPANIMENT:
         return None
-    # As it is scored: one other target leads, of several the vocals do, whether they were estimated or not.
+    # As in scoring: the lead is the only other target, or the vocals if there is none or several.
     leads = [name for name in estimates if name in stems and name not in (_MIXTURE, _ACCOMPANIMENT)]
-    led = leads[0] if len(leads) == 1 else _VOCALS
-    others = [wave.samples for name, wave in stems.items() if name not in (_MIXTURE, led)]
+    lead = leads[0] if len(leads) == 1 else _VOCALS
+    others = [wave.samples for name, wave in stems.items() if name not in (_MIXTURE, lead)]
     total: Samples = np.sum(others, axis=0, dtype=np.float32)
     return total
 
 
 def _loudest(samples: Samples, sample_rate: int) -> int:
-    """The second from which on `SECONDS` hold the most energy; the last excerpt ends with the track."""
-    whole = samples.shape[1] // sample_rate
-    power = np.square(samples[:, : whole * sample_rate], dtype=np.float64).reshape(len(samples), whole, sample_rate)
+    """Return the start, in whole seconds, of the `SECONDS` with the most energy that end within the track."""
+    num_seconds = samples.shape[1] // sample_rate
+    power = np.square(samples[:, : num_seconds * sample_rate], dtype=np.float64).reshape(
+        len(samples), num_seconds, sample_rate
+    )
     energy: NDArray[np.float64] = power.sum(axis=(0, 2))
-    count = max(1, whole - int(SECONDS) + 1)
+    count = max(1, num_seconds - int(SECONDS) + 1)
     return int(np.argmax([energy[second : second + int(SECONDS)].sum() for second in range(count)]))
 
 
 def _mono(samples: Samples, num_samples: int) -> Samples:
-    """The mean of the channels, padded with zeros to `num_samples`."""
+    """Return the mean of the channels, padded with zeros to `num_samples`."""
     mono: Samples = samples.mean(axis=0, dtype=np.float32)
     return np.pad(mono, (0, num_samples - len(mono)))
 

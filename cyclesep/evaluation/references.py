@@ -1,4 +1,4 @@
-"""The tracks of a split with their true stems, from shards or from the music as it was published."""
+"""Tracks of a split with their reference stems, from shards or from a corpus."""
 
 import hashlib
 import json
@@ -10,7 +10,6 @@ from typing import Protocol
 
 import numpy as np
 
-from cyclesep import storage
 from cyclesep.audio.audio_io import Samples, Waveform
 from cyclesep.data.corpora.corpus import Track, find_tracks
 from cyclesep.data.preprocess import prepare
@@ -19,28 +18,29 @@ from cyclesep.data.shards.mmap_cache import close_idle
 from cyclesep.data.shards.reading import ShardReader
 from cyclesep.errors import ConfigError, CorpusError
 from cyclesep.evaluation.config import EvaluateConfig
+from cyclesep.storage.uri import absolute_uri
 
 _log = logging.getLogger(__name__)
 
 
 class ReferenceTrack(Protocol):
-    """One track to score on: small, picklable, read where it is needed."""
+    """A track with references: small and picklable; the audio is read by the process that needs it."""
 
     @property
     def track_id(self) -> str: ...
     @property
     def split(self) -> str: ...
     def digest(self) -> str:
-        """Changes when the audio changes."""
+        """Return a value that changes when the audio changes."""
 
     def read(self) -> dict[str, Waveform]:
-        """All stems, the mixture among them, of one rate, length and channel count.
+        """Return all stems and the mixture, with the same sample rate, length and channels.
 
-        Raises AudioError, CorpusError or ShardError for what cannot be read.
+        Raises AudioError, CorpusError or ShardError if they cannot be read.
         """
 
     def mixture(self) -> Waveform:
-        """The mixture of `read`, alone where that is less work."""
+        """Return the mixture of `read`, without reading the stems if possible."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,17 +74,17 @@ class ShardTrack:
         return Waveform(samples=samples, sample_rate=record.sample_rate)
 
     def _samples(self, stems: Sequence[str]) -> Samples:
-        """The whole track, `(stems, channels, time)`, by its own record: a task never reads the manifest of all."""
+        """Return the whole track `(stems, channels, time)`, from its own record without reading the manifest."""
         reader = ShardReader(self.folder, manifest=make_manifest([self.record]))
         samples = reader.read(self.record, stems, 0, self.record.num_samples)
-        # Nobody in this process will read the track again soon.
+        # This process does not read the track again soon.
         close_idle()
         return samples
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusTrack:
-    """A track as its source holds it, at the rate and with the channels of its mixture."""
+    """A track of a corpus, at the sample rate and with the channels of its mixture."""
 
     track: Track
 
@@ -104,38 +104,38 @@ class CorpusTrack:
         main = waveforms.get(MIXTURE) or max(waveforms.values(), key=lambda waveform: waveform.channels)
         prepared = prepare(waveforms, sample_rate=main.sample_rate, channels=main.channels)
         for warning in prepared.warnings:
-            # Much published music is clipped; a stem that is silent or stops early may have been cut off.
+            # Published music is often clipped; a stem that is silent or ends early may be truncated.
             if not warning.endswith("clipped samples"):
                 _log.warning("%s: reference %s", self.track_id, warning)
         return _with_mixture(prepared.stems, self.track_id, main.sample_rate)
 
     def mixture(self) -> Waveform:
-        # Stems may be longer than the mixture, which is padded then.
+        # Not read alone: it is padded if a stem is longer.
         return self.read()[MIXTURE]
 
 
 def find_references(config: EvaluateConfig) -> list[ReferenceTrack]:
-    """The tracks of the split; raises ConfigError, CorpusError or ShardError if there are none."""
+    """Return the tracks of the split; raises ConfigError, CorpusError or ShardError if there are none."""
     if (config.shards is None) == (config.corpus is None):
-        raise ConfigError("shards, corpus: one of them holds the references; give one of them")
+        raise ConfigError("specify exactly one of shards, corpus")
     tracks: Sequence[ReferenceTrack]
     if config.shards is not None:
-        # Absolute: the tasks that read have other working directories.
-        reader = ShardReader(storage.absolute(config.shards))
-        # Without the levels of each second, which nobody needs here and which are most of a record.
+        # Absolute, because the processes that read it have other working directories.
+        reader = ShardReader(absolute_uri(config.shards))
+        # Without the loudness of each second, the largest part of a record, which evaluation does not use.
         records = [replace(record, loudness_db={}) for record in reader.manifest.split(config.split)]
         tracks = [ShardTrack(folder=reader.folder, record=record) for record in records]
     else:
         assert config.corpus is not None
         tracks = [CorpusTrack(track=track) for track in find_tracks(config.corpus) if track.split == config.split]
     if not tracks:
-        where = config.shards if config.shards is not None else f"corpus {config.corpus.kind}"  # type: ignore[union-attr]
-        raise CorpusError(f"{where}: holds no tracks of split={config.split}; choose another split")
+        where = config.shards if config.corpus is None else f"corpus {config.corpus.kind}"
+        raise CorpusError(f"{where}: no tracks found in split={config.split}; choose another split")
     return list(tracks)
 
 
 def digest_of(references: Mapping[str, Waveform]) -> str:
-    """SHA-256 of names, rates and samples: the same wherever the same audio lies, in whatever format."""
+    """Return the SHA-256 of names, sample rates and samples, which does not depend on file format or location."""
     digest = hashlib.sha256()
     for name in sorted(references):
         wave = references[name]
@@ -146,7 +146,9 @@ def digest_of(references: Mapping[str, Waveform]) -> str:
 
 def _with_mixture(stems: dict[str, Samples], track_id: str, sample_rate: int) -> dict[str, Waveform]:
     if len(stems) == 1:
-        raise CorpusError(f"{track_id}: holds {next(iter(stems))} alone, and no truth to score with; leave it out")
+        raise CorpusError(
+            f"{track_id}: contains only {next(iter(stems))}, no references to score with; exclude the track"
+        )
     if MIXTURE not in stems:
         stems = {MIXTURE: sum(stems.values()), **stems}  # type: ignore[dict-item]
     return {name: Waveform(samples=samples, sample_rate=sample_rate) for name, samples in stems.items()}

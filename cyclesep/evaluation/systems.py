@@ -1,4 +1,4 @@
-"""What is scored: a separator, a folder of estimates, and what they are measured against."""
+"""Systems to score: a separator, a folder of estimates, baselines and oracles."""
 
 import abc
 import itertools
@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from typing_extensions import override
 
-from cyclesep import checkpoints, storage
+from cyclesep import checkpoints
 from cyclesep.audio import audio_io
 from cyclesep.audio.audio_io import Waveform
 from cyclesep.data.shards.manifest import MIXTURE
@@ -23,47 +23,48 @@ from cyclesep.metrics import oracles
 from cyclesep.metrics.track_score import ACCOMPANIMENT
 from cyclesep.storage.atomic_io import as_name
 from cyclesep.storage.path import StoragePath
+from cyclesep.storage.uri import absolute_uri, is_remote
 
 HEURISTIC = "heuristic"
 HEURISTIC_TARGETS = frozenset({"vocals", "drums", "bass", "other"})
 ESTIMATE_SUFFIXES = (".wav", ".flac")
-_GAPS_TOLD = 3
+# Tracks that a warning lists by name.
+_MAX_LISTED = 3
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """Whatever gives estimates of a track's stems."""
+    """A method that estimates the stems of a track."""
 
     name: str
     targets: tuple[str, ...]
-    """What is scored; none: every stem of the track."""
+    """Targets to score; empty: every stem of the track."""
 
     @property
     def weights_digest(self) -> str:
-        """SHA-256 of a separator's weights; empty for what has none."""
+        """SHA-256 of the weights; empty for a system without weights."""
         return ""
 
     def card(self) -> dict[str, Any]:
-        """Where it comes from, as plain values: path, progress and config; empty for what was not trained."""
+        """Return path, metadata and config of a trained system as plain values; empty for others."""
         return {}
 
     def digest(self, track: ReferenceTrack) -> list[Any]:
-        """What decides the estimates of a track, as plain values."""
+        """Return plain values that determine the estimates of a track."""
         return [type(self).__name__, self.targets, track.digest()]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Separator(System):
-    """A trained separator, whose estimates an actor makes, or the process that scores them."""
+class SeparatorSystem(System):
+    """A trained separator. An actor makes its estimates, or without actors the scoring process."""
 
     checkpoint: str
-    """Of one checkpoint: an absolute path, or s3://bucket/prefix."""
+    """Absolute path or s3://bucket/prefix of one checkpoint."""
     weights: str
     """SHA-256 of the weights."""
-    windows: SeparationConfig
-    """How tracks are cut."""
+    separation: SeparationConfig
 
     @property
     @override
@@ -72,145 +73,147 @@ class Separator(System):
 
     @override
     def card(self) -> dict[str, Any]:
-        config = yaml.safe_load(StoragePath(self.checkpoint).read_text(checkpoints.CONFIG))
+        config = yaml.safe_load(StoragePath.of(self.checkpoint).read_text(checkpoints.CONFIG))
         progress = asdict(checkpoints.read_metadata(self.checkpoint))
         return {"path": self.checkpoint, "progress": progress, "config": config}
 
     @override
     def digest(self, track: ReferenceTrack) -> list[Any]:
-        # Where and in what batches a window is computed is no part of what comes out.
-        windows = {name: value for name, value in asdict(self.windows).items() if name not in ("device", "batch_size")}
-        return [*super().digest(track), self.weights, windows]
+        # Device and batch size do not change the estimates.
+        separation = {k: v for k, v in asdict(self.separation).items() if k not in ("device", "batch_size")}
+        return [*super().digest(track), self.weights, separation]
 
 
-class Comparison(System, abc.ABC):
-    """A system whose estimates are made by the task that scores them."""
+class InlineSystem(System, abc.ABC):
+    """A system whose estimates the scoring process makes or reads."""
 
     @abc.abstractmethod
     def estimates(self, stems: Mapping[str, Waveform], track: ReferenceTrack) -> dict[str, Waveform]:
-        """By target, from all stems of the track, the mixture among them; raises ScoringError if there are none."""
+        """Return estimates by target; `stems` are the references and the mixture. Raises ScoringError for none."""
 
-    def _wanted(self, stems: Mapping[str, Waveform]) -> tuple[str, ...]:
+    def _targets_of(self, stems: Mapping[str, Waveform]) -> tuple[str, ...]:
         return self.targets or tuple(name for name in stems if name != MIXTURE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixtureBaseline(Comparison):
+class MixtureBaseline(InlineSystem):
     """The mixture as the estimate of every target."""
 
     @override
     def estimates(self, stems: Mapping[str, Waveform], track: ReferenceTrack) -> dict[str, Waveform]:
-        return oracles.mixture_as_estimate(stems[MIXTURE], self._wanted(stems))
+        return oracles.mixture_as_estimate(stems[MIXTURE], self._targets_of(stems))
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeuristicBaseline(Comparison):
-    """Rules that have learned nothing; knows vocals, drums, bass and other."""
+class HeuristicBaseline(InlineSystem):
+    """A rule-based separator without learned parameters; estimates vocals, drums, bass and other."""
 
     @override
     def estimates(self, stems: Mapping[str, Waveform], track: ReferenceTrack) -> dict[str, Waveform]:
-        separated = oracles.separate_blindly(stems[MIXTURE])
-        wanted = {name: separated[name] for name in self._wanted(stems) if name in separated}
-        if not wanted:
-            raise ScoringError(f"{track.track_id}: the heuristic knows none of its stems; set heuristic=false")
-        return with_accompaniment(wanted, stems[MIXTURE])
+        separated = oracles.separate_by_rules(stems[MIXTURE])
+        estimates = {name: separated[name] for name in self._targets_of(stems) if name in separated}
+        if not estimates:
+            raise ScoringError(f"{track.track_id}: the heuristic supports none of its stems; set heuristic=false")
+        return with_accompaniment(estimates, stems[MIXTURE])
 
 
 @dataclass(frozen=True, kw_only=True)
-class IdealMask(Comparison):
-    """An oracle: masks made of the references."""
+class IdealMask(InlineSystem):
+    """An oracle: masks computed from the references."""
 
     mask: Oracle
 
     @override
     def estimates(self, stems: Mapping[str, Waveform], track: ReferenceTrack) -> dict[str, Waveform]:
         separated = oracles.separate_by_oracle(self.mask, stems)
-        wanted = {name: separated[name] for name in self._wanted(stems) if name in separated}
-        if not wanted:
-            raise ScoringError(f"{track.track_id}: holds no reference of {' or '.join(self.targets)}; leave it out")
-        return with_accompaniment(wanted, stems[MIXTURE])
+        estimates = {name: separated[name] for name in self._targets_of(stems) if name in separated}
+        if not estimates:
+            raise ScoringError(
+                f"{track.track_id}: no reference of {' or '.join(self.targets)} found; exclude the track"
+            )
+        return with_accompaniment(estimates, stems[MIXTURE])
 
 
 @dataclass(frozen=True, kw_only=True)
-class EstimateFolder(Comparison):
-    """Estimates that somebody else has written: FOLDER/SPLIT/TRACK/TARGET.wav."""
+class EstimateFolder(InlineSystem):
+    """Estimates of any other system: FOLDER/SPLIT/TRACK/TARGET.wav."""
 
     folder: Path
 
     @override
     def digest(self, track: ReferenceTrack) -> list[Any]:
-        found = [(path.name, path.stat()) for path in self._files(track)]
-        return [*super().digest(track), [(name, stat.st_size, stat.st_mtime_ns) for name, stat in found]]
+        files = [(path.name, path.stat()) for path in self._files(track)]
+        return [*super().digest(track), [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]]
 
     @override
     def estimates(self, stems: Mapping[str, Waveform], track: ReferenceTrack) -> dict[str, Waveform]:
-        wanted = {*self._wanted(stems), ACCOMPANIMENT}
-        found = {path.stem: audio_io.read(path) for path in self._files(track) if path.stem in wanted}
-        if not found:
-            raise ScoringError(
-                f"{self._place(track)}: holds no {' or '.join(sorted(wanted))} (wav or flac); write estimates there"
-            )
-        return found
+        targets = {*self._targets_of(stems), ACCOMPANIMENT}
+        estimates = {path.stem: audio_io.read(path) for path in self._files(track) if path.stem in targets}
+        if not estimates:
+            names = " or ".join(sorted(targets))
+            raise ScoringError(f"{self._track_folder(track)}: no {names} (wav or flac) found; write estimates there")
+        return estimates
 
     def warn_missing_estimates(self, tracks: Sequence[ReferenceTrack]) -> None:
-        """Warn of tracks that lack targets which others have."""
-        found = {track.track_id: self._names(track) for track in tracks}
-        known = set().union(*found.values())
-        # One without any estimate fails, and is told then.
-        lacking = {track: sorted(known - names) for track, names in found.items() if names and known - names}
-        if not lacking:
+        """Warn of tracks without estimates of targets that other tracks have."""
+        names = {track.track_id: self._target_names(track) for track in tracks}
+        all_names = set().union(*names.values())
+        # Tracks without any estimate are not listed: they fail with a message of their own.
+        missing = {track: sorted(all_names - found) for track, found in names.items() if found and all_names - found}
+        if not missing:
             return
-        told = [f"{track}: {', '.join(missing)}" for track, missing in lacking.items()]
+        listed = [f"{track}: {', '.join(targets)}" for track, targets in list(missing.items())[:_MAX_LISTED]]
+        if len(missing) > _MAX_LISTED:
+            listed.append("...")
         _log.warning(
-            "%s: %d of %d tracks %s targets that others have (%s); such a track is scored with what it has, which "
-            "changes SIR and SAR, and stands in a table of its own",
+            "%s: estimates are missing in %d of %d tracks (%s); these tracks are scored with the targets they have, "
+            "which changes SIR and SAR, and listed in a separate table",
             self.name,
-            len(lacking),
+            len(missing),
             len(tracks),
-            "lacks" if len(lacking) == 1 else "lack",
-            "; ".join(told if len(told) <= _GAPS_TOLD else [*told[:_GAPS_TOLD], "..."]),
+            "; ".join(listed),
         )
 
-    def _place(self, track: ReferenceTrack) -> Path:
+    def _track_folder(self, track: ReferenceTrack) -> Path:
         return self.folder / track.split / as_name(track.track_id)
 
-    def _names(self, track: ReferenceTrack) -> set[str]:
-        """What is estimated of a track, as far as can be told without its references."""
+    def _target_names(self, track: ReferenceTrack) -> set[str]:
+        """Return the targets with estimates of a track, as far as known without reading its references."""
         names = {path.stem for path in self._files(track)} - {MIXTURE}
         return names & {*self.targets, ACCOMPANIMENT} if self.targets else names
 
     def _files(self, track: ReferenceTrack) -> list[Path]:
-        """Raises ConfigError where a target has two files."""
-        place = self._place(track)
-        # What macOS leaves beside files of other systems ("._vocals.wav") is hidden and no audio.
-        found = [path for path in place.glob("[!.]*") if path.suffix.lower() in ESTIMATE_SUFFIXES]
+        """Return the files of a track; raises ConfigError if a target has two files."""
+        folder = self._track_folder(track)
+        # Excludes hidden files: macOS writes "._vocals.wav", which is not audio, to other file systems.
+        found = [path for path in folder.glob("[!.]*") if path.suffix.lower() in ESTIMATE_SUFFIXES]
         files = sorted(found, key=lambda path: (path.stem, path.name))
         for one, other in itertools.pairwise(files):
             if one.stem == other.stem:
-                raise ConfigError(f"estimates: {place} holds {one.name} and {other.name}; keep one of them")
+                raise ConfigError(f"estimates: {folder} contains both {one.name} and {other.name}; keep one of them")
         return files
 
 
 def find_systems(config: EvaluateConfig) -> list[System]:
-    """All that `config` asks for, the oracles last. Raises ConfigError or CheckpointError if something is not there."""
-    separators = _separators(config)
-    targets = separators[0].targets if config.checkpoint is not None else config.targets
+    """Return all systems of `config`, oracles last; raises ConfigError or CheckpointError if one is not found."""
+    evaluated = _evaluated_systems(config)
+    targets = evaluated[0].targets if config.checkpoint is not None else config.targets
     systems: list[System] = [MixtureBaseline(name=MIXTURE, targets=targets)] if config.mixture else []
     if config.heuristic and (not targets or set(targets) & HEURISTIC_TARGETS):
         systems.append(HeuristicBaseline(name=HEURISTIC, targets=targets))
-    systems += separators
+    systems += evaluated
     systems += [IdealMask(name=mask, targets=targets, mask=mask) for mask in config.oracles]
     names = [system.name for system in systems]
-    doubled = next((name for name in names if names.count(name) > 1), None)
-    if doubled is not None:
-        raise ConfigError(f"name: two systems would be called {doubled!r}; choose another name")
+    duplicate = next((name for name in names if names.count(name) > 1), None)
+    if duplicate is not None:
+        raise ConfigError(f"name: two systems are named {duplicate!r}; choose another name")
     if not systems:
-        raise ConfigError("there is nothing to score; give a checkpoint or estimates, or set mixture=true")
+        raise ConfigError("nothing to score; give a checkpoint or estimates, or set mixture=true")
     return systems
 
 
 def with_accompaniment(estimates: Mapping[str, Waveform], mixture: Waveform) -> dict[str, Waveform]:
-    """One estimate is joined by what it leaves of the mixture; several stay as they are."""
+    """Add the accompaniment, mixture minus estimate, to a single estimate; return several unchanged."""
     if len(estimates) != 1 or ACCOMPANIMENT in estimates:
         return dict(estimates)
     ((name, estimate),) = estimates.items()
@@ -218,29 +221,30 @@ def with_accompaniment(estimates: Mapping[str, Waveform], mixture: Waveform) -> 
     return {name: estimate, ACCOMPANIMENT: rest}
 
 
-def _separators(config: EvaluateConfig) -> list[System]:
-    found: list[System] = []
+def _evaluated_systems(config: EvaluateConfig) -> list[System]:
+    """Return the separator and the folder of estimates, if given."""
+    systems: list[System] = []
     if config.checkpoint is not None:
         if config.targets:
-            raise ConfigError("targets: the checkpoint tells what its targets are; leave them out")
+            raise ConfigError("targets: the checkpoint defines its targets; omit this setting")
         loaded = checkpoints.load_separator(config.checkpoint)
-        found.append(
-            Separator(
+        systems.append(
+            SeparatorSystem(
                 name=config.name,
                 targets=loaded.targets,
-                checkpoint=storage.absolute(loaded.place),
+                checkpoint=absolute_uri(loaded.place),
                 weights=loaded.digest,
-                windows=config.separation,
+                separation=config.separation,
             )
         )
     if config.estimates is not None:
-        if storage.is_remote(config.estimates):
-            raise ConfigError(f"estimates: {config.estimates} lies in S3; copy it to a folder that all machines share")
+        if is_remote(config.estimates):
+            raise ConfigError(f"estimates: {config.estimates} is in S3; copy it to a folder that all machines share")
         folder = Path(config.estimates).expanduser().absolute()
         if not (folder / config.split).is_dir():
             raise ConfigError(
-                f"estimates: there is no folder {folder / config.split}; lay them out SPLIT/TRACK/TARGET.wav"
+                f"estimates: folder {folder / config.split} not found; use the layout SPLIT/TRACK/TARGET.wav"
             )
-        targets = found[0].targets if found else config.targets
-        found.append(EstimateFolder(name=folder.name, targets=targets, folder=folder))
-    return found
+        targets = systems[0].targets if systems else config.targets
+        systems.append(EstimateFolder(name=folder.name, targets=targets, folder=folder))
+    return systems

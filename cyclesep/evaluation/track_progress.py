@@ -6,7 +6,7 @@ from types import TracebackType
 import ray
 from ray.util.metrics import Counter
 
-from cyclesep.console.progress_bar import LiveBar, clock, stderr_console
+from cyclesep.console.progress_bar import LiveBar, format_time, stderr_console
 from cyclesep.evaluation.track_scores import TrackResult
 
 # Interval of the lines that replace the bar in a file or pipe.
@@ -23,7 +23,9 @@ class EvaluationProgress:
         self._counter = _scored_counter(run) if ray.is_initialized() else None
         self._console = stderr_console()
         self._bar = LiveBar(console=self._console)
-        self._task = self._bar.add_task("evaluate", total=total, completed=num_reused, left=None, told="starting")
+        self._task = self._bar.add_task(
+            "evaluate", total=total, completed=num_reused, seconds_left=None, status="starting"
+        )
         self._total, self._num_reused, self._num_done, self._num_failed = total, num_reused, 0, 0
         self._audio_seconds = 0.0
         self._start = self._last_line = time.monotonic()
@@ -49,14 +51,14 @@ class EvaluationProgress:
         if result.failed:
             self._console.print(f"failed: {result}", markup=False)
         completed = self._num_reused + self._num_done
-        self._bar.update(self._task, completed=completed, left=self._seconds_left(), told=self._speed())
+        self._bar.update(self._task, completed=completed, seconds_left=self._seconds_left(), status=self._speed())
         if not self._console.is_terminal and time.monotonic() - self._last_line > _LINE_SECONDS:
             self._last_line = time.monotonic()
             self._console.print(self._line())
 
     def _line(self) -> str:
         completed = self._num_reused + self._num_done
-        left = f", {clock(self._seconds_left())} left" if completed < self._total else ""
+        left = f", {format_time(self._seconds_left())} left" if completed < self._total else ""
         return f"evaluate: {completed - self._num_failed}/{self._total} scored, {self._speed()}{left}"
 
     def _seconds_left(self) -> float:

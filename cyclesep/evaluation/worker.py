@@ -1,4 +1,4 @@
-"""What the processes of an evaluation do: separate and score. Plain code; `schedule` puts it on Ray."""
+"""What the processes of an evaluation do: separate and score. Plain code; `scheduler` runs it on Ray."""
 
 import threading
 from collections.abc import Mapping
@@ -16,10 +16,9 @@ from cyclesep.errors import CyclesepError
 from cyclesep.evaluation.excerpts import make_excerpt
 from cyclesep.evaluation.references import ReferenceTrack, digest_of
 from cyclesep.evaluation.resource_usage import Stopwatch, peak_bytes, reset_peak_memory
-from cyclesep.evaluation.results import Part, Results
-from cyclesep.evaluation.systems import Comparison, Separator, System, with_accompaniment
-from cyclesep.evaluation.track_result import TrackResult
-from cyclesep.evaluation.track_scores import rows_of
+from cyclesep.evaluation.systems import InlineSystem, SeparatorSystem, with_accompaniment
+from cyclesep.evaluation.tasks import EvaluationTask
+from cyclesep.evaluation.track_scores import TrackResult, rows_from_scores
 from cyclesep.inference.chunked_inference import SeparationConfig, choose_device
 from cyclesep.inference.stems import separate_waveform
 from cyclesep.metrics import ScoreTable, TrackScore, score_track, to_museval_json
@@ -27,44 +26,16 @@ from cyclesep.storage.atomic_io import as_name
 
 
 @dataclass(frozen=True, kw_only=True)
-class Item:
-    """One track to be scored under one system, and where the results go."""
-
-    system: System
-    track: ReferenceTrack
-    part: Part
-    results: Results
-    frame_seconds: float
-    save_estimates: bool
-    keep_excerpt: bool = False
-    """Whether some seconds are kept for the report."""
-
-    @property
-    def museval_json(self) -> str:
-        """Where museval's EvalStore looks: below the system, SPLIT/TRACK.json."""
-        return f"museval/{as_name(self.system.name)}/{self.track.split}/{self._track_name}.json"
-
-    @property
-    def estimates_folder(self) -> str:
-        """Where estimates are written, in the layout that `estimates` reads."""
-        return f"estimates/{as_name(self.system.name)}/{self.track.split}/{self._track_name}"
-
-    @property
-    def _track_name(self) -> str:
-        return as_name(self.track.track_id)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Pcm16Estimates:
-    """Estimates on their way between processes: 16 bits are what is scored, and half of the memory."""
+    """Estimates as 16-bit samples, to pass between processes: the resolution that is scored, at half the memory."""
 
     stems: dict[str, tuple[NDArray[np.int16], float]]
-    """By target `(channels, time)` and the gain of the samples."""
+    """By target, `(channels, time)` and the gain of the samples."""
     sample_rate: int
 
     @classmethod
     def of(cls, estimates: Mapping[str, Waveform]) -> "Pcm16Estimates":
-        gains = {name: pcm16_gain(float(np.abs(wave.samples).max(initial=0.0))) for name, wave in estimates.items()}
+        gains = {name: _gain(wave) for name, wave in estimates.items()}
         return cls(
             stems={name: (to_pcm16(wave.samples, gain=gains[name]), gains[name]) for name, wave in estimates.items()},
             sample_rate=next(iter(estimates.values())).sample_rate,
@@ -74,7 +45,7 @@ class Pcm16Estimates:
     def num_bytes(self) -> int:
         return sum(pcm.nbytes for pcm, _ in self.stems.values())
 
-    def unpacked(self) -> dict[str, Waveform]:
+    def to_waveforms(self) -> dict[str, Waveform]:
         return {
             name: Waveform(samples=from_pcm16(pcm, gain=gain), sample_rate=self.sample_rate)
             for name, (pcm, gain) in self.stems.items()
@@ -82,8 +53,8 @@ class Pcm16Estimates:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Separation:
-    """How the separation of one track went; the estimates travel beside it."""
+class SeparationStats:
+    """Outcome, time and memory of the separation of one track, without the estimates."""
 
     reason: str = ""
     """Why there are no estimates; empty if there are."""
@@ -91,143 +62,137 @@ class Separation:
     cpu_seconds: float = 0.0
     peak_bytes: int = 0
     num_bytes: int = 0
-    """Of the estimates."""
+    """Size of the estimates."""
 
 
 class SeparationActor:
-    """Holds a separator and separates one track after the other; the next one is read while one is separated."""
+    """Holds a separator and separates tracks one at a time; the next track is read while one is separated."""
 
     def __init__(self, checkpoint: str, config: SeparationConfig, device: str) -> None:
         self._load = lru_cache(maxsize=1)(lambda: checkpoints.load_separator(checkpoint, choose_device(device)))
         self._config = config
-        self._separating = threading.Lock()
+        self._lock = threading.Lock()
 
     def load(self) -> None:
-        """Load the separator; raises CheckpointError, or ConfigError if the device is not there."""
+        """Load the separator; raises CheckpointError, or ConfigError if the device is not available."""
         self._load()
 
-    def separate(self, track: ReferenceTrack) -> tuple[Separation, Pcm16Estimates | None]:
-        """The estimates of all targets, or the reason why there are none. Two threads may be here at once.
+    def separate(self, track: ReferenceTrack) -> tuple[SeparationStats, Pcm16Estimates | None]:
+        """Return the estimates of all targets, or the reason why there are none. Called from two threads at a time.
 
-        Raises torch.AcceleratorError: after it a process can use its GPU no more, and has to be replaced.
+        Raises torch.AcceleratorError, after which this process cannot use its GPU and has to be replaced.
         """
         try:
             mixture = track.mixture()
-            with self._separating:
-                estimates, separation = _separated(self._load(), mixture, self._config)
+            with self._lock:
+                estimates, stats = _separate(self._load(), mixture, self._config)
             packed = Pcm16Estimates.of(estimates)
-            return replace(separation, num_bytes=packed.num_bytes), packed
+            return replace(stats, num_bytes=packed.num_bytes), packed
         except torch.AcceleratorError:
             raise
         except Exception as problem:
-            return Separation(reason=told(problem)), None
+            return SeparationStats(reason=error_message(problem)), None
 
 
-def score(item: Item, separation: Separation | None = None, estimates: Pcm16Estimates | None = None) -> TrackResult:
-    """Score one track and keep the result; a failure is an outcome too.
+def score(
+    task: EvaluationTask, stats: SeparationStats | None = None, estimates: Pcm16Estimates | None = None
+) -> TrackResult:
+    """Score one track and save the result; an exception becomes a failed result.
 
-    Without `estimates` they are made here, by the separator or whatever else the system is.
+    Without `estimates` this process makes them itself.
     """
     try:
-        return _scored(item, separation, estimates)
+        return _score(task, stats, estimates)
     except Exception as problem:
-        return failed(item, told(problem))
+        return task.failure(error_message(problem))
 
 
-def failed(item: Item, reason: str) -> TrackResult:
-    """The outcome of a track that could not be scored."""
-    return TrackResult.failure(
-        system=item.system.name,
-        checkpoint=item.system.weights_digest,
-        track_id=item.track.track_id,
-        split=item.track.split,
-        targets=item.system.targets,
-        reason=reason,
-    )
-
-
-def told(problem: Exception) -> str:
-    """One line: our own errors speak for themselves, others are named."""
+def error_message(problem: BaseException) -> str:
+    """Return an exception as one line; types are named except cyclesep's own."""
     text = " ".join(str(problem).split())
     return text if isinstance(problem, CyclesepError) else f"{type(problem).__name__}: {text}"
 
 
-def _scored(item: Item, separation: Separation | None, packed: Pcm16Estimates | None) -> TrackResult:
+def _score(task: EvaluationTask, stats: SeparationStats | None, packed: Pcm16Estimates | None) -> TrackResult:
     clock = Stopwatch()
     reset_peak_memory()
-    stems = item.track.read()
+    stems = task.track.read()
     if packed is not None:
-        estimates = packed.unpacked()
-    elif isinstance(item.system, Separator):
-        system = item.system
-        estimates, separation = _separated(_loaded(system.checkpoint), stems[MIXTURE], system.windows)
-        clock.leave_out(separation.wall_seconds, separation.cpu_seconds)
-        # As they would be after their way from an actor, to the bit; one at a time, for the sake of memory.
+        estimates = packed.to_waveforms()
+    elif isinstance(task.system, SeparatorSystem):
+        separator = _load_cached(task.system.checkpoint)
+        estimates, stats = _separate(separator, stems[MIXTURE], task.system.separation)
+        clock.exclude(stats.wall_seconds, stats.cpu_seconds)
+        # Bit-exactly what an actor would return. One target at a time, to save memory.
         for name in estimates:
-            estimates |= Pcm16Estimates.of({name: estimates[name]}).unpacked()
+            estimates |= Pcm16Estimates.of({name: estimates[name]}).to_waveforms()
         reset_peak_memory()
     else:
-        assert isinstance(item.system, Comparison)
-        estimates = item.system.estimates(stems, item.track)
-    if item.save_estimates:
-        _write_estimates(item, estimates)
+        assert isinstance(task.system, InlineSystem)
+        estimates = task.system.estimates(stems, task.track)
+    if task.save_estimates:
+        _write_estimates(task, estimates)
     scores = score_track(
         {name: stem for name, stem in stems.items() if name != MIXTURE},
         estimates,
-        frame_seconds=item.frame_seconds,
-        track_id=item.track.track_id,
-        split=item.track.split,
+        frame_seconds=task.frame_seconds,
+        track_id=task.track.track_id,
+        split=task.track.split,
     )
-    if item.keep_excerpt:
-        about = {"system": item.system.name, "track_id": item.track.track_id, "split": item.track.split}
-        make_excerpt(stems, estimates, **about).write(item.results.folder, item.part.name)
-    return _kept(item, stems, scores, separation or Separation(), clock)
+    if task.save_excerpt:
+        names = {"system": task.system.name, "track_id": task.track.track_id, "split": task.track.split}
+        make_excerpt(stems, estimates, **names).write(task.results.folder, task.key.name)
+    return _save_scores(task, stems, scores, stats or SeparationStats(), clock)
 
 
-def _kept(
-    item: Item, stems: Mapping[str, Waveform], scores: TrackScore, separation: Separation, clock: Stopwatch
+def _save_scores(
+    task: EvaluationTask, stems: Mapping[str, Waveform], scores: TrackScore, stats: SeparationStats, clock: Stopwatch
 ) -> TrackResult:
-    """Write museval's JSON and the part; gives the outcome."""
-    table = ScoreTable.from_scores(item.system.name, [scores])
-    item.results.folder.write_text(item.museval_json, to_museval_json(scores))
-    rows = rows_of(
+    """Write museval's JSON and the track's result; returns the result."""
+    table = ScoreTable.from_scores(task.system.name, [scores])
+    task.results.folder.write_text(task.museval_json, to_museval_json(scores))
+    rows = rows_from_scores(
         table,
-        checkpoint=item.system.weights_digest,
+        checkpoint=task.system.weights_digest,
         references=digest_of({name: stem for name, stem in stems.items() if name != MIXTURE}),
         seconds=stems[MIXTURE].seconds,
-        separation_seconds=separation.wall_seconds,
+        separation_seconds=stats.wall_seconds,
         scoring_seconds=clock.wall_seconds,
-        separation_cpu_seconds=separation.cpu_seconds,
+        separation_cpu_seconds=stats.cpu_seconds,
         scoring_cpu_seconds=clock.cpu_seconds,
-        separation_peak_bytes=separation.peak_bytes,
+        separation_peak_bytes=stats.peak_bytes,
         scoring_peak_bytes=peak_bytes(),
     )
-    outcome = TrackResult(rows=rows)
-    item.results.write_part(item.part, table, outcome)
-    return outcome
+    result = TrackResult(rows=rows)
+    task.results.save_track_result(task.key, table, result)
+    return result
 
 
-def _separated(
+def _separate(
     separator: checkpoints.LoadedSeparator, mixture: Waveform, config: SeparationConfig
-) -> tuple[dict[str, Waveform], Separation]:
-    """The estimates of all targets, one joined by its accompaniment, and what they took."""
+) -> tuple[dict[str, Waveform], SeparationStats]:
+    """Return the estimates of all targets, with the accompaniment of a single one, and time and memory used."""
     clock = Stopwatch()
     reset_peak_memory()
     stems = separate_waveform(separator, mixture, config)
     estimates = with_accompaniment({target: stems[target] for target in separator.targets}, mixture)
-    took = Separation(wall_seconds=clock.wall_seconds, cpu_seconds=clock.cpu_seconds, peak_bytes=peak_bytes())
-    return estimates, took
+    stats = SeparationStats(wall_seconds=clock.wall_seconds, cpu_seconds=clock.cpu_seconds, peak_bytes=peak_bytes())
+    return estimates, stats
 
 
 @lru_cache(maxsize=1)
-def _loaded(checkpoint: str) -> checkpoints.LoadedSeparator:
-    """Kept from one track to the next by the processes that separate on a CPU and score."""
+def _load_cached(checkpoint: str) -> checkpoints.LoadedSeparator:
+    """Load a separator on the CPU and keep it for the next track."""
     return checkpoints.load_separator(checkpoint)
 
 
-def _write_estimates(item: Item, estimates: Mapping[str, Waveform]) -> None:
+def _write_estimates(task: EvaluationTask, estimates: Mapping[str, Waveform]) -> None:
     for target, wave in estimates.items():
-        # Louder than full scale is kept by float samples; everything else as it is scored.
-        loud = pcm16_gain(float(np.abs(wave.samples).max(initial=0.0))) > 1.0
-        with item.results.folder.replacing(f"{item.estimates_folder}/{as_name(target)}.wav") as partial:
-            write_wav(partial, wave, subtype="FLOAT" if loud else "PCM_16")
+        # Float samples above full scale, which 16 bits would clip; otherwise the samples that are scored.
+        subtype = "FLOAT" if _gain(wave) > 1.0 else "PCM_16"
+        with task.results.folder.replacing(f"{task.estimates_folder}/{as_name(target)}.wav") as partial:
+            write_wav(partial, wave, subtype=subtype)
+
+
+def _gain(wave: Waveform) -> float:
+    return pcm16_gain(float(np.abs(wave.samples).max(initial=0.0)))

@@ -1,6 +1,7 @@
 """Scores of tracks and systems as one table with a row per value, stored as parquet, and their summary over tracks."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,7 @@ class ScoreTable:
 
     @classmethod
     def from_scores(cls, system: str, scores: Iterable[TrackScore]) -> "ScoreTable":
-        """Return a table with one row per frame and metric, and one per whole-track metric, of all targets and tracks."""
+        """Return a table with one row per target, frame and metric, and one per target and whole-track metric."""
         batches = [_rows(system, score, target) for score in scores for target in score.targets]
         return cls(table=pa.concat_tables([SCHEMA.empty_table(), *batches]))
 
@@ -129,11 +130,15 @@ def summarize(track_values: Iterable[TrackValue]) -> tuple[Summary, ...]:
     NaN is excluded and counted. Scoring groups are kept apart: vocals scored with three stems and vocals scored with
     the accompaniment are not comparable.
     """
-    groups: dict[tuple[str, ...], list[TrackValue]] = {}
-    for value in track_values:
-        key = (value.system, value.split, value.target, value.scoring_group, value.metric)
-        groups.setdefault(key, []).append(value)
-    return tuple(_summary(tracks) for tracks in groups.values())
+    values: dict[tuple[str, ...], list[float]] = {}
+    frames: Counter[tuple[str, ...]] = Counter()
+    nan_frames: Counter[tuple[str, ...]] = Counter()
+    for track in track_values:
+        key = (track.system, track.split, track.target, track.scoring_group, track.metric)
+        values.setdefault(key, []).append(track.value)
+        frames[key] += track.frames
+        nan_frames[key] += track.nan_frames
+    return tuple(_summary(key, np.array(values[key]), frames[key], nan_frames[key]) for key in values)
 
 
 def read_museval_json(path: Path) -> list[tuple[str, NDArray[np.float64], dict[str, NDArray[np.float64]]]]:
@@ -228,20 +233,19 @@ def _track_value(key: tuple[str, ...], values: NDArray[np.float64], of_frames: N
     )
 
 
-def _summary(tracks: Sequence[TrackValue]) -> Summary:
-    values = np.array([track.value for track in tracks])
+def _summary(key: tuple[str, ...], values: NDArray[np.float64], frames: int, nan_frames: int) -> Summary:
+    system, split, target, scoring_group, metric = key
     finite = values[np.isfinite(values)]
-    first = tracks[0]
     return Summary(
-        system=first.system,
-        split=first.split,
-        target=first.target,
-        scoring_group=first.scoring_group,
-        metric=first.metric,
+        system=system,
+        split=split,
+        target=target,
+        scoring_group=scoring_group,
+        metric=metric,
         median=float(np.median(finite)) if len(finite) else float("nan"),
         mean=float(finite.mean()) if len(finite) else float("nan"),
         tracks=len(finite),
         tracks_excluded=len(values) - len(finite),
-        frames=sum(track.frames for track in tracks),
-        nan_frames=sum(track.nan_frames for track in tracks),
+        frames=frames,
+        nan_frames=nan_frames,
     )

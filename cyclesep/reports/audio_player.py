@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cyclesep.audio.audio_io import Samples, Waveform, resample
 from cyclesep.audio.spectrogram_image import frequency_marks, spectrogram_images
 from cyclesep.evaluation.excerpts import Excerpt
-from cyclesep.evaluation.track_scores import FRAME_METRICS
+from cyclesep.metrics import FRAME_METRICS
 from cyclesep.reports.figures import LINE, page_style, series_colour, themed_svg
 from cyclesep.reports.jinja import clock, number
 

@@ -10,9 +10,9 @@ import pyarrow.compute
 from markupsafe import Markup
 
 from cyclesep import __version__
-from cyclesep.evaluation import score_display
 from cyclesep.evaluation.excerpts import Excerpt
-from cyclesep.evaluation.track_scores import METRICS, SUMMARY, TRACKS, TrackRow, TrackScores
+from cyclesep.evaluation.results import EVALUATED_KINDS, SCORES, SUMMARY, TRACKS
+from cyclesep.evaluation.track_scores import METRICS, TrackRow, TrackScores, summary_rows
 from cyclesep.metrics import ScoreTable
 from cyclesep.reports.audio_player import FrameScores, Player, make_player
 from cyclesep.reports.figures import Curve, Group, Mark, curve_figure, strip_figure
@@ -31,9 +31,6 @@ MEANINGS = {
 }
 # Text of MP3 as base64: some forty clips of 20 s. Excerpts beyond it are left out and counted on the page.
 MOST_SOUND_BYTES = 8_000_000
-_SCORES = "scores.parquet"
-# Kinds of systems that are what is evaluated; the others are yardsticks.
-_EVALUATED = ("Separator", "EstimateFolder")
 
 
 def write_evaluation_report(folder: StoragePath | Path | str) -> str:
@@ -47,7 +44,7 @@ def write_evaluation_report(folder: StoragePath | Path | str) -> str:
         table = TrackScores.read(path)
     systems = {system["name"]: system["kind"] for system in summary["systems"]}
     colours = {name: index for index, name in enumerate(systems)}
-    evaluated = [name for name, kind in systems.items() if kind in _EVALUATED] or list(systems)[-1:]
+    evaluated = [name for name, kind in systems.items() if kind in EVALUATED_KINDS] or list(systems)[-1:]
     players, left_out = _players(folder, summary, table, colours)
     split = summary["config"]["split"]
     sections = [("scores", "Scores"), ("tracks", "Tracks"), ("listen", "Listen"), ("card", "Card")]
@@ -97,7 +94,7 @@ def _track_columns() -> list[Column]:
 def _tables(table: TrackScores, evaluated: Sequence[str]) -> list[tuple[str, list[dict[str, Any]]]]:
     """A caption and rows for each company that was scored together."""
     tables: dict[str, list[dict[str, Any]]] = {}
-    for row in score_display.summary_rows(table):
+    for row in summary_rows(table):
         caption = f"{row['split']}: {row['scoring_group'].replace('+', ', ')} scored together"
         shown = {**row, "NaN": row["nan_frames"], "emphasis": row["system"] in evaluated}
         tables.setdefault(caption, []).append(shown)
@@ -119,11 +116,11 @@ def _track_row(row: TrackRow) -> dict[str, Any]:
 
 def _strips(table: TrackScores, colours: Mapping[str, int]) -> list[dict[str, Any]]:
     """A figure for each metric and target: the tracks of all systems side by side."""
-    companies = dict.fromkeys(row.company for row in table.scored)
+    companies = dict.fromkeys(row.comparison_key for row in table.scored)
     found = []
     for metric in METRICS:
         for split, together, target in companies:
-            rows = [row for row in table.scored if row.company == (split, together, target)]
+            rows = [row for row in table.scored if row.comparison_key == (split, together, target)]
             groups = [
                 _group([row for row in rows if row.system == system], system, metric, colour)
                 for system, colour in colours.items()
@@ -150,7 +147,7 @@ def _players(
 ) -> tuple[list[tuple[Player, Markup | None]], int]:
     """Players of the excerpts that were kept, each with the course of its whole track, and how many are left out."""
     names = summary.get("excerpts", [])
-    frame_seconds = summary["config"]["window_seconds"]
+    frame_seconds = summary["config"]["frame_seconds"]
     players: list[tuple[Player, Markup | None]] = []
     size = 0
     for name, excerpt, scores in _excerpts(folder, names):
@@ -169,7 +166,7 @@ def _excerpts(
     """Each excerpt and the scores of its track."""
     if not names:
         return
-    with folder.reading(_SCORES) as path:
+    with folder.reading(SCORES) as path:
         table = ScoreTable.read(path).table
     for name in names:
         excerpt = Excerpt.read(folder, name)
@@ -237,7 +234,7 @@ def _card(summary: Mapping[str, Any]) -> dict[str, str]:
             "references": where,
             "digest of the references": summary["corpus_digest"][:16],
             "tracks": f"{summary['tracks']} of the {config['split']} split",
-            "frames": f"{config['window_seconds']:g} s",
+            "frames": f"{config['frame_seconds']:g} s",
             "evaluated on": summary.get("hardware"),
             "time": f"{summary['wall_seconds']:.1f} s, {summary['num_reused']} results kept from earlier runs",
             "cyclesep": f"{summary['version']}, commit {summary['commit'] or 'unknown'}",

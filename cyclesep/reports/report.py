@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from cyclesep.errors import ConfigError, CyclesepError
-from cyclesep.evaluation.track_scores import SUMMARY
+from cyclesep.evaluation.results import SUMMARY
 from cyclesep.reports.evaluation_report import write_evaluation_report
 from cyclesep.reports.training_report import write_training_report
 from cyclesep.storage.uri import display_path

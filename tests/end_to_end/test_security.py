@@ -21,9 +21,9 @@ from cyclesep.data.corpora.corpus import CorpusConfig, find_tracks
 from cyclesep.data.shards.manifest import read_manifest, track_file_stem, write_manifest
 from cyclesep.errors import CheckpointError, ConfigError, CorpusError, ShardError
 from cyclesep.evaluation.references import ShardTrack
-from cyclesep.evaluation.results import Part, Results
+from cyclesep.evaluation.results import ResultKey, Results
 from cyclesep.evaluation.systems import EstimateFolder, MixtureBaseline
-from cyclesep.evaluation.worker import Item
+from cyclesep.evaluation.tasks import EvaluationTask
 from cyclesep.metrics.museval_format import write_museval_json
 from cyclesep.metrics.track_score import TrackScore
 from cyclesep.storage.atomic_io import as_name, is_name
@@ -84,11 +84,12 @@ def test_track_names_cannot_leave_their_folder(track_id: str, tmp_path: Path) ->
     write_corpus(tmp_path / "shards", lengths=(100,))
     record = replace(read_manifest(tmp_path / "shards").tracks[0], track_id=track_id, split="test")
     track = ShardTrack(folder=tmp_path / "shards", record=record)
-    item = Item(
-        part=Part.of("../../system", track_id, []), system=MixtureBaseline(name="../../system", targets=("a",)), track=track,
-        results=Results(folder=StoragePath.of(tmp_path)), window_seconds=1.0, save_estimates=True, keep_excerpt=False,
+    task = EvaluationTask(
+        key=ResultKey.of("../../system", track_id, []), track=track,
+        system=MixtureBaseline(name="../../system", targets=("a",)),
+        results=Results(folder=StoragePath.of(tmp_path)), frame_seconds=1.0, save_estimates=True, save_excerpt=False,
     )  # fmt: skip
-    for name in (item.museval_json, item.estimates_folder, f"parts/{item.part.scores}"):
+    for name in (task.museval_json, task.estimates_folder, f"parts/{task.key.scores_file}"):
         folder, *parts = name.split("/")
         assert folder in ("museval", "estimates", "parts")
         assert all(is_name(part) for part in parts), name
@@ -101,7 +102,7 @@ def test_track_names_cannot_leave_their_folder(track_id: str, tmp_path: Path) ->
 @pytest.mark.parametrize("track_id", UNSAFE_NAMES[:-1])
 def test_a_museval_file_is_written_into_its_folder(track_id: str, tmp_path: Path) -> None:
     score = TrackScore(
-        track_id=track_id, split="../..", sample_rate=8000, window_seconds=1.0, hop_seconds=1.0, targets=()
+        track_id=track_id, split="../..", sample_rate=8000, frame_seconds=1.0, hop_seconds=1.0, targets=()
     )
     path = write_museval_json(score, tmp_path / "a" / "b")
     assert path.parent.parent == tmp_path / "a" / "b"

@@ -28,13 +28,12 @@ from cyclesep.evaluation.config import EvaluateConfig
 from cyclesep.evaluation.evaluate import EvaluationReport, evaluate
 from cyclesep.evaluation.excerpts import Excerpt, finished_excerpts
 from cyclesep.evaluation.references import ReferenceTrack, ShardTrack, digest_of, find_references
-from cyclesep.evaluation.results import Part, Results
-from cyclesep.evaluation.systems import Comparison, System, find_systems
-from cyclesep.evaluation.tasks import items_of
-from cyclesep.evaluation.track_progress import Display
-from cyclesep.evaluation.track_result import TrackResult
-from cyclesep.evaluation.track_scores import TrackScores
-from cyclesep.evaluation.worker import Item, Pcm16Estimates, SeparationActor, score
+from cyclesep.evaluation.results import ResultKey, Results
+from cyclesep.evaluation.systems import InlineSystem, System, find_systems
+from cyclesep.evaluation.tasks import EvaluationTask, make_tasks
+from cyclesep.evaluation.track_progress import EvaluationProgress
+from cyclesep.evaluation.track_scores import TrackResult, TrackScores
+from cyclesep.evaluation.worker import Pcm16Estimates, SeparationActor, score
 from cyclesep.inference.stems import separate_waveform
 from cyclesep.metrics import ScoreTable, score_track
 from cyclesep.storage.path import StoragePath
@@ -82,11 +81,11 @@ def sdr(table: ScoreTable, system: str, track_id: str, target: str = "vocals") -
 
 
 def test_every_system_is_scored_on_every_track_of_the_split(evaluated: EvaluationReport) -> None:
-    assert [(outcome.system, outcome.track_id) for outcome in evaluated.outcomes] == [
+    assert [(outcome.system, outcome.track_id) for outcome in evaluated.track_results] == [
         (system, track) for system in ("mixture", "heuristic", "separator", "IRM2") for track in ("Song 8", "Song 9")
     ]
     assert evaluated.failed == ()
-    assert evaluated.num_kept == 0
+    assert evaluated.num_reused == 0
     targets = {(value.system, value.target) for value in evaluated.table.track_values()}
     assert {target for _, target in targets} == {"vocals", "accompaniment"}
     assert len(targets) == 8
@@ -161,11 +160,11 @@ def test_a_second_run_does_nothing_and_tells_the_same(
 ) -> None:
     # Not even a cluster.
     monkeypatch.delattr(evaluate_module, "connect")
-    monkeypatch.delattr(evaluate_module, "Schedule")
+    monkeypatch.delattr(evaluate_module, "Scheduler")
     again = evaluate(configured(output=str(evaluated.output), save_estimates=True))
-    assert again.num_kept == 8
+    assert again.num_reused == 8
     assert again.table.table.equals(evaluated.table.table)
-    assert again.outcomes == evaluated.outcomes
+    assert again.track_results == evaluated.track_results
 
 
 def test_only_what_is_missing_or_damaged_is_done_again_with_the_identical_table(
@@ -177,7 +176,7 @@ def test_only_what_is_missing_or_damaged_is_done_again_with_the_identical_table(
     oracle.write_bytes(oracle.read_bytes()[:100])
     untouched = {path: path.stat().st_mtime_ns for path in (Path(evaluated.output) / "parts").iterdir()}
     again = evaluate(configured(output=str(evaluated.output), save_estimates=True))
-    assert again.num_kept == 6
+    assert again.num_reused == 6
     assert again.table.table.equals(evaluated.table.table)
     changed = [path for path, before in untouched.items() if path.stat().st_mtime_ns != before]
     assert len({path.stem for path in changed}) == 2
@@ -192,19 +191,19 @@ def test_an_interrupted_run_goes_on_where_it_stopped_with_the_identical_table(
 ) -> None:
     config = configured(output=str(tmp_path), checkpoint=None, targets=("vocals",))
 
-    def interrupt(_display: Display, _outcome: TrackResult) -> None:
+    def interrupt(_display: EvaluationProgress, _outcome: TrackResult) -> None:
         raise KeyboardInterrupt
 
-    advance = Display.advance
-    monkeypatch.setattr(Display, "advance", interrupt)
+    advance = EvaluationProgress.advance
+    monkeypatch.setattr(EvaluationProgress, "advance", interrupt)
     with pytest.raises(KeyboardInterrupt):
         evaluate(config)
-    monkeypatch.setattr(Display, "advance", advance)
+    monkeypatch.setattr(EvaluationProgress, "advance", advance)
     assert not (tmp_path / "scores.parquet").exists()
     finished = len(list((tmp_path / "parts").glob("*.json")))
     assert finished >= 1
     report = evaluate(config)
-    assert finished <= report.num_kept < 6
+    assert finished <= report.num_reused < 6
     rows = evaluated.table.table
     assert report.table.table.equals(rows.filter(pyarrow.compute.not_equal(rows["system"], "separator")))
 
@@ -225,18 +224,18 @@ def test_written_estimates_score_as_the_separator_that_wrote_them(
     assert system.name == "separator"
     items = [item(system, track, tmp_path) for track in find_references(config)]
     assert [score(entry).reason for entry in items] == ["", ""]
-    table = ScoreTable.concatenate(entry.results.read_scores(entry.part) for entry in items)
+    table = ScoreTable.concatenate(entry.results.load_track_scores(entry.key) for entry in items)
     for track_id in ("Song 8", "Song 9"):
         for target in ("vocals", "accompaniment"):
             expected = sdr(evaluated.table, "separator", track_id, target)
             assert sdr(table, "separator", track_id, target) == expected
 
 
-def item(system: System, track: ReferenceTrack, output: Path) -> Item:
-    return Item(
+def item(system: System, track: ReferenceTrack, output: Path) -> EvaluationTask:
+    return EvaluationTask(
         system=system,
         track=track,
-        part=Part.of(system.name, track.track_id, system.digest(track)),
+        key=ResultKey.of(system.name, track.track_id, system.digest(track)),
         results=Results(folder=StoragePath.of(output)),
         frame_seconds=1.0,
         save_estimates=False,
@@ -297,7 +296,7 @@ def test_a_failing_track_is_told_a_killed_process_is_replaced_and_the_rest_finis
     monkeypatch.setattr(evaluate_module, "find_references", lambda _: [deadly, torn, good])
     report = evaluate(config)
     assert (tmp_path / at).exists()
-    assert [(outcome.track_id, outcome.failed) for outcome in report.outcomes] == [
+    assert [(outcome.track_id, outcome.failed) for outcome in report.track_results] == [
         ("Song 9", False),
         ("torn", True),
         ("Song 8", False),
@@ -312,7 +311,7 @@ def test_a_failing_track_is_told_a_killed_process_is_replaced_and_the_rest_finis
     # The failure is not kept as a result: only that track is tried again.
     monkeypatch.setattr(evaluate_module, "find_references", lambda _: [deadly, other, good])
     again = evaluate(config)
-    assert (again.num_kept, again.failed) == (2, ())
+    assert (again.num_reused, again.failed) == (2, ())
 
 
 def write_stems(folder: Path, **stems: Waveform) -> None:
@@ -346,7 +345,7 @@ def test_a_corpus_is_scored_at_its_own_rate_and_channels_with_all_its_stems(four
     for system in systems:
         entry = item(system, track, Path(four_stems.output))
         assert score(entry).reason == ""
-        found = entry.results.read_scores(entry.part)
+        found = entry.results.load_track_scores(entry.key)
         # Four stems together, and vocals beside the accompaniment, as museval pairs them.
         companies = {(value.target, value.scoring_group) for value in found.track_values()}
         assert (
@@ -374,7 +373,7 @@ def test_estimates_of_several_targets_stay_as_they_are_and_one_gets_its_accompan
     def names(system_name: str, *targets: str) -> set[str]:
         systems = find_systems(settings.replace(four_stems, {"targets": list(targets)}))
         system = next(system for system in systems if system.name == system_name)
-        assert isinstance(system, Comparison)
+        assert isinstance(system, InlineSystem)
         estimates = system.estimates(stems, track)
         if len(targets) == 1:
             total = estimates[targets[0]].samples + estimates["accompaniment"].samples
@@ -390,10 +389,10 @@ def test_estimates_travel_in_sixteen_bits_and_lose_nothing_that_is_scored() -> N
     loud = Waveform(samples=30 * loud.samples, sample_rate=loud.sample_rate)
     packed = Pcm16Estimates.of({"vocals": loud})
     assert packed.stems["vocals"][0].dtype == np.int16
-    once = packed.unpacked()["vocals"].samples
+    once = packed.to_waveforms()["vocals"].samples
     step = 2 ** np.ceil(np.log2(np.abs(loud.samples).max())) / 32768
     np.testing.assert_allclose(once, loud.samples, atol=step / 2)
-    twice = Pcm16Estimates.of(packed.unpacked()).unpacked()["vocals"].samples
+    twice = Pcm16Estimates.of(packed.to_waveforms()).to_waveforms()["vocals"].samples
     assert np.array_equal(once, twice)
 
 
@@ -460,12 +459,12 @@ def test_a_part_of_which_a_byte_is_missing_does_not_count(tmp_path: Path, four_s
     entry = item(find_systems(four_stems)[0], track, tmp_path)
 
     def read() -> TrackResult | None:
-        return entry.results.read_outcome(entry.part, entry.results.folder.sizes("parts"))
+        return entry.results.load_track_result(entry.key, entry.results.folder.sizes("parts"))
 
     assert read() is None
     assert score(entry) == read()
     assert read() is not None
-    scores = tmp_path / "parts" / entry.part.scores
+    scores = tmp_path / "parts" / entry.key.scores_file
     scores.write_bytes(scores.read_bytes()[:-1])
     assert read() is None
 
@@ -474,7 +473,7 @@ def test_a_folder_without_a_track_s_estimates_is_told(four_stems: EvaluateConfig
     (tmp_path / "theirs/test").mkdir(parents=True)
     config = settings.replace(four_stems, {"estimates": str(tmp_path / "theirs"), "targets": ["vocals"]})
     system = next(system for system in find_systems(config) if system.name == "theirs")
-    assert isinstance(system, Comparison)
+    assert isinstance(system, InlineSystem)
     (track,) = find_references(config)
     with pytest.raises(ScoringError, match=r"theirs/test/A song: holds no accompaniment or vocals"):
         system.estimates(track.read(), track)
@@ -493,8 +492,8 @@ def three_songs(tmp_path: Path) -> EvaluateConfig:
     )  # fmt: skip
 
 
-def items_of_folder(config: EvaluateConfig) -> list[Item]:
-    return items_of(
+def items_of_folder(config: EvaluateConfig) -> list[EvaluationTask]:
+    return make_tasks(
         config, Results(folder=StoragePath.of(config.output)), find_systems(config), find_references(config)
     )
 
@@ -541,15 +540,15 @@ def test_a_folder_of_accompaniments_alone_is_scored_against_the_vocals_too(
         write_stems(folder, accompaniment=noise(5, 1.0, channels=1))
     entries = items_of_folder(three_songs)
     assert [score(entry).reason for entry in entries] == [""] * 3
-    table = ScoreTable.concatenate(entry.results.read_scores(entry.part) for entry in entries)
+    table = ScoreTable.concatenate(entry.results.load_track_scores(entry.key) for entry in entries)
     (summary,) = [summary for summary in table.summary() if summary.metric == "SIR"]
     assert (summary.target, summary.scoring_group, summary.tracks) == ("accompaniment", "vocals+accompaniment", 3)
-    assert finished_excerpts(entries[0].results.folder) == {entry.part.name for entry in entries}
+    assert finished_excerpts(entries[0].results.folder) == {entry.key.name for entry in entries}
 
 
 def test_estimates_longer_than_a_short_track_are_scored_and_heard(three_songs: EvaluateConfig, tmp_path: Path) -> None:
     write_stems(tmp_path / "theirs/test/Song 2", vocals=noise(0, 1.5, channels=1))
     entries = items_of_folder(three_songs)
     assert [score(entry).reason for entry in entries] == [""] * 3
-    excerpt = Excerpt.read(entries[1].results.folder, entries[1].part.name)
+    excerpt = Excerpt.read(entries[1].results.folder, entries[1].key.name)
     assert len(excerpt.estimates["vocals"]) == len(excerpt.mixture) == 11025

@@ -35,11 +35,11 @@ def test_results_in_s3_are_those_of_a_local_folder_and_are_kept(prefix: str, tin
     for name in ("museval/separator/test", "estimates/IRM2/test/Song 8"):
         assert folder.sizes(name) == StoragePath.of(local.output).sizes(name) != {}
     # Nothing is left to do, then one part of six.
-    assert evaluate(config).num_kept == 6
+    assert evaluate(config).num_reused == 6
     lost = next(name for name in folder.sizes("parts") if name.startswith("separator") and name.endswith(".json"))
     folder.delete(f"parts/{lost}")
     again = evaluate(config)
-    assert again.num_kept == 5
+    assert again.num_reused == 5
     assert again.table.table.equals(local.table.table)
     compared = compare.compare(CompareConfig(runs=(local.output, first.output)))
     assert {difference.difference for difference in compared.differences} == {0.0}

@@ -1,4 +1,4 @@
-"""The references of an evaluation: what a task is given is enough to read its track."""
+"""Reference tracks of an evaluation."""
 
 from pathlib import Path
 from shutil import copytree
@@ -11,7 +11,7 @@ from cyclesep.evaluation.config import EvaluateConfig
 from cyclesep.evaluation.references import find_references
 
 
-def test_a_track_is_read_by_its_own_record_without_the_manifest_of_all(tiny_shards: Path, tmp_path: Path) -> None:
+def test_a_track_is_read_without_the_manifest(tiny_shards: Path, tmp_path: Path) -> None:
     shards = copytree(tiny_shards, tmp_path / "shards")
     reader = ShardReader(shards)
     tracks = find_references(EvaluateConfig(shards=str(shards), split="train"))

@@ -11,9 +11,8 @@ from cyclesep.audio.audio_io import Samples
 from cyclesep.config import settings
 from cyclesep.evaluation.config import EvaluateConfig
 from cyclesep.evaluation.excerpts import Excerpt
-from cyclesep.evaluation.results import Part, Results
-from cyclesep.evaluation.track_result import TrackResult
-from cyclesep.evaluation.track_scores import TrackScores, rows_of
+from cyclesep.evaluation.results import ResultKey, Results
+from cyclesep.evaluation.track_scores import TrackResult, TrackScores, rows_from_scores
 from cyclesep.metrics import ScoreTable, TargetScore, TrackScore
 from cyclesep.storage.path import StoragePath
 
@@ -41,19 +40,19 @@ def write_evaluation(
     are 2000 Hz.
     """
     rng = np.random.default_rng(0)
-    results, rows, parts = Results(folder=StoragePath.of(folder)), [], []
+    results, rows, keys = Results(folder=StoragePath.of(folder)), [], []
     for system, level in LEVELS.items():
         for track in tracks:
             score = _score(track, rng.normal(level, 2.0, seconds), silent=track in silent)
             table = ScoreTable.from_scores(system, [score])
-            outcome = TrackResult(rows=rows_of(table, seconds=float(seconds)))
-            parts.append(Part.of(system, track, []))
-            results.write_part(parts[-1], table, outcome)
+            outcome = TrackResult(rows=rows_from_scores(table, seconds=float(seconds)))
+            keys.append(ResultKey.of(system, track, []))
+            results.save_track_result(keys[-1], table, outcome)
             rows += outcome.rows
     names = [f"separator-{number}" for number, _ in enumerate(heard)]
     for name, track in zip(names, heard, strict=True):
         write_excerpt(results.folder, name, track)
-    results.join_scores(parts)
+    results.join_scores(keys)
     results.write_tracks(TrackScores(rows=tuple(rows)))
     results.folder.write_text("summary.json", json.dumps(_summary(len(tracks), seconds, names)))
     return results.folder
@@ -92,14 +91,14 @@ def _score(track: str, sdr: NDArray[np.float64], *, silent: bool) -> TrackScore:
             )
         )
     return TrackScore(
-        track_id=track, split="test", sample_rate=RATE, window_seconds=1.0, hop_seconds=1.0, targets=tuple(targets)
+        track_id=track, split="test", sample_rate=RATE, frame_seconds=1.0, hop_seconds=1.0, targets=tuple(targets)
     )
 
 
 def _summary(tracks: int, seconds: int, excerpts: Sequence[str]) -> dict[str, object]:
     progress = {"step": 10, "targets": ["vocals"], "sample_rate": RATE, "channels": 1, "commit": "abc"}
     card = {"path": "runs/x/step-10", "progress": progress, "config": {"seed": 7, "steps": 10}}
-    kinds = {"mixture": "MixtureBaseline", "separator": "Separator", "IRM2": "IdealMask"}
+    kinds = {"mixture": "MixtureBaseline", "separator": "SeparatorSystem", "IRM2": "IdealMask"}
     return {
         "version": "0",
         "commit": "abcdef",

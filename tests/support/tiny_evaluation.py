@@ -8,7 +8,7 @@ from cyclesep.cyclegan.model import CycleGAN
 from cyclesep.inference.chunked_inference import SeparationConfig
 from cyclesep.training.config import TrainConfig
 
-WINDOWS = SeparationConfig(window_seconds=1.5, context_seconds=0.2, overlap_seconds=0.05, device="cpu")
+WINDOWS = SeparationConfig(segment_seconds=1.5, context_seconds=0.2, overlap_seconds=0.05, device="cpu")
 
 
 def save_separator(folder: Path) -> Path:

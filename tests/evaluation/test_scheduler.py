@@ -23,15 +23,16 @@ from cyclesep import checkpoints
 from cyclesep.audio.audio_io import Waveform
 from cyclesep.data.shards.manifest import MIXTURE
 from cyclesep.errors import ClusterError, ConfigError
-from cyclesep.evaluation import actor_pool, schedule
+from cyclesep.evaluation import actor_pool, scheduler
 from cyclesep.evaluation.actor_pool import SeparatorPool
-from cyclesep.evaluation.cluster_resources import Capacity, Cluster, tell_if_on_cpus
+from cyclesep.evaluation.cluster_resources import Capacity, Cluster, warn_if_no_gpu
 from cyclesep.evaluation.config import EvaluateConfig
-from cyclesep.evaluation.results import Part, Results
-from cyclesep.evaluation.schedule import Schedule
-from cyclesep.evaluation.systems import MixtureBaseline, Separator, System
-from cyclesep.evaluation.track_result import TrackResult
-from cyclesep.evaluation.worker import Item, Pcm16Estimates, Separation, SeparationActor
+from cyclesep.evaluation.results import ResultKey, Results
+from cyclesep.evaluation.scheduler import Scheduler
+from cyclesep.evaluation.systems import MixtureBaseline, SeparatorSystem, System
+from cyclesep.evaluation.tasks import EvaluationTask
+from cyclesep.evaluation.track_scores import TrackResult
+from cyclesep.evaluation.worker import Pcm16Estimates, SeparationActor, SeparationStats
 from cyclesep.inference.chunked_inference import SeparationConfig
 from cyclesep.storage.path import StoragePath
 from tests.support.tiny_evaluation import WINDOWS, save_separator
@@ -68,17 +69,17 @@ class Song:
 
 
 @pytest.fixture(scope="module")
-def separator(tmp_path_factory: pytest.TempPathFactory) -> Separator:
+def separator(tmp_path_factory: pytest.TempPathFactory) -> SeparatorSystem:
     folder = save_separator(tmp_path_factory.mktemp("checkpoint"))
-    return Separator(name="separator", targets=("vocals",), checkpoint=folder, weights="w", windows=WINDOWS)
+    return SeparatorSystem(name="separator", targets=("vocals",), checkpoint=folder, weights="w", separation=WINDOWS)
 
 
-def items(system: System, songs: list[Song], output: Path) -> list[Item]:
+def items(system: System, songs: list[Song], output: Path) -> list[EvaluationTask]:
     return [
-        Item(
+        EvaluationTask(
             system=system,
             track=song,
-            part=Part.of(system.name, song.track_id, []),
+            key=ResultKey.of(system.name, song.track_id, []),
             results=Results(folder=StoragePath.of(output)),
             frame_seconds=1.0,
             save_estimates=False,
@@ -109,7 +110,9 @@ def watched_store() -> Iterator[list[int]]:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_separated_tracks_wait_in_the_object_store_only_up_to_the_bound(separator: Separator, tmp_path: Path) -> None:
+def test_separated_tracks_wait_in_the_object_store_only_up_to_the_bound(
+    separator: SeparatorSystem, tmp_path: Path
+) -> None:
     songs = [Song(track_id=f"song {n}", seconds=60.0, scorer_waits=1.0) for n in range(12)]
     # Vocals and accompaniment in 16 bits.
     each = 2 * 60 * RATE * 2
@@ -117,7 +120,7 @@ def test_separated_tracks_wait_in_the_object_store_only_up_to_the_bound(separato
     config = EvaluateConfig(num_separation_actors=1, separation=WINDOWS)
     with watched_store() as seen:
         before = seen[-1] if seen else 0
-        Schedule(config, items(separator, songs, tmp_path)).run(lambda _, outcome: outcomes.append(outcome))
+        Scheduler(config, items(separator, songs, tmp_path)).run(lambda _, outcome: outcomes.append(outcome))
     assert [outcome.reason for outcome in outcomes] == [""] * 12
     # One separator and two CPUs that score: three tracks. Ray frees what is no longer needed once a second, by when two
     # more may be done.
@@ -128,10 +131,10 @@ def test_separated_tracks_wait_in_the_object_store_only_up_to_the_bound(separato
 def test_of_many_items_few_are_handed_to_ray_at_a_time(tmp_path: Path) -> None:
     most = 0
 
-    class Watched(Schedule):
-        def _fill(self) -> list[Any]:
+    class Watched(Scheduler):
+        def _submit(self) -> list[Any]:
             nonlocal most
-            under_way = super()._fill()
+            under_way = super()._submit()
             most = max(most, len(self._scoring) + len(self._separating))
             return under_way
 
@@ -239,10 +242,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     asked: list[float] = []
 
     def started(pool: SeparatorPool) -> FakeActor:
-        asked.append(pool._gpus_each)
+        asked.append(pool._gpus_per_actor)
         return FakeActor()
 
-    monkeypatch.setattr(SeparatorPool, "_started", started)
+    monkeypatch.setattr(SeparatorPool, "_start_actor", started)
     monkeypatch.setattr(ray, "kill", lambda _: None)
     monkeypatch.setattr(ray, "get", lambda _: None)
     return asked
@@ -250,7 +253,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def start_all(pool: SeparatorPool) -> None:
     for loaded in pool.starting:
-        pool.started(loaded)
+        pool.handle_started(loaded)
 
 
 def start_again(pool: SeparatorPool, times: int) -> None:
@@ -262,7 +265,7 @@ def start_again(pool: SeparatorPool, times: int) -> None:
 
 
 @pytest.fixture
-def pool(separator: Separator, asked: list[float]) -> SeparatorPool:  # noqa: ARG001
+def pool(separator: SeparatorSystem, asked: list[float]) -> SeparatorPool:  # noqa: ARG001
     """Two actors that are none, and have started."""
     pool = SeparatorPool(EvaluateConfig(num_separation_actors=2), separator, ToldCluster())
     pool.grow(6)
@@ -292,22 +295,22 @@ def on_gpus(device: str = "auto", **changes: Any) -> EvaluateConfig:
     ],
 )
 def test_how_many_processes_ask_for_which_share_of_a_gpu(
-    separator: Separator, asked: list[float], gpus: int, config: EvaluateConfig, shares: list[float]
+    separator: SeparatorSystem, asked: list[float], gpus: int, config: EvaluateConfig, shares: list[float]
 ) -> None:
     SeparatorPool(config, separator, ToldCluster(gpus=gpus)).grow(10)
     assert asked == shares
 
 
 def test_processes_follow_a_cluster_that_grows_and_ask_for_as_much_after_its_last_gpu_has_gone(
-    separator: Separator, asked: list[float]
+    separator: SeparatorSystem, asked: list[float]
 ) -> None:
     cluster = ToldCluster(gpus=1)
     pool = SeparatorPool(on_gpus(), separator, cluster)
     entries = items(separator, [Song(track_id=str(n), seconds=1.0) for n in range(6)], Path("/nowhere"))
     pool.grow(6)
-    assert pool.separate(entries[0], alone=False) is None
+    assert pool.separate(entries[0], exclusive=False) is None
     start_all(pool)
-    works = [pool.separate(entry, alone=False) for entry in entries]
+    works = [pool.separate(entry, exclusive=False) for entry in entries]
     assert sum(work is not None for work in works) == 2
     cluster.gpus = 2
     pool.grow(4)
@@ -315,13 +318,13 @@ def test_processes_follow_a_cluster_that_grows_and_ask_for_as_much_after_its_las
     start_all(pool)
     cluster.gpus = 0
     assert works[0] is not None
-    pool.lost(works[0])
-    pool.dismiss_idle()
+    pool.handle_lost(works[0])
+    pool.stop_idle()
     pool.grow(4)
     assert (len(pool.starting), asked) == (1, [1.0] * 3)
 
 
-def test_no_more_processes_are_started_than_tracks_wait(separator: Separator, asked: list[float]) -> None:
+def test_no_more_processes_are_started_than_tracks_wait(separator: SeparatorSystem, asked: list[float]) -> None:
     pool = SeparatorPool(on_gpus(), separator, ToldCluster(gpus=8))
     for num_waiting in (2, 2, 3, 0):
         pool.grow(num_waiting)
@@ -329,7 +332,7 @@ def test_no_more_processes_are_started_than_tracks_wait(separator: Separator, as
 
 
 def test_a_cluster_that_has_lost_its_gpus_is_waited_for_and_told_and_then_given_up(
-    separator: Separator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    separator: SeparatorSystem, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = 1000.0
     monkeypatch.setattr(actor_pool.time, "monotonic", lambda: now)
@@ -365,12 +368,12 @@ def test_a_cluster_without_a_gpu_is_told_unless_cpus_are_meant(
     is_told: bool,
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)
-    tell_if_on_cpus(on_gpus(device), ToldCluster(gpus=gpus).capacity)
+    warn_if_no_gpu(on_gpus(device), ToldCluster(gpus=gpus).capacity)
     assert [message[:30] for message in caplog.messages] == ["the cluster has no GPU now, so"] * is_told
 
 
 def test_processes_that_do_not_start_are_replaced_twice_and_then_told(
-    separator: Separator, asked: list[float], monkeypatch: pytest.MonkeyPatch
+    separator: SeparatorSystem, asked: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reason = ConfigError("device: cuda was asked for, but torch finds no GPU here")
 
@@ -397,12 +400,12 @@ def fail_where(answers: Sequence[bool], monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_process_that_starts_makes_up_for_those_that_did_not(
-    separator: Separator, asked: list[float], monkeypatch: pytest.MonkeyPatch
+    separator: SeparatorSystem, asked: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail_where([True, True, False, True, True, True], monkeypatch)
     pool = SeparatorPool(on_gpus(), separator, ToldCluster(gpus=1))
     start_again(pool, 3)
-    pool.dismiss_idle()
+    pool.stop_idle()
     start_again(pool, 2)
     with pytest.raises(ClusterError, match="processes that separate do not start .*its node went"):
         start_all(pool)
@@ -410,7 +413,7 @@ def test_a_process_that_starts_makes_up_for_those_that_did_not(
 
 
 def test_a_place_in_which_none_starts_is_given_up_while_others_work(
-    separator: Separator, asked: list[float], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    separator: SeparatorSystem, asked: list[float], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     fail_where([False, True, True, True], monkeypatch)
     pool = SeparatorPool(on_gpus(), separator, ToldCluster(gpus=2))
@@ -421,7 +424,7 @@ def test_a_place_in_which_none_starts_is_given_up_while_others_work(
 
 
 def test_processes_for_which_there_is_no_room_are_told_once(
-    separator: Separator,
+    separator: SeparatorSystem,
     asked: list[float],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -440,55 +443,55 @@ def test_processes_for_which_there_is_no_room_are_told_once(
     assert (len(caplog.messages), len(asked)) == (1, 1)
 
 
-def test_an_actor_has_one_track_to_separate_and_one_to_read(pool: SeparatorPool, separator: Separator) -> None:
+def test_an_actor_has_one_track_to_separate_and_one_to_read(pool: SeparatorPool, separator: SeparatorSystem) -> None:
     entries = items(separator, [Song(track_id=str(n), seconds=1.0) for n in range(6)], Path("/nowhere"))
-    work = [pool.separate(entry, alone=False) for entry in entries]
+    work = [pool.separate(entry, exclusive=False) for entry in entries]
     handed = [one.actor for one in work if one is not None]
     assert len(handed) == 4
     assert work[4:] == [None, None]
     assert [handed.count(actor) for actor in dict.fromkeys(handed)] == [2, 2]
     assert work[0] is not None
-    pool.done(work[0])
-    assert pool.separate(entries[4], alone=False) is not None
+    pool.handle_done(work[0])
+    assert pool.separate(entries[4], exclusive=False) is not None
 
 
-def test_a_suspect_is_separated_alone(pool: SeparatorPool, separator: Separator) -> None:
+def test_a_suspect_is_separated_alone(pool: SeparatorPool, separator: SeparatorSystem) -> None:
     entries = items(separator, [Song(track_id=str(n), seconds=1.0) for n in range(6)], Path("/nowhere"))
-    suspect = pool.separate(entries[0], alone=True)
-    beside = [pool.separate(entry, alone=False) for entry in entries[1:4]]
+    suspect = pool.separate(entries[0], exclusive=True)
+    beside = [pool.separate(entry, exclusive=False) for entry in entries[1:4]]
     assert suspect is not None
     assert suspect.actor not in [one.actor for one in beside if one is not None]
     assert sum(one is not None for one in beside) == 2
     # And a second one has to wait until an actor has nothing else.
-    assert pool.separate(entries[4], alone=True) is None
-    pool.done(suspect)
-    assert pool.separate(entries[4], alone=True) is not None
+    assert pool.separate(entries[4], exclusive=True) is None
+    pool.handle_done(suspect)
+    assert pool.separate(entries[4], exclusive=True) is not None
 
 
-class Unlucky(Schedule):
+class Unlucky(Scheduler):
     """A schedule whose processes are lost as a script says."""
 
-    def __init__(self, config: EvaluateConfig, entries: list[Item]) -> None:
+    def __init__(self, config: EvaluateConfig, entries: list[EvaluationTask]) -> None:
         super().__init__(config, entries)
         self.reserved: list[float | None] = []
 
-    def lose(self, item: Item, problem: Exception) -> TrackResult | None:
+    def lose(self, item: EvaluationTask, problem: Exception) -> TrackResult | None:
         """What becomes of an item whose task is lost that way."""
         reference = object()
-        self._scoring[reference] = schedule._Scoring(item=item)
+        self._scoring[reference] = scheduler._ScoringJob(task=item)
         ray_get = ray.get
         try:
             ray.get = lambda _: (_ for _ in ()).throw(problem)
-            return self._scored(reference)[1]
+            return self._handle_scored(reference)[1]
         finally:
             ray.get = ray_get
 
-    def memory_of(self, item: Item) -> float | None:
-        return self._reserved(item)
+    def memory_of(self, item: EvaluationTask) -> float | None:
+        return self._memory(item)
 
 
 @pytest.fixture
-def unlucky(monkeypatch: pytest.MonkeyPatch) -> tuple[Unlucky, Item]:
+def unlucky(monkeypatch: pytest.MonkeyPatch) -> tuple[Unlucky, EvaluationTask]:
     capacity = Capacity(cpus=2, gpus=0, node_memory=5 * 10**9, object_store=10**9)
     monkeypatch.setattr(Capacity, "now", lambda: capacity)
     (entry,) = items(
@@ -498,7 +501,7 @@ def unlucky(monkeypatch: pytest.MonkeyPatch) -> tuple[Unlucky, Item]:
 
 
 def test_a_task_that_ran_out_of_memory_gets_twice_as_much_and_no_more_than_there_is(
-    unlucky: tuple[Unlucky, Item],
+    unlucky: tuple[Unlucky, EvaluationTask],
 ) -> None:
     plan, entry = unlucky
     reserved = [plan.memory_of(entry)]
@@ -511,7 +514,7 @@ def test_a_task_that_ran_out_of_memory_gets_twice_as_much_and_no_more_than_there
     assert outcome.reason.startswith("its process was lost 3 times (OutOfMemoryError")
 
 
-def test_lost_nodes_are_held_against_a_track_only_after_twenty(unlucky: tuple[Unlucky, Item]) -> None:
+def test_lost_nodes_are_held_against_a_track_only_after_twenty(unlucky: tuple[Unlucky, EvaluationTask]) -> None:
     plan, entry = unlucky
     outcomes = [plan.lose(entry, ray.exceptions.NodeDiedError("gone")) for _ in range(20)]
     assert outcomes[:19] == [None] * 19
@@ -520,7 +523,7 @@ def test_lost_nodes_are_held_against_a_track_only_after_twenty(unlucky: tuple[Un
 
 
 def test_estimates_that_went_with_their_node_are_made_again(
-    separator: Separator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    separator: SeparatorSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     capacity = Capacity(cpus=2, gpus=0, node_memory=0, object_store=10**9)
     monkeypatch.setattr(Capacity, "now", lambda: capacity)
@@ -528,12 +531,12 @@ def test_estimates_that_went_with_their_node_are_made_again(
     plan = Unlucky(EvaluateConfig(num_separation_actors=1), [entry])
     plan._to_separate.clear()
     reference = object()
-    plan._scoring[reference] = schedule._Scoring(item=entry, separation=Separation(), estimates="on a lost node")
+    plan._scoring[reference] = scheduler._ScoringJob(task=entry, stats=SeparationStats(), estimates="on a lost node")
     lost = ray.exceptions.RayTaskError("score", "", ray.exceptions.ObjectLostError("00", None, ""))
 
     def gone(_: object) -> None:
         raise lost
 
     monkeypatch.setattr(ray, "get", gone)
-    assert plan._scored(reference) == (entry, None)
+    assert plan._handle_scored(reference) == (entry, None)
     assert list(plan._to_separate) == [entry]
