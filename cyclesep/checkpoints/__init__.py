@@ -8,7 +8,6 @@ metadata.json           step, metrics, and what they were made from and on: the 
 Wherever a checkpoint or a run is named, it may lie in S3; the files that are needed are then copied to this machine.
 """
 
-import difflib
 import hashlib
 import json
 import pickle
@@ -22,13 +21,15 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from cyclesep import storage
 from cyclesep.config import settings
+from cyclesep.config.suggestions import did_you_mean
 from cyclesep.cyclegan.model import CycleGAN
-from cyclesep.errors import CheckpointError, ConfigError
-from cyclesep.models.separators.separator import SeparatorConfig, build_separator
+from cyclesep.errors import CheckpointError, ConfigError, ObjectNotFound
+from cyclesep.models.separators.config import SeparatorConfig
+from cyclesep.models.separators.separator import build_separator
 from cyclesep.storage import atomic_io
 from cyclesep.storage.path import StoragePath
+from cyclesep.storage.uri import display_path, is_remote
 
 WEIGHTS, STATE, CONFIG, METADATA = "separator.safetensors", "training_state.pt", "config.yaml", "metadata.json"
 RUN = "run.json"
@@ -97,7 +98,7 @@ def load_state(path: Path | str | StoragePath, model: CycleGAN) -> CheckpointMet
     """
     folder = located(path)
     progress = read_metadata(folder)
-    told = folder.path_of(STATE)
+    told = folder.file_uri(STATE)
     try:
         state = torch.load(folder.local_path(STATE) / STATE, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as problem:
@@ -126,7 +127,7 @@ def load_separator(path: Path | str | StoragePath, device: torch.device | str = 
         channels=progress.channels,
         sample_rate=progress.sample_rate,
     )
-    told = folder.path_of(WEIGHTS)
+    told = folder.file_uri(WEIGHTS)
     here = folder.local_path(WEIGHTS, CONFIG, METADATA)
     try:
         module.load_state_dict(load_file(here / WEIGHTS))
@@ -145,7 +146,7 @@ def load_separator(path: Path | str | StoragePath, device: torch.device | str = 
         channels=progress.channels,
         digest=hashlib.sha256((here / WEIGHTS).read_bytes()).hexdigest(),
         path=here,
-        place=folder.place,
+        place=folder.uri,
     )
 
 
@@ -163,35 +164,35 @@ def located(path: Path | str | StoragePath) -> StoragePath:
     The name of a run alone means the one below `runs`. Raises CheckpointError if there is none.
     """
     folder = run_folder(path)
-    if folder.holds(METADATA):
+    if folder.has_file(METADATA):
         return folder
-    if folder.holds(RUN):
-        return folder.below(_best(folder))
-    raise CheckpointError(f"{folder.place}: is neither a checkpoint nor a finished run; {_remedy(folder)}")
+    if folder.has_file(RUN):
+        return folder.child(_best(folder))
+    raise CheckpointError(f"{folder.uri}: is neither a checkpoint nor a finished run; {_remedy(folder)}")
 
 
 def run_folder(path: Path | str | StoragePath) -> StoragePath:
     """A place as it is, or below `runs` if it is the name of a run there and nothing of that name lies here."""
     if isinstance(path, StoragePath):
         return path
-    if storage.is_remote(path):
+    if is_remote(path):
         return StoragePath.of(path)
     path = Path(path)
     named = Path(RUNS) / path
-    return StoragePath(str(named if len(path.parts) == 1 and not path.exists() and named.is_dir() else path))
+    return StoragePath.of(str(named if len(path.parts) == 1 and not path.exists() and named.is_dir() else path))
 
 
 def _best(run: StoragePath) -> str:
     best = _read_json(run, RUN).get("best")
     if not isinstance(best, str) or not atomic_io.is_name(best):
-        raise CheckpointError(f"{run.path_of(RUN)}: best is {best!r} and no folder beside it; copy the run again")
+        raise CheckpointError(f"{run.file_uri(RUN)}: best is {best!r} and no folder beside it; copy the run again")
     return best
 
 
 def read_metadata(folder: Path | str | StoragePath) -> CheckpointMetadata:
     """metadata.json of a checkpoint folder."""
     folder = run_folder(folder)
-    told = folder.path_of(METADATA)
+    told = folder.file_uri(METADATA)
     try:
         progress = settings.build(CheckpointMetadata, _read_json(folder, METADATA))
     except ConfigError as problem:
@@ -205,7 +206,7 @@ def read_metadata(folder: Path | str | StoragePath) -> CheckpointMetadata:
 
 def steps_of(run: StoragePath) -> list[str]:
     """Names of a run's checkpoints, the earliest first."""
-    return [name for name in run.folders() if name.startswith(STEP) and run.below(name).holds(METADATA)]
+    return [name for name in run.folders() if name.startswith(STEP) and run.child(name).has_file(METADATA)]
 
 
 def write_run(folder: Path | str | StoragePath, *, best: str, last: str) -> None:
@@ -214,20 +215,19 @@ def write_run(folder: Path | str | StoragePath, *, best: str, last: str) -> None
 
 
 def _remedy(folder: StoragePath) -> str:
-    """What to give in place of a folder: a run of a similar name, if it is the name of one."""
+    """Suggest the name of an existing run if the path is a plain name, else describe a valid folder."""
     runs = sorted(each.parent.name for each in Path(RUNS).glob(f"*/{RUN}"))
-    if "/" in folder.place or Path(folder.place).exists() or not runs:
+    if "/" in display_path(folder.uri) or Path(folder.uri).exists() or not runs:
         return f"give a folder that holds {METADATA} or {RUN}"
-    near = difflib.get_close_matches(folder.name, runs, n=1)
-    return f"did you mean {near[0]}?" if near else f"runs here: {', '.join(runs)}"
+    return did_you_mean(folder.name, runs)
 
 
 def _separator_config(folder: StoragePath) -> SeparatorConfig:
-    told = folder.path_of(CONFIG)
+    told = folder.file_uri(CONFIG)
     try:
         values = yaml.safe_load(folder.read_text(CONFIG))
         return settings.build(SeparatorConfig, values["method"]["separator"])
-    except (storage.ObjectNotFound, yaml.YAMLError, KeyError, TypeError) as problem:
+    except (ObjectNotFound, yaml.YAMLError, KeyError, TypeError) as problem:
         raise CheckpointError(
             f"{told}: is missing or damaged ({_short(problem)}); copy the checkpoint again"
         ) from problem
@@ -238,13 +238,13 @@ def _separator_config(folder: StoragePath) -> SeparatorConfig:
 def _read_json(folder: StoragePath, name: str) -> dict[str, Any]:
     try:
         return dict(json.loads(folder.read_text(name)))
-    except (storage.ObjectNotFound, ValueError, TypeError) as problem:
-        told = f"{folder.path_of(name)}: is missing or damaged ({_short(problem)})"
+    except (ObjectNotFound, ValueError, TypeError) as problem:
+        told = f"{folder.file_uri(name)}: is missing or damaged ({_short(problem)})"
         raise CheckpointError(f"{told}; copy the checkpoint again") from problem
 
 
 def _short(problem: BaseException) -> str:
-    if isinstance(problem, storage.ObjectNotFound):
+    if isinstance(problem, ObjectNotFound):
         return "there is no such file"
     if isinstance(problem, OSError) and problem.strerror:
         return problem.strerror
