@@ -219,7 +219,7 @@ def _remedy(folder: StoragePath) -> str:
     runs = sorted(each.parent.name for each in Path(RUNS).glob(f"*/{RUN}"))
     if "/" in display_path(folder.uri) or Path(folder.uri).exists() or not runs:
         return f"give a folder that holds {METADATA} or {RUN}"
-    return did_you_mean(folder.name, runs)
+    return did_you_mean(folder.name, runs, label="runs here")
 
 
 def _separator_config(folder: StoragePath) -> SeparatorConfig:

@@ -18,8 +18,8 @@ def closest_setting(name: str, known: Iterable[str]) -> str | None:
     )
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return `did you mean X?` for the most similar known name, else the list of known names."""
+def did_you_mean(name: str, known: Iterable[str], *, label: str = "known") -> str:
+    """Return `did you mean X?` for the most similar known name, else all known names after `label`."""
     known = list(known)
     near = closest(name, known)
-    return f"did you mean {near}?" if near else f"known: {', '.join(known)}"
+    return f"did you mean {near}?" if near else f"{label}: {', '.join(known)}"
