@@ -52,7 +52,7 @@ def jinja_environment() -> jinja2.Environment:
 def write_page(folder: StoragePath, template: str, values: Mapping[str, Any]) -> str:
     """Render a page into report.html of `folder`, whole or not at all; gives where it lies."""
     folder.write_text(REPORT, jinja_environment().get_template(template).render(values))
-    return folder.path_of(REPORT)
+    return folder.file_uri(REPORT)
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -75,7 +75,7 @@ def read_object(folder: StoragePath, name: str, *, remedy: str) -> dict[str, Any
         parse = yaml.safe_load if name.endswith(".yaml") else json.loads
         return dict(parse(folder.read_text(name)))
     except (StorageError, ValueError, TypeError, yaml.YAMLError) as problem:
-        raise StorageError(f"{folder.path_of(name)}: is missing or damaged; {remedy}") from problem
+        raise StorageError(f"{folder.file_uri(name)}: is missing or damaged; {remedy}") from problem
 
 
 def _yaml(value: Mapping[str, Any] | Sequence[Any]) -> str:

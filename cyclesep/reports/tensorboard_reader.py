@@ -43,7 +43,7 @@ def read_scalars(folder: StoragePath) -> dict[str, Told]:
     try:
         lines = [json.loads(line) for line in folder.read_text(_METRICS).splitlines()]
     except ValueError as problem:
-        raise StorageError(f"{folder.path_of(_METRICS)}: is damaged ({problem}); delete its damaged line") from problem
+        raise StorageError(f"{folder.file_uri(_METRICS)}: is damaged ({problem}); delete its damaged line") from problem
     # Steps that a resumed run did again stand there twice.
     by_step = {line["step"]: line for line in lines}
     found: dict[str, Told] = {}
@@ -71,7 +71,7 @@ def read_samples(folder: StoragePath, *, system: str) -> list[Excerpt]:
 
 def _events(folder: StoragePath) -> Any:
     """TensorBoard's reader, or None where there are no event files."""
-    board = folder.below(_TENSORBOARD)
+    board = folder.child(_TENSORBOARD)
     names = [name for name in board.sizes("") if name.startswith("events.out.")]
     if not names:
         return None

@@ -31,6 +31,8 @@ _FIGURES = (
     ("Terms of the separator's losses", "loss", ("separator/",)),
     ("Discriminators", "loss", ("target_discriminator/", "mixture_discriminator/", "discriminators/")),
 )
+# Present in the folder of a finished run.
+RUN = "run.json"
 _REMEDY = "give the folder of a run that `cyclesep train` has finished"
 
 
@@ -40,14 +42,14 @@ def write_training_report(folder: StoragePath | Path | str) -> str:
     Raises StorageError if the folder holds no finished run, or cannot be written to.
     """
     folder = folder if isinstance(folder, StoragePath) else StoragePath.of(folder)
-    run = read_object(folder, "run.json", remedy=_REMEDY)
+    run = read_object(folder, RUN, remedy=_REMEDY)
     cards = {
         f"best checkpoint, {run['best']}": _checkpoint(folder, run["best"]),
         f"last checkpoint, {run['last']}": _checkpoint(folder, run["last"]),
     }
     if run["best"] == run["last"]:
         cards.popitem()
-    name = folder.place.rpartition("/")[2]
+    name = folder.uri.rpartition("/")[2]
     last = read_object(folder, f"{run['last']}/metadata.json", remedy=_REMEDY)
     samples = read_samples(folder, system=name)
     rank = "as separated at the last validation"
@@ -72,7 +74,7 @@ def _checkpoint(folder: StoragePath, name: str) -> dict[str, str]:
     progress = read_object(folder, f"{name}/metadata.json", remedy=_REMEDY)
     metrics = {metric: number(value) for metric, value in progress.get("metrics", {}).items()}
     config = read_object(folder, f"{name}/config.yaml", remedy=_REMEDY)
-    return checkpoint_card(path=folder.path_of(name), progress=progress, config=config) | metrics
+    return checkpoint_card(path=folder.file_uri(name), progress=progress, config=config) | metrics
 
 
 def _lead(progress: Mapping[str, object]) -> str:

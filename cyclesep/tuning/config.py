@@ -1,4 +1,4 @@
-"""What a search is told."""
+"""Configuration of a hyperparameter search."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -8,105 +8,109 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from cyclesep.errors import ConfigError
 from cyclesep.training.config import TrainConfig
-from cyclesep.tuning.space import leaves
+from cyclesep.tuning.space import flatten_space
 
 Objective = Literal["sdr", "si_sdr", "sir", "seconds", "parameters"]
 
-# Every other objective is to be large.
-SMALL = ("seconds", "parameters")
+# All other objectives are maximized.
+MINIMIZED_OBJECTIVES = ("seconds", "parameters")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuneConfig:
-    """One search; `storage`/`name` is its folder, and the same name goes on where it stopped."""
+    """Search for training settings. `output_dir`/`name` is the folder of the search."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "search"
-    """Name of the search and of its folder; the same name goes on where that search stopped."""
+    """Name of the search and of its folder. The same name resumes an interrupted search."""
 
     output_dir: str = "searches"
-    """Holds searches: a folder, on several machines one that all of them share, or s3://bucket/prefix."""
+    """Parent folder of searches; on several machines a shared folder or s3://bucket/prefix."""
 
     space: dict[str, Any] = field(default_factory=dict)
-    """What is searched: settings of `train` by dotted name, each with {loguniform: [low, high]},
-    {uniform: [low, high]}, {randint: [low, high]} (both can come) or {choice: [...]}."""
+    """Search space: settings of `train` by dotted name, each with a distribution: {loguniform: [low, high]},
+    {uniform: [low, high]}, {randint: [low, high]} (both ends inclusive) or {choice: [...]}."""
 
     num_trials: PositiveInt = 16
-    """Settings that are tried; a grid tries all of them."""
+    """Number of trials; a grid search runs all combinations instead."""
 
     search: Literal["random", "grid", "optuna"] = "random"
-    """How settings are chosen: drawn at random, all combinations of choices, or by Optuna's TPE from those before."""
+    """Search algorithm: random sampling, all combinations of choices, or Optuna's TPE."""
 
     scheduler: Literal["asha", "pbt", "none"] = "asha"
-    """Who stops trials early: `asha` halves asynchronously, `pbt` lets bad trials go on from good ones, or nobody."""
+    """Trial scheduler: `asha` stops weak trials early, `pbt` is population based training, `none` runs every trial to
+    the end."""
 
     objectives: Annotated[tuple[Objective, ...], Len(1)] = ("sdr",)
-    """What is to be good: the first ranks trials and stops them; with search=optuna others are weighed against it."""
+    """Metrics to optimize. The first one ranks and stops trials; search=optuna can optimize several at once."""
 
     grace_period: PositiveInt | None = None
-    """Steps before a trial may be stopped; none: a ninth of the steps, and one validation at least."""
+    """Steps before a trial can be stopped. Default: a ninth of the steps, at least one validation."""
 
     reduction_factor: Annotated[int, Ge(2)] = 3
-    """Under `asha` one trial in so many goes on, each time for so many times as long."""
+    """With `asha`: one in N trials continues, each time for N times as many steps."""
 
     perturbation_interval: PositiveInt | None = None
-    """Under `pbt`: steps after which bad trials go on from good ones; none: an eighth of the steps."""
+    """With `pbt`: steps between perturbations. Default: an eighth of the steps."""
 
     max_concurrent: PositiveInt | None = None
-    """Trials at a time; none, or more than the cluster holds: as many as it holds."""
+    """Maximum number of concurrent trials. Default: as many as fit on the cluster, which is always the upper limit."""
 
     gpus_per_trial: Annotated[float, Gt(0), Le(1)] = 1.0
-    """Share of a GPU that the worker of a trial takes; below 1 several trials share one."""
+    """GPUs per worker of a trial; below 1, several trials share a GPU."""
 
     num_finalists: NonNegativeInt = 2
-    """Best trials that are trained again, beside the settings of `train`, before the winner is named; 0: none."""
+    """Best trials to retrain and compare with the default settings of `train`. 0: no finals, the best trial wins."""
 
     num_seeds: PositiveInt = 3
-    """Seeds that each finalist is trained with."""
+    """Random seeds per finalist."""
 
     seed: NonNegativeInt = 0
-    """Decides which settings are tried."""
+    """Random seed of the search algorithm."""
 
     evaluate: bool = False
-    """Whether the winner is scored on the test split of its shards at the end."""
+    """Score the winner on the test split of its shards at the end."""
 
     train: TrainConfig = field(default_factory=TrainConfig)
-    """What all trials have in common, and the default that a winner must beat."""
+    """Training settings that all trials share, and the default that the winner is compared with."""
 
     def __post_init__(self) -> None:
-        # The dataclass is frozen for its users; while it is being made, nested names become dotted ones.
-        object.__setattr__(self, "space", dict(leaves(self.space)))
-        _refuse_what_does_not_fit(self)
+        # Frozen for users; during construction, nested names become dotted ones.
+        object.__setattr__(self, "space", dict(flatten_space(self.space)))
+        _validate_combination(self)
 
     @property
     def grace(self) -> int:
-        """Steps before a trial may be stopped."""
+        """Steps before a trial can be stopped."""
         steps = self.grace_period or max(self.train.steps // 9, self.train.validate_every)
         return min(steps, self.train.steps)
 
     @property
     def perturbation(self) -> int:
-        """Steps between perturbations: whole validations."""
+        """Steps between perturbations, a multiple of `train.validate_every`."""
         every = self.train.validate_every
         return max(1, round((self.perturbation_interval or self.train.steps / 8) / every)) * every
 
 
-def _refuse_what_does_not_fit(config: TuneConfig) -> None:
+def _validate_combination(config: TuneConfig) -> None:
+    """Raise ConfigError for settings that are valid alone but not together."""
+    objectives = ", ".join(config.objectives)
     if config.scheduler == "pbt" and config.search != "random":
         raise ConfigError(
-            f"search={config.search}: scheduler=pbt changes settings itself; set search=random, or scheduler=asha"
+            f"search={config.search}: scheduler=pbt perturbs settings itself; set search=random, or scheduler=asha"
         )
     if len(config.objectives) > 1 and config.search != "optuna":
         raise ConfigError(
-            f"objectives=[{', '.join(config.objectives)}]: search={config.search} follows one only; set search=optuna"
+            f"objectives=[{objectives}]: search={config.search} supports a single objective; set search=optuna"
         )
     if len(set(config.objectives)) < len(config.objectives):
-        raise ConfigError(f"objectives=[{', '.join(config.objectives)}] names one twice; name each once")
+        raise ConfigError(f"objectives=[{objectives}]: duplicate objective; list each once")
     if config.objectives[0] not in ("sdr", "si_sdr"):
         raise ConfigError(
-            f"objectives: the first one ranks trials while they train; put sdr or si_sdr before {config.objectives[0]}"
+            f"objectives: the first objective ranks trials during training; put sdr or si_sdr before "
+            f"{config.objectives[0]}"
         )
     if config.gpus_per_trial < 1 and config.train.num_workers > 1:
         raise ConfigError(
-            f"gpus_per_trial={config.gpus_per_trial:g}: {config.train.num_workers} workers of one trial cannot share a GPU; "
-            "set train.num_workers=1, or gpus_per_trial=1"
+            f"gpus_per_trial={config.gpus_per_trial:g}: {config.train.num_workers} workers of one trial cannot share a "
+            "GPU; set train.num_workers=1, or gpus_per_trial=1"
         )

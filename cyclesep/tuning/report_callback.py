@@ -45,18 +45,18 @@ class Tell(UserCallback):  # type: ignore[misc]
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
         if checkpoint is None:
             return
-        source = StoragePath(from_ray(checkpoint.path, checkpoint.filesystem))
+        source = StoragePath.of(from_ray(checkpoint.path, checkpoint.filesystem))
         # Read here, where Ray Train cannot delete it meanwhile.
         card = json.loads(source.read_text(_CARD))
         hold = None
         if self.hold_every and card["step"] % self.hold_every == 0 and card["step"] < self.last_step:
-            hold = StoragePath(self.folder).below(f"hold-{card['step']:08d}")
+            hold = StoragePath.of(self.folder).child(f"hold-{card['step']:08d}")
             hold.copy_files(source, last=_CARD)
         self.told.put(
             Report(
                 step=card["step"],
                 metrics=card["metrics"],
                 training_seconds=card["training_seconds"],
-                hold=None if hold is None else hold.place,
+                hold=None if hold is None else hold.uri,
             )
         )

@@ -4,14 +4,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from cyclesep import checkpoints, storage
+from cyclesep import checkpoints
 from cyclesep.config import settings
 from cyclesep.errors import ConfigError, TrainingError
 from cyclesep.evaluation.config import EvaluateConfig
 from cyclesep.evaluation.evaluate import EvaluationReport, evaluate
 from cyclesep.storage.path import StoragePath
+from cyclesep.storage.uri import absolute_uri
 from cyclesep.tuning import search_artifacts
-from cyclesep.tuning.config import SMALL, TuneConfig
+from cyclesep.tuning.config import MINIMIZED_OBJECTIVES, TuneConfig
 from cyclesep.tuning.finalists import DEFAULT, Contender, FinalistResult, standings, verdicts
 from cyclesep.tuning.search_result import SearchReport
 from cyclesep.tuning.space import Space, grid_size, read_space
@@ -36,11 +37,11 @@ def search(config: TuneConfig) -> SearchReport:
     be ranked; StorageError if the storage cannot be used, or another process is at the same search there;
     KeyboardInterrupt when interrupted.
     """
-    folder = StoragePath.of(config.output_dir).below(config.name)
+    folder = StoragePath.of(config.output_dir).child(config.name)
     space = read_space(config.space, config.train)
     yardstick = read_yardstick(config.train, space)
     at_a_time = num_concurrent(config, nodes_now())
-    with folder.held(LOCK):
+    with folder.lock(LOCK):
         _claim(folder, config)
         return _searched(config, folder, space, yardstick, at_a_time)
 
@@ -58,13 +59,13 @@ def _searched(
     )
     ranked = rank(rows, config.objectives[0])
     if not ranked:
-        raise TrainingError(f"{folder.place}: none of {len(rows)} trials can be ranked; {_first_reason(rows)}")
+        raise TrainingError(f"{folder.uri}: none of {len(rows)} trials can be ranked; {_first_reason(rows)}")
     contenders = _contenders(config, space, ranked)
     finals: list[TrialRow] = []
     if config.num_finalists:
         final_plan = replace(
             plan,
-            folder=folder.below("finals").place,
+            folder=folder.child("finals").uri,
             checkpoint_every=None,
             # To the end, however bad: a mean needs all seeds.
             mixture_sdr=-math.inf,
@@ -94,17 +95,17 @@ def _finished(
         else (_unopposed(contenders[-1], rank(rows, config.objectives[0])[0]),)
     )
     if not ranked[0].rows:
-        raise TrainingError(f"{folder.place}: no finalist could be trained; {_first_reason(finals)}")
+        raise TrainingError(f"{folder.uri}: no finalist could be trained; {_first_reason(finals)}")
     if ranked[0].rows[0].outcome != "completed":
         raise TrainingError(
-            f"{folder.place}: no trial came to its end; train the best again with finalists=1, under another name"
+            f"{folder.uri}: no trial came to its end; train the best again with finalists=1, under another name"
         )
     winner = ranked[0]
-    run = folder.below("finals" if finals else "trials", winner.rows[0].run)
+    run = folder.child("finals" if finals else "trials", winner.rows[0].run)
     for row in finals:
         if row.run and row.run != winner.rows[0].run:
-            delete_checkpoints(folder.below("finals", row.run))
-    signs: dict[str, int] = {name: -1 if name in SMALL else 1 for name in config.objectives}
+            delete_checkpoints(folder.child("finals", row.run))
+    signs: dict[str, int] = {name: -1 if name in MINIMIZED_OBJECTIVES else 1 for name in config.objectives}
     report = SearchReport(
         folder=folder,
         space=space,
@@ -128,7 +129,7 @@ def _finished(
 
 def _claim(folder: StoragePath, config: TuneConfig) -> None:
     """Write the config into a new folder, or see that an old search was made with the same settings."""
-    if folder.holds(CONFIG):
+    if folder.has_file(CONFIG):
         with folder.reading(CONFIG) as file:
             before = settings.load(TuneConfig, [file])
         now = replace(config, **{name: getattr(before, name) for name in _MAY_CHANGE})
@@ -136,8 +137,8 @@ def _claim(folder: StoragePath, config: TuneConfig) -> None:
             old, new = settings.to_dict(before), settings.to_dict(now)
             differing = [name for name in new if new[name] != old[name]]
             raise ConfigError(
-                f"name: the search {folder.place} was started with other settings ({', '.join(differing)}); "
-                f"give this one another name=, or take those of {folder.path_of(CONFIG)}"
+                f"name: the search {folder.uri} was started with other settings ({', '.join(differing)}); "
+                f"give this one another name=, or take those of {folder.file_uri(CONFIG)}"
             )
     folder.write_text(CONFIG, settings.to_yaml(config))
 
@@ -147,15 +148,15 @@ def _plan(config: TuneConfig, space: Space, yardstick: ValidationBaseline, folde
     train = settings.replace(
         config.train,
         {
-            "output_dir": folder.below("trials").place,
-            "shards": storage.absolute(config.train.shards),
-            "init_from": init_from and storage.absolute(checkpoints.run_folder(init_from).place),
+            "output_dir": folder.child("trials").uri,
+            "shards": absolute_uri(config.train.shards),
+            "init_from": init_from and absolute_uri(checkpoints.run_folder(init_from).uri),
         },
     )
     return Plan(
         train=settings.to_dict(train),
         space=space,
-        folder=folder.below("trials").place,
+        folder=folder.child("trials").uri,
         gpus_per_trial=config.gpus_per_trial,
         grace_period=config.grace,
         mixture_sdr=yardstick.mixture_sdr,
@@ -166,7 +167,7 @@ def _plan(config: TuneConfig, space: Space, yardstick: ValidationBaseline, folde
 
 def _known_or(folder: StoragePath, name: str, space: Space, run: Callable[[], list[TrialRow]]) -> list[TrialRow]:
     """Rows of a phase that an earlier go has finished, or of one that is run now."""
-    if folder.holds(name):
+    if folder.has_file(name):
         with folder.reading(name) as file:
             return read_rows(file, space)
     rows = run()
@@ -195,9 +196,9 @@ def _first_reason(rows: Sequence[TrialRow]) -> str:
 def _evaluated(report: SearchReport) -> EvaluationReport:
     return evaluate(
         EvaluateConfig(
-            checkpoint=report.winner_run.place,
+            checkpoint=report.winner_run.uri,
             name=report.winner.label,
             shards=report.config.train.shards,
-            output=report.folder.below("test").place,
+            output=report.folder.child("test").uri,
         )
     )

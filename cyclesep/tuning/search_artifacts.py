@@ -32,8 +32,8 @@ def write(report: SearchReport) -> None:
 
 def _keep_checkpoint(report: SearchReport) -> None:
     """Copy the winner's checkpoint to where the folder of the search stands for it."""
-    source, kept = checkpoints.located(report.winner_run), report.folder.below(CHECKPOINT)
-    whole = kept.holds(checkpoints.METADATA)
+    source, kept = checkpoints.located(report.winner_run), report.folder.child(CHECKPOINT)
+    whole = kept.has_file(checkpoints.METADATA)
     if not (whole and checkpoints.read_metadata(kept) == checkpoints.read_metadata(source)):
         kept.delete_all()
         kept.copy_files(source, last=checkpoints.METADATA)
@@ -64,7 +64,7 @@ def summary(report: SearchReport) -> dict[str, Any]:
         "validation_digest": report.yardstick.digest,
         "winner": report.winner.label,
         "winner_settings": settings_of(report.winner),
-        "winner_run": report.winner_run.place,
+        "winner_run": report.winner_run.uri,
         "finals": [_standing(standing) for standing in report.standings],
         "verdicts": [
             {"other": v.other, "difference": _finite(v.difference), "p": _finite(v.p), "within_noise": v.is_noise}

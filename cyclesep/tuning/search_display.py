@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cyclesep.console.terminal_table import plain_table
-from cyclesep.storage import shown
+from cyclesep.storage.uri import display_path
 from cyclesep.tuning.finalists import FinalistResult
 from cyclesep.tuning.search_artifacts import BEST, PAGE, TRIALS
 from cyclesep.tuning.search_result import SearchReport, settings_of
@@ -55,7 +55,7 @@ def finals_table(standings: Sequence[FinalistResult]) -> Table:
 
 
 def _conclusion(report: SearchReport) -> list[str]:
-    winner, folder = report.winner, shown(report.folder.place)
+    winner, folder = report.winner, display_path(report.folder.uri)
     changes = ", ".join(f"{name}={_told(value)}" for name, value in settings_of(winner).items())
     told = f"validation SDR {winner.mean:.2f} dB, the mixture's own {report.yardstick.mixture_sdr:.2f} dB"
     return [

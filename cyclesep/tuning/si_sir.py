@@ -18,7 +18,7 @@ def sir(checkpoint: StoragePath, config: TrainConfig) -> float:
     )
     assert crops is not None
     mixtures, targets = crops
-    separator = checkpoints.load_separator(checkpoint.place).module
+    separator = checkpoints.load_separator(checkpoint.uri).module
     with torch.no_grad():
         estimates = torch.cat([separator(part) for part in mixtures.split(config.crops.batch_size)])
     ratios = si_sir(targets.double(), mixtures.double().unsqueeze(1) - targets.double(), estimates.double())

@@ -111,7 +111,7 @@ def _tell(report: Report, name: str) -> None:
         tune.report(_told(report, name))
         return
     tune.report(_told(report, name), checkpoint=tune.Checkpoint(*for_ray(report.hold)))
-    StoragePath(report.hold).delete_all()
+    StoragePath.of(report.hold).delete_all()
 
 
 def _ending(progress: CheckpointMetadata, checkpoint: StoragePath, plan: Plan) -> dict[str, Any]:
@@ -153,21 +153,21 @@ def _place(drawn: Mapping[str, Any], plan: Plan) -> tuple[str, str | None]:
         return trial, None
     told = json.dumps([plan.space.changes(drawn), given.path], sort_keys=True)
     name = f"{trial}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
-    runs = StoragePath(plan.folder)
-    start = runs.below(name, "start")
-    if not start.holds(checkpoints.METADATA):
+    runs = StoragePath.of(plan.folder)
+    start = runs.child(name, "start")
+    if not start.has_file(checkpoints.METADATA):
         # A copy, since Tune deletes old checkpoints of the trial that it comes from.
-        start.copy_files(StoragePath(from_ray(given.path, given.filesystem)), last=checkpoints.METADATA)
+        start.copy_files(StoragePath.of(from_ray(given.path, given.filesystem)), last=checkpoints.METADATA)
     for before in runs.folders():
         if before.startswith(trial) and before != name:
-            delete_checkpoints(runs.below(before))
-    return name, start.place
+            delete_checkpoints(runs.child(before))
+    return name, start.uri
 
 
 def delete_checkpoints(run: StoragePath) -> None:
     """Leave of a run folder what tells about it: config, curves, metrics."""
     for name in run.folders():
         if name.startswith((checkpoints.STEP, "hold-", "start")):
-            run.below(name).delete_all()
+            run.child(name).delete_all()
     # Ray Train would look for what it says is there, and refuse to go on.
     run.delete("checkpoint_manager_snapshot.json")

@@ -50,8 +50,8 @@ class Run:
         return self.done.progress
 
     def _fit(self) -> None:
-        folder = StoragePath.of(self.config.output_dir).below(self.config.name)
-        tell = Tell(told=self._told, folder=folder.place, hold_every=self.hold_every, last_step=self.config.steps)
+        folder = StoragePath.of(self.config.output_dir).child(self.config.name)
+        tell = Tell(told=self._told, folder=folder.uri, hold_every=self.hold_every, last_step=self.config.steps)
         try:
             self.done = fit(self.config, (tell,), show=False, gpus_per_trial=self.gpus_per_trial)
         except BaseException as problem:

@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from cyclesep.storage.filesystem import for_ray
 from cyclesep.storage.path import StoragePath
-from cyclesep.tuning.config import SMALL, TuneConfig
+from cyclesep.tuning.config import MINIMIZED_OBJECTIVES, TuneConfig
 from cyclesep.tuning.placement_groups import release_placement_groups
 from cyclesep.tuning.space import Parameter, Space
 from cyclesep.tuning.trial import CONTENDER, SEED, Plan, delete_checkpoints, run_trial
@@ -64,7 +64,7 @@ class Phase:
     @property
     def runs(self) -> StoragePath:
         """Where run folders are."""
-        return StoragePath(self.plan.folder)
+        return StoragePath.of(self.plan.folder)
 
     def run(self) -> list[TrialRow]:
         """Run what is missing; the rows of all trials. Raises KeyboardInterrupt when interrupted."""
@@ -80,13 +80,13 @@ class Phase:
         for row in rows:
             # Of a trial that was being stopped a checkpoint may have come after the sweep.
             if row.trial not in best and row.run:
-                delete_checkpoints(self.runs.below(row.run))
+                delete_checkpoints(self.runs.child(row.run))
         return rows
 
     def _tuner(self) -> tune.Tuner:
         trainable = tune.with_resources(tune.with_parameters(run_trial, plan=self.plan), driver_resources())
-        states = self.folder.below("tune")
-        path, filesystem = for_ray(states.below(self.name).place)
+        states = self.folder.child("tune")
+        path, filesystem = for_ray(states.child(self.name).uri)
         if tune.Tuner.can_restore(path, storage_filesystem=filesystem):
             return tune.Tuner.restore(
                 path,
@@ -96,7 +96,7 @@ class Phase:
                 storage_filesystem=filesystem,
             )
         # Left by a search that was killed before Tune knew of its trials.
-        for left in (states.below(self.name), self.runs):
+        for left in (states.child(self.name), self.runs):
             left.delete_all()
         display = Display(self.name, total=self.total, at_a_time=self.at_a_time, steps=self.steps)
         sweeper = CheckpointPruner(runs=self.runs, keep=self.keep)
@@ -113,7 +113,7 @@ class Phase:
             ),
             run_config=tune.RunConfig(
                 name=self.name,
-                storage_path=for_ray(states.place)[0],
+                storage_path=for_ray(states.uri)[0],
                 storage_filesystem=filesystem,
                 verbose=0,
                 callbacks=[JsonLoggerCallback(), display, sweeper],
@@ -146,7 +146,7 @@ class CheckpointPruner(tune.Callback):  # type: ignore[misc]
         self._swept |= losing
         for name in self.runs.folders() if losing else ():
             if name.startswith(tuple(losing)):
-                delete_checkpoints(self.runs.below(name))
+                delete_checkpoints(self.runs.child(name))
 
 
 def search_phase(
@@ -254,7 +254,7 @@ def _searcher(config: TuneConfig, at_a_time: int) -> Any:
     if config.search != "optuna":
         # What the config of Tune says of concurrency does not reach one that is given to it.
         return BasicVariantGenerator(random_state=config.seed, max_concurrent=at_a_time)
-    modes = ["min" if objective in SMALL else "max" for objective in config.objectives]
+    modes = ["min" if objective in MINIMIZED_OBJECTIVES else "max" for objective in config.objectives]
     if len(modes) > 1:
         return _Optuna(metric=list(config.objectives), mode=modes, seed=config.seed)
     return _Optuna(metric=config.objectives[0], mode=modes[0], seed=config.seed)

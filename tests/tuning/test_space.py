@@ -1,4 +1,4 @@
-"""A search space is checked before anything starts: names, distributions, values, and that trials can be compared."""
+"""Validation of search spaces and search settings before a search starts."""
 
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ LR = "method.optimizer.lr_separator"
 
 
 def space_of(text: str) -> Any:
-    """What a YAML file with this `space` gives."""
+    """Return the space of a YAML file with this `space`."""
     return read_space(settings.build(TuneConfig, {"space": parse_override(f"space={text}")[1]}).space, BASE)
 
 
-def test_nested_and_dotted_names_are_the_same_space(tmp_path: Path) -> None:
+def test_nested_and_dotted_names_are_equivalent(tmp_path: Path) -> None:
     file = tmp_path / "tune.yaml"
     file.write_text(
         "space:\n"
@@ -44,42 +44,45 @@ def test_nested_and_dotted_names_are_the_same_space(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("space", "told"),
+    ("space", "message"),
     [
         ("{method.optimizer.lr_seperator: {uniform: [1, 2]}}", f"unknown setting; did you mean {LR}?"),
         ("{optimizer.ema_decay: {uniform: [0, 0.5]}}", "did you mean method.optimizer.ema_decay?"),
         ("{method.loss_weights.cycel: {uniform: [0, 1]}}", "did you mean method.loss_weights.cycle?"),
         (f"{{{LR}: {{loguniforn: [1, 2]}}}}", "unknown distribution 'loguniforn'; did you mean loguniform?"),
-        (f"{{{LR}: 0.1}}", "0.1 is no distribution; write"),
-        (f"{{{LR}: {{uniform: [1, 2], choice: [1, 2]}}}}", "is no distribution; write"),
-        (f"{{{LR}: {{uniform: 3}}}}", "3 is no list"),
-        (f"{{{LR}: {{uniform: [2, 1]}}}}", "is empty; give the lower end first"),
-        (f"{{{LR}: {{loguniform: [0, 1]}}}}", "has no logarithm"),
+        (f"{{{LR}: 0.1}}", "invalid distribution 0.1; write"),
+        (
+            f"{{{LR}: {{uniform: [1, 2], choice: [1, 2]}}}}",
+            "invalid distribution {'uniform': [1, 2], 'choice': [1, 2]}; write",
+        ),
+        (f"{{{LR}: {{uniform: 3}}}}", "3 is not a list"),
+        (f"{{{LR}: {{uniform: [2, 1]}}}}", "is empty; put the lower bound first"),
+        (f"{{{LR}: {{loguniform: [0, 1]}}}}", "the lower bound 0 must be positive"),
         (f"{{{LR}: {{uniform: [-1, 1]}}}}", "invalid value -1"),
         ("{method.separator.channels: {choice: [16, 20]}}", "invalid value 20"),
         ("{method.separator.depth: {uniform: [1, 4]}}", "fractional part"),
-        ("{method.gradient_accumulation_steps: {randint: [1, 2.5]}}", "not whole numbers"),
-        ("{method.separator.name: {choice: [tfsep]}}", "a choice of 1"),
-        ("{seed: {choice: [1, 2]}}", "is not searched; finalists are trained with several seeds"),
-        ("{}", "is empty; name settings"),
+        ("{method.gradient_accumulation_steps: {randint: [1, 2.5]}}", "[1, 2.5] must be integers"),
+        ("{method.separator.name: {choice: [tfsep]}}", "choice has 1 values"),
+        ("{seed: {choice: [1, 2]}}", "cannot be searched; finalists are trained with several seeds"),
+        ("{}", "empty; list settings"),
     ],
 )
-def test_what_cannot_be_searched_is_refused_with_a_remedy(space: str, told: str) -> None:
-    with pytest.raises(ConfigError, match="^space") as refused:
+def test_invalid_space_raises_one_line_with_remedy(space: str, message: str) -> None:
+    with pytest.raises(ConfigError, match="^space") as raised:
         space_of(space)
-    assert told in str(refused.value)
-    assert "\n" not in str(refused.value)
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
-def test_all_problems_are_told_at_once() -> None:
-    with pytest.raises(ConfigError) as refused:
+def test_all_problems_are_reported_at_once() -> None:
+    with pytest.raises(ConfigError) as raised:
         space_of(f"{{{LR}: {{uniform: [2, 1]}}, cyclegan.clip_norn: {{uniform: [1, 2]}}}}")
-    assert "give the lower end first" in str(refused.value)
-    assert "did you mean method.optimizer.clip_norm?" in str(refused.value)
+    assert "put the lower bound first" in str(raised.value)
+    assert "did you mean method.optimizer.clip_norm?" in str(raised.value)
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"scheduler": "pbt", "search": "optuna"}, "set search=random"),
         ({"objectives": ["sdr", "seconds"]}, "set search=optuna"),
@@ -87,46 +90,46 @@ def test_all_problems_are_told_at_once() -> None:
         ({"gpus_per_trial": 0.5, "train": {"num_workers": 2}}, "cannot share a GPU"),
     ],
 )
-def test_settings_of_a_search_that_do_not_fit_are_refused(changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_incompatible_search_settings_raise(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         settings.build(TuneConfig, changes)
 
 
-def test_a_list_is_drawn_as_text_and_set_as_a_list() -> None:
+def test_list_choice_is_sampled_as_text_and_set_as_list() -> None:
     space = space_of("{method.optimizer.betas_separator: {choice: [[0.5, 0.9], [0.8, 0.99]]}}")
     (parameter,) = space.parameters
-    drawn = {parameter.name: parameter.to_plain(parameter.values[1])}
-    assert drawn == {parameter.name: "[0.8, 0.99]"}
-    config = settings.replace(BASE, space.changes(drawn | {"seed": 3}))
+    sample = {parameter.name: parameter.to_plain(parameter.values[1])}
+    assert sample == {parameter.name: "[0.8, 0.99]"}
+    config = settings.replace(BASE, space.changes(sample | {"seed": 3}))
     assert config.method.optimizer.betas_separator == (0.8, 0.99)
     assert config.seed == BASE.seed
 
 
-def test_both_ends_of_a_randint_come() -> None:
-    drawn = domain(Parameter(name="x", kind="randint", values=(1, 3)))
-    assert {drawn.sample() for _ in range(200)} == {1, 2, 3}
+def test_randint_includes_both_bounds() -> None:
+    samples = domain(Parameter(name="x", kind="randint", values=(1, 3)))
+    assert {samples.sample() for _ in range(200)} == {1, 2, 3}
 
 
-def test_a_grid_is_the_product_of_its_choices() -> None:
+def test_grid_size_is_product_of_choices() -> None:
     space = space_of("{method.separator.channels: {choice: [8, 16, 24]}, method.separator.depth: {choice: [1, 2]}}")
     assert grid_size(space) == 6
     with pytest.raises(ConfigError, match="set search=random"):
         grid_size(space_of(f"{{{LR}: {{uniform: [1, 2]}}}}"))
 
 
-def test_trials_are_measured_on_the_same_crops(tiny_shards: Path) -> None:
+def test_validation_crops_are_the_same_for_all_trials(tiny_shards: Path) -> None:
     base = settings.replace(BASE, {"shards": str(tiny_shards), "num_validation_crops": 4, "crops.crop_seconds": 0.5})
     augmented = read_space({"crops.augment.gain_db": {"uniform": [0, 12]}}, base)
     measured = read_yardstick(base, augmented)
     assert measured == read_yardstick(base, augmented)
     assert measured.num_crops == 4
-    # Vocals and drums are about equally loud.
+    # Vocals and drums have about the same level.
     assert -6 < measured.mixture_sdr < 6
     with pytest.raises(ConfigError, match="changes the validation crops, so that trials could not be compared"):
         read_yardstick(base, read_space({"crops.crop_seconds": {"choice": [0.5, 0.25]}}, base))
 
 
-def test_targets_that_the_shards_lack_are_refused(tiny_shards: Path) -> None:
+def test_missing_target_raises(tiny_shards: Path) -> None:
     base = settings.replace(BASE, {"shards": str(tiny_shards), "targets": ["piano"]})
     with pytest.raises(ConfigError, match="no stem 'piano'; it holds drums, vocals"):
         read_yardstick(base, read_space({LR: {"uniform": [1, 2]}}, base))

@@ -2,24 +2,24 @@
 
 from cyclesep.cli.job import Job
 from cyclesep.errors import ConfigError
-from cyclesep.reports.report import ReportConfig
+from cyclesep.reports.config import ReportConfig
 
 
 def run(config: ReportConfig) -> int:
     """Write report.html into each folder; raises ConfigError for a folder that is neither a run nor an evaluation."""
     from cyclesep.evaluation.results import SUMMARY
     from cyclesep.reports.evaluation_report import write_evaluation_report
-    from cyclesep.reports.report import RUN, tell_report
-    from cyclesep.reports.training_report import write_training_report
+    from cyclesep.reports.training_report import RUN, write_training_report
+    from cyclesep.reports.write_reports import print_report_location
     from cyclesep.storage.path import StoragePath
 
     for place in config.folders:
         folder = StoragePath.of(place)
         files = folder.sizes("")
         if SUMMARY in files:
-            tell_report(write_evaluation_report(folder))
+            print_report_location(write_evaluation_report(folder))
         elif RUN in files:
-            tell_report(write_training_report(folder))
+            print_report_location(write_training_report(folder))
         else:
             raise ConfigError(
                 f"folders: {place} contains neither {SUMMARY} of an evaluation nor {RUN} of a finished run"
