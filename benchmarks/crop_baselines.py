@@ -1,6 +1,6 @@
-"""Ways to read crops that need nothing beside cyclesep: the seed's, ours, a memory map, audio files.
+"""Crop loaders without additional packages: the original notebook's, ours, a memory map, audio files.
 
-A way writes its files once and, in each process, opens them to a function that fills a batch of float32.
+A loader writes its files once. In each process it opens them and returns a function that fills a float32 batch.
 """
 
 import importlib.util
@@ -24,25 +24,25 @@ from cyclesep.data.shards.segment_pb2 import Segment
 SCALE = np.float32(1 / PCM16_SCALE)
 
 ANYWHERE = "anywhere"
-CUT_IN_ADVANCE = "cut in advance"
+PRECUT = "precut"
 IN_FILE_ORDER = "in file order"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Way:
-    """One way to read crops."""
+class CropLoader:
+    """A method to read crops."""
 
     name: str
     open: Callable[[CropCorpus], Fill]
     """Opens the files in this process."""
     write: Callable[[CropCorpus], None] | None = None
-    """Writes what it reads, out of the corpus's plain arrays; None for what the corpus has anyway."""
+    """Writes its files from the corpus's arrays; None if it reads files that the corpus already has."""
     starts: str = ANYWHERE
-    """Where a crop may start. Crops cut in advance start at whole multiples of their length only."""
-    gives_float32: bool = True
-    """Whether it does the whole work; a way that leaves int16 is shown as a bound."""
+    """Where a crop may start. Precut crops start at multiples of their length."""
+    returns_float32: bool = True
+    """Whether it converts to float32; a loader that returns int16 is shown as an upper bound."""
     packages: tuple[str, ...] = ()
-    """Python packages it needs that cyclesep does not."""
+    """Required Python packages that cyclesep does not require."""
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -50,12 +50,12 @@ class Way:
         return tuple(name for name in self.packages if importlib.util.find_spec(name) is None)
 
 
-def write_seed(corpus: CropCorpus) -> None:
+def write_notebook(corpus: CropCorpus) -> None:
     """One LMDB record per song, a protobuf message with a float32 field for each stem."""
-    song_class = _seed_message(corpus.layout.stems)
+    song_class = _notebook_message(corpus.layout.stems)
     song_bytes = 4 * len(corpus.layout.stems) * corpus.layout.channels * corpus.track_samples
     map_size = 2**24 + corpus.layout.tracks * (song_bytes + 2**16)
-    with lmdb.open(str(corpus.folder / "seed"), map_size=map_size, writemap=True) as songs:
+    with lmdb.open(str(corpus.folder / "notebook"), map_size=map_size, writemap=True) as songs:
         for track in range(corpus.layout.tracks):
             message = song_class()
             for name, pcm in zip(corpus.layout.stems, corpus.pcm(track), strict=True):
@@ -64,15 +64,15 @@ def write_seed(corpus: CropCorpus) -> None:
                 transaction.put(f"{track:08d}".encode(), message.SerializeToString())
 
 
-def open_seed(corpus: CropCorpus) -> Fill:
-    """What cyclesep's ancestor did: fetch and parse the record of a whole song, for each crop."""
-    songs = lmdb.open(str(corpus.folder / "seed"), readonly=True, lock=False, readahead=False, meminit=False)
-    song_class = _seed_message(corpus.layout.stems)
+def open_notebook(corpus: CropCorpus) -> Fill:
+    """The original notebook's method: fetch and parse the record of a whole song for each crop."""
+    songs = lmdb.open(str(corpus.folder / "notebook"), readonly=True, lock=False, readahead=False, meminit=False)
+    song_class = _notebook_message(corpus.layout.stems)
 
     def fill(out: Samples, crops: Sequence[Crop]) -> None:
         for crop, (track, start) in zip(out, crops, strict=True):
             with songs.begin() as transaction:
-                # A new message each time: one that is parsed into again keeps the memory of all that it ever held.
+                # A new message each time: a reused message keeps the memory of everything parsed into it.
                 datum = song_class.FromString(transaction.get(f"{track:08d}".encode()))
             for stem, name in zip(crop, corpus.layout.stems, strict=True):
                 song = np.frombuffer(getattr(datum, name), dtype=np.float32).reshape(corpus.layout.channels, -1)
@@ -96,19 +96,19 @@ def open_ours_one_by_one(corpus: CropCorpus) -> Fill:
     tracks = reader.manifest.tracks
 
     def fill(out: Samples, crops: Sequence[Crop]) -> None:
-        for place, (track, start) in enumerate(crops):
-            out[place] = reader.read(tracks[track], corpus.layout.stems, start, corpus.crop_samples)
+        for index, (track, start) in enumerate(crops):
+            out[index] = reader.read(tracks[track], corpus.layout.stems, start, corpus.crop_samples)
 
     return fill
 
 
 def write_parsed(corpus: CropCorpus) -> None:
-    """A copy of the shards: one process must not open an LMDB file twice."""
+    """Copy the shards, because one process must not open an LMDB file twice."""
     shutil.copytree(corpus.shards, corpus.folder / "parsed")
 
 
 def open_parsed(corpus: CropCorpus) -> Fill:
-    """Our shards as any program reads them: records of a few seconds, each parsed by protobuf."""
+    """Read our shards as other programs do: records of a few seconds, each parsed by protobuf."""
     manifest = ShardReader(corpus.shards).manifest
     opened = [
         [(shard, _open_lmdb(corpus.folder / "parsed" / shard.name)) for shard in track.shards]
@@ -137,12 +137,12 @@ def open_parsed(corpus: CropCorpus) -> Fill:
 
 
 def open_memmap(corpus: CropCorpus) -> Fill:
-    """A slice of numpy's memory map, cast into the batch and scaled there while it is in cache."""
+    """Cast a slice of numpy's memory map into the batch and scale it there while it is in cache."""
     songs = [np.load(corpus.pcm_path(track), mmap_mode="r") for track in range(corpus.layout.tracks)]
 
     def fill(out: Samples, crops: Sequence[Crop]) -> None:
-        for place, (track, start) in enumerate(crops):
-            crop = out[place]
+        for index, (track, start) in enumerate(crops):
+            crop = out[index]
             crop[...] = songs[track][:, :, start : start + corpus.crop_samples]
             np.multiply(crop, SCALE, out=crop)
 
@@ -150,13 +150,13 @@ def open_memmap(corpus: CropCorpus) -> Fill:
 
 
 def open_raw_memmap(corpus: CropCorpus) -> Fill:
-    """A slice of numpy's memory map, copied as the int16 that it is: half the bytes, and no float32 yet."""
+    """Copy a slice of numpy's memory map as int16: half the bytes, without conversion to float32."""
     songs = [np.load(corpus.pcm_path(track), mmap_mode="r") for track in range(corpus.layout.tracks)]
 
     def fill(out: Samples, crops: Sequence[Crop]) -> None:
         raw = out.view(np.int16)[..., : corpus.crop_samples]
-        for place, (track, start) in enumerate(crops):
-            raw[place] = songs[track][:, :, start : start + corpus.crop_samples]
+        for index, (track, start) in enumerate(crops):
+            raw[index] = songs[track][:, :, start : start + corpus.crop_samples]
 
     return fill
 
@@ -185,7 +185,7 @@ def _write_files(corpus: CropCorpus, suffix: str) -> None:
 
 
 def _open_files(corpus: CropCorpus, suffix: str) -> Fill:
-    """All files stay open: a crop costs a seek and a read for each stem."""
+    """Keep all files open: a crop needs a seek and a read for each stem."""
     files = [
         [soundfile.SoundFile(corpus.folder / f"{track:03d}-{name}.{suffix}") for name in corpus.layout.stems]
         for track in range(corpus.layout.tracks)
@@ -197,7 +197,7 @@ def _open_files(corpus: CropCorpus, suffix: str) -> Fill:
         for crop, (track, start) in zip(out, crops, strict=True):
             for stem, file in zip(crop, files[track], strict=True):
                 file.seek(start)
-                # Three times as fast as soundfile's own `read` to float32.
+                # Three times as fast as soundfile's `read` to float32.
                 file.buffer_read_into(buffer, dtype="int16")
                 stem[...] = buffer.T
             np.multiply(crop, SCALE, out=crop)
@@ -206,29 +206,29 @@ def _open_files(corpus: CropCorpus, suffix: str) -> Fill:
 
 
 def _open_lmdb(path: Path) -> Any:
-    """One read transaction for as long as the file is open."""
+    """Open a file with one read transaction."""
     return lmdb.open(str(path), readonly=True, subdir=False, lock=False, readahead=False).begin(buffers=True)
 
 
-def _seed_message(stems: Sequence[str]) -> Any:
-    """The class of the seed's record, with `stems` as its fields of bytes."""
-    file = descriptor_pb2.FileDescriptorProto(name="seed_song.proto", syntax="proto3")
-    message = file.message_type.add(name="SeedSong")
+def _notebook_message(stems: Sequence[str]) -> Any:
+    """Return the class of the notebook's record, with `stems` as bytes fields."""
+    file = descriptor_pb2.FileDescriptorProto(name="notebook_song.proto", syntax="proto3")
+    message = file.message_type.add(name="NotebookSong")
     for number, name in enumerate(stems, start=1):
         field = descriptor_pb2.FieldDescriptorProto
         message.field.add(name=name, number=number, type=field.TYPE_BYTES, label=field.LABEL_OPTIONAL)
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("SeedSong"))
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("NotebookSong"))
 
 
-SEED = Way(name="seed: whole song, parsed", open=open_seed, write=write_seed)
-OURS = Way(name="cyclesep, batch-wise", open=open_ours)
-OURS_ONE_BY_ONE = Way(name="cyclesep, one by one", open=open_ours_one_by_one)
-PARSED = Way(name="cyclesep's records, parsed", open=open_parsed, write=write_parsed)
-MEMMAP = Way(name="numpy memmap, to float32", open=open_memmap)
-RAW_MEMMAP = Way(name="numpy memmap, int16 as is", open=open_raw_memmap, gives_float32=False)
-WAV = Way(name="WAV, seek and read", open=open_wav, write=write_wav)
-FLAC = Way(name="FLAC, seek and read", open=open_flac, write=write_flac)
+NOTEBOOK = CropLoader(name="notebook: whole song, parsed", open=open_notebook, write=write_notebook)
+OURS = CropLoader(name="cyclesep, batch-wise", open=open_ours)
+OURS_ONE_BY_ONE = CropLoader(name="cyclesep, one by one", open=open_ours_one_by_one)
+PARSED = CropLoader(name="cyclesep's records, parsed", open=open_parsed, write=write_parsed)
+MEMMAP = CropLoader(name="numpy memmap, to float32", open=open_memmap)
+RAW_MEMMAP = CropLoader(name="numpy memmap, int16 as is", open=open_raw_memmap, returns_float32=False)
+WAV = CropLoader(name="WAV, seek and read", open=open_wav, write=write_wav)
+FLAC = CropLoader(name="FLAC, seek and read", open=open_flac, write=write_flac)
 
-OWN_WAYS = (SEED, OURS, OURS_ONE_BY_ONE, PARSED, MEMMAP, RAW_MEMMAP, WAV, FLAC)
+BASELINES = (NOTEBOOK, OURS, OURS_ONE_BY_ONE, PARSED, MEMMAP, RAW_MEMMAP, WAV, FLAC)

@@ -1,6 +1,6 @@
-"""The songs that the crop benchmark reads: the same 16-bit samples, kept by each way in its own format.
+"""The songs of the crop benchmark: the same 16-bit samples, stored by each loader in its own format.
 
-Reader processes import this, so it imports little; benchmarks.crop_songs composes and writes.
+Reader processes import this module, so it imports little; benchmarks.crop_songs writes the songs.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,18 +25,18 @@ Fill = Callable[[Samples, Sequence[Crop]], None]
 
 @dataclass(frozen=True, kw_only=True)
 class CropLayout:
-    """What one crop holds, and the corpus it is drawn from."""
+    """The content of a crop and the corpus it is drawn from."""
 
     sample_rate: Annotated[int, Ge(4000), Le(192000)] = 16000
     """Samples per second."""
     channels: Literal[1, 2] = 1
     """Channels of every stem."""
     stems: Annotated[tuple[Stem, ...], MinLen(1)] = ("mixture", "vocals")
-    """Stems of a track, all of which are in every crop."""
+    """Stems of a track, all of them in every crop."""
     tracks: Annotated[int, Ge(1)] = 8
     """Number of tracks."""
     track_seconds: Annotated[float, Ge(2.0)] = 240.0
-    """Length of a track: what parses whole songs gets slower with it, nothing else does."""
+    """Length of a track; only loaders that parse whole songs depend on it."""
 
     @property
     def title(self) -> str:
@@ -49,7 +49,7 @@ class CropLayout:
 
 @dataclass(frozen=True, kw_only=True)
 class CropCorpus:
-    """One corpus on disk; small and picklable, so that reader processes can be handed one."""
+    """A corpus on disk; small and picklable, so that it can be sent to reader processes."""
 
     folder: Path
     layout: CropLayout
@@ -65,7 +65,7 @@ class CropCorpus:
 
     @property
     def crops_per_track(self) -> int:
-        """Crops that fit into a track one after the other."""
+        """Number of consecutive crops that fit into a track."""
         return self.track_samples // self.crop_samples
 
     @property
@@ -73,21 +73,21 @@ class CropCorpus:
         return self.folder / "shards"
 
     def pcm_path(self, track: int) -> Path:
-        """The plain array of a track, int16 `(stems, channels, time)`."""
+        """Return the path of a track's array, int16 `(stems, channels, time)`."""
         return self.folder / f"{track:03d}.npy"
 
     def pcm(self, track: int) -> NDArray[np.int16]:
-        """A track, memory-mapped."""
+        """Return a memory-mapped track."""
         return np.asarray(np.load(self.pcm_path(track), mmap_mode="r"))
 
     def draw(self, count: int, rng: np.random.Generator) -> list[Crop]:
-        """Crops drawn uniformly over all tracks and all valid starts."""
+        """Draw crops uniformly over all tracks and all valid starts."""
         tracks = rng.integers(self.layout.tracks, size=count).tolist()
         starts = rng.integers(self.track_samples - self.crop_samples + 1, size=count).tolist()
         return list(zip(tracks, starts, strict=True))
 
-    def tour(self) -> list[Crop]:
-        """Crops that together touch every sample but the last ones: all first crops, then all second crops, ..."""
+    def covering_crops(self) -> list[Crop]:
+        """Return crops that cover every track but its end: all first crops, then all second crops, ..."""
         return [
             (track, number * self.crop_samples)
             for number in range(self.crops_per_track)
@@ -95,14 +95,14 @@ class CropCorpus:
         ]
 
     def in_file_order(self) -> list[Crop]:
-        """Crops one after the other, track after track."""
-        return sorted(self.tour())
+        """Return consecutive crops, track by track."""
+        return sorted(self.covering_crops())
 
     def empty(self, batch: int) -> Samples:
-        """A buffer for `batch` crops, its pages already in memory."""
+        """Return a buffer for `batch` crops whose pages are already in memory."""
         return np.zeros((batch, len(self.layout.stems), self.layout.channels, self.crop_samples), dtype=np.float32)
 
-    def same(self, filled: Samples, crops: Sequence[Crop]) -> bool:
-        """Whether a filled buffer holds exactly the samples of `crops`."""
+    def matches(self, filled: Samples, crops: Sequence[Crop]) -> bool:
+        """Return whether a filled buffer contains exactly the samples of `crops`."""
         expected = [self.pcm(track)[..., start : start + self.crop_samples] for track, start in crops]
         return bool(np.array_equal(filled, np.stack([from_pcm16(pcm) for pcm in expected])))

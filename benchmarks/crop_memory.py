@@ -1,4 +1,4 @@
-"""The memory of one reader while it reads a corpus many times as large as what it may keep mapped."""
+"""Memory of one reader while it reads a corpus many times larger than its memory maps may be."""
 
 import resource
 import time
@@ -16,34 +16,34 @@ from cyclesep.data.shards.reading import ShardReader
 MIB = 2**20
 _POINTS = 12
 
-# What Python and its libraries may take beside the mapped shards: buffers, the manifest, arenas of the allocator.
+# Memory for Python and libraries in addition to the mapped shards: buffers, the manifest, allocator arenas.
 _SLACK_BYTES = 64 * MIB
 
-# LMDB reserves this much address space for a file, however small.
-_LEAST_MAP_BYTES = 10 * MIB
+# Address space that LMDB reserves for a file of any size.
+_MIN_MAP_BYTES = 10 * MIB
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryPoint:
-    """What the kernel says of the reader at one moment, in bytes."""
+    """Memory of the reader at one moment as reported by the kernel, in bytes."""
 
     read: int
     """Payload read so far."""
     crops_per_second: float
-    """Since the point before."""
+    """Since the previous point."""
     private: int
-    """Resident minus shared: memory that only this process can have, and that cannot be dropped."""
+    """Resident minus shared: memory of this process alone that cannot be dropped."""
     unique: int
-    """USS: private, and pages of files that nobody else has mapped just now, which the kernel drops at need."""
+    """USS: private memory and file pages that no other process has mapped, which the kernel can drop."""
     resident: int
-    """All, pages of the memory map among them."""
+    """All resident memory, including pages of memory maps."""
 
 
 def watch_reader(corpus: CropCorpus, *, open_shards: int, batch: int, seed: int) -> list[MemoryPoint]:
-    """Read all of `corpus` in random order with `open_shards` shards mapped at most; a point for each twelfth.
+    """Read all of `corpus` in random order with at most `open_shards` mapped shards; return a point per twelfth.
 
-    The reader is a process of its own whose address space is limited to what it has at the start, those shards and
-    64 MiB, so that a reader that kept more would fail; that is a RuntimeError.
+    The reader runs in a separate process whose address space is limited to its initial size plus these shards plus
+    64 MiB. Raises RuntimeError if it needs more.
     """
     context = get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
@@ -54,7 +54,7 @@ def watch_reader(corpus: CropCorpus, *, open_shards: int, batch: int, seed: int)
         points: list[MemoryPoint] = ours.recv()
     except EOFError:
         raise RuntimeError(
-            "the reader ended before it had read the corpus; it needed more memory than it may"
+            "the reader ended before it had read the corpus; it needed more memory than its limit"
         ) from None
     finally:
         process.join()
@@ -65,7 +65,7 @@ def _read_all(connection: Connection, corpus: CropCorpus, open_shards: int, batc
     mmap_cache.keep_open(open_shards)
     reader = ShardReader(corpus.shards)
     tracks, stems = reader.manifest.tracks, corpus.layout.stems
-    crops = np.random.default_rng(seed).permutation(np.array(corpus.tour()))
+    crops = np.random.default_rng(seed).permutation(np.array(corpus.covering_crops()))
     batches = np.array_split(crops, max(_POINTS, len(crops) // batch))
     out = corpus.empty(max(len(numbers) for numbers in batches))
     address_space = _kib("/proc/self/status", "VmSize:") + _address_limit(corpus, open_shards) + _SLACK_BYTES
@@ -92,15 +92,15 @@ def _read_all(connection: Connection, corpus: CropCorpus, open_shards: int, batc
 
 
 def _address_limit(corpus: CropCorpus, open_shards: int) -> int:
-    return max(mapped_limit(corpus, open_shards), open_shards * _LEAST_MAP_BYTES)
+    return max(mapped_limit(corpus, open_shards), open_shards * _MIN_MAP_BYTES)
 
 
 def mapped_limit(corpus: CropCorpus, open_shards: int) -> int:
-    """The most bytes that `open_shards` shards of a corpus can be."""
+    """Return the size in bytes of the `open_shards` largest shards of a corpus."""
     return sum(sorted(path.stat().st_size for path in corpus.shards.glob("*.lmdb"))[-open_shards:])
 
 
 def _kib(file: str, field: str) -> int:
-    """A field of /proc that is told in kB, as bytes."""
+    """Read a field of /proc that is in kB, in bytes."""
     line = next(line for line in Path(file).read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) * 1024

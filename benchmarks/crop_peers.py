@@ -1,7 +1,7 @@
-"""Ways to read crops by other libraries; requirements-benchmark.txt installs them. Each is used at its best.
+"""Crop loaders of other libraries, installed by requirements-benchmark.txt, each used in its fastest way.
 
-Libraries that read whole records get records of exactly one crop: a crop then costs one record, but cannot start where
-it likes. LitData also reads windows of whole songs.
+Libraries that read whole records get records of exactly one crop: reading a crop reads one record, but crops cannot
+start anywhere. LitData also reads windows of whole songs.
 """
 
 import importlib
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.crop_baselines import CUT_IN_ADVANCE, IN_FILE_ORDER, SCALE, Way
+from benchmarks.crop_baselines import IN_FILE_ORDER, PRECUT, SCALE, CropLoader
 from benchmarks.crop_corpus import Crop, CropCorpus, Fill
 from cyclesep.audio.audio_io import Samples
 
@@ -21,7 +21,7 @@ _FILE_BYTES = 64 * 2**20
 
 
 def write_mosaicml(corpus: CropCorpus) -> None:
-    """MDS files with one crop in each record."""
+    """Write MDS files with one crop per record."""
     writer = _mosaicml("format.mds.writer").MDSWriter
     with writer(out=str(corpus.folder / "mosaicml"), columns={"pcm": "bytes"}, size_limit=_FILE_BYTES) as records:
         for crop in corpus.in_file_order():
@@ -29,18 +29,18 @@ def write_mosaicml(corpus: CropCorpus) -> None:
 
 
 def open_mosaicml(corpus: CropCorpus) -> Fill:
-    """LocalDataset: StreamingDataset's random access without its bookkeeping of workers and epochs."""
+    """Use LocalDataset: the random access of StreamingDataset without its handling of workers and epochs."""
     records = _mosaicml("local").LocalDataset(str(corpus.folder / "mosaicml"))
 
     def fill(out: Samples, crops: Sequence[Crop]) -> None:
-        for place, crop in enumerate(crops):
-            _cast(records[_number(corpus, crop)]["pcm"], out[place])
+        for index, crop in enumerate(crops):
+            _cast(records[_number(corpus, crop)]["pcm"], out[index])
 
     return fill
 
 
 def write_litdata(corpus: CropCorpus) -> None:
-    """Chunks with one crop in each item."""
+    """Write chunks with one crop per item."""
     _optimize(corpus, "litdata", partial(_cut, corpus), inputs=corpus.in_file_order(), chunk_bytes=_FILE_BYTES)
 
 
@@ -48,14 +48,14 @@ def open_litdata(corpus: CropCorpus) -> Fill:
     items = _litdata().StreamingDataset(str(corpus.folder / "litdata"))
 
     def fill(out: Samples, crops: Sequence[Crop]) -> None:
-        for place, crop in enumerate(crops):
-            _cast(items[_number(corpus, crop)], out[place])
+        for index, crop in enumerate(crops):
+            _cast(items[_number(corpus, crop)], out[index])
 
     return fill
 
 
 def write_litdata_windows(corpus: CropCorpus) -> None:
-    """Chunks with one song in each item, laid out so that windows of it can be read."""
+    """Write chunks with one song per item, in a layout from which windows can be read."""
     loader = _litdata().TemporalArrayLoader()
     tracks = list(range(corpus.layout.tracks))
     chunk_bytes = max(_FILE_BYTES, corpus.pcm(0).nbytes + 2**16)
@@ -67,9 +67,9 @@ def open_litdata_windows(corpus: CropCorpus) -> Fill:
     songs = _litdata().StreamingDataset(str(corpus.folder / "windows"), item_loader=loader)
 
     def fill(out: Samples, crops: Sequence[Crop]) -> None:
-        for place, (track, start) in enumerate(crops):
+        for index, (track, start) in enumerate(crops):
             window = songs.read_window(track, start=start, frames=corpus.crop_samples)
-            crop = out[place]
+            crop = out[index]
             for stem, name in zip(crop, corpus.layout.stems, strict=True):
                 stem[...] = window[name].T
             np.multiply(crop, SCALE, out=crop)
@@ -78,7 +78,7 @@ def open_litdata_windows(corpus: CropCorpus) -> Fill:
 
 
 def write_webdataset(corpus: CropCorpus) -> None:
-    """Tar files with one crop in each sample."""
+    """Write tar files with one crop per sample."""
     webdataset = importlib.import_module("webdataset")
     pattern = str(corpus.folder / "webdataset-%05d.tar")
     with webdataset.ShardWriter(pattern, maxsize=_FILE_BYTES, verbose=0) as samples:
@@ -87,20 +87,20 @@ def write_webdataset(corpus: CropCorpus) -> None:
 
 
 def open_webdataset(corpus: CropCorpus) -> Fill:
-    """Crops come as they lie in the files, not those that are asked for: a tar file has no random access."""
+    """Return crops in the order of the files, not the requested ones: tar files have no random access."""
     webdataset = importlib.import_module("webdataset")
     files = sorted(str(path) for path in corpus.folder.glob("webdataset-*.tar"))
     samples = iter(webdataset.WebDataset(files, shardshuffle=False, nodesplitter=None).repeat())
 
     def fill(out: Samples, crops: Sequence[Crop]) -> None:
-        for place in range(len(crops)):
-            _cast(next(samples)["pcm"], out[place])
+        for index in range(len(crops)):
+            _cast(next(samples)["pcm"], out[index])
 
     return fill
 
 
 def _number(corpus: CropCorpus, crop: Crop) -> int:
-    """The record that holds the beginning of a crop, or the last whole one of its track."""
+    """Return the record that contains the start of a crop, or the last complete record of its track."""
     track, start = crop
     return track * corpus.crops_per_track + min(start // corpus.crop_samples, corpus.crops_per_track - 1)
 
@@ -130,41 +130,41 @@ def _litdata() -> Any:
 
 
 def _mosaicml(module: str) -> Any:
-    """A module of streaming.base, without what streaming and streaming.base import themselves.
+    """Import a module of streaming.base without the imports of streaming and streaming.base themselves.
 
-    That is torchvision, whose build must match torch's, and transformers; neither takes part in reading.
+    These are torchvision, whose build must match torch's, and transformers; neither is needed for reading.
     """
     for name in ("streaming", "streaming.base"):
         if name not in sys.modules:
             spec = importlib.util.find_spec(name)
             if spec is None:
                 raise ModuleNotFoundError(name)
-            package = importlib.util.module_from_spec(spec)  # made, but not executed
+            package = importlib.util.module_from_spec(spec)  # created, but not executed
             sys.modules[name] = package
     return importlib.import_module(f"streaming.base.{module}")
 
 
-MOSAICML = Way(
+MOSAICML = CropLoader(
     name="MosaicML Streaming",
     open=open_mosaicml,
     write=write_mosaicml,
-    starts=CUT_IN_ADVANCE,
+    starts=PRECUT,
     packages=("streaming", "brotli", "snappy", "xxhash", "zstd"),
 )
-LITDATA = Way(
+LITDATA = CropLoader(
     name="LitData, items",
     open=open_litdata,
     write=write_litdata,
-    starts=CUT_IN_ADVANCE,
+    starts=PRECUT,
     packages=("litdata", "lightning_utilities"),
 )
-LITDATA_WINDOWS = Way(
+LITDATA_WINDOWS = CropLoader(
     name="LitData, windows",
     open=open_litdata_windows,
     write=write_litdata_windows,
     packages=("litdata", "lightning_utilities"),
 )
-WEBDATASET = Way(
+WEBDATASET = CropLoader(
     name="WebDataset",
     open=open_webdataset,
     write=write_webdataset,

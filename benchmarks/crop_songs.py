@@ -1,4 +1,4 @@
-"""Composes the songs of the crop benchmark and writes them as plain arrays and as shards."""
+"""Write the songs of the crop benchmark as arrays and as shards."""
 
 from functools import cache
 
@@ -10,18 +10,18 @@ from cyclesep.data.corpora.composer.track import SyntheticConfig, synthetic_trac
 from cyclesep.data.shards.manifest import make_manifest, write_manifest
 from cyclesep.data.shards.writing import write_track
 
-# Composing is slower than all that is measured, so one short song is repeated.
-_COMPOSED_SECONDS = 12.0
+# Synthesis is slower than everything that is measured, so one short song is repeated.
+_SONG_SECONDS = 12.0
 
-# As long as cyclesep's own ingest makes them.
+# The default of cyclesep ingest.
 _SEGMENT_SECONDS = 4.0
 
 
 def write_songs(corpus: CropCorpus) -> None:
-    """Write the plain arrays, from which all ways make their files, and the shards.
+    """Write the arrays from which all loaders make their files, and the shards.
 
-    Each track is one synthetic song, repeated from another place with a level that falls from first to last sample, so
-    that no two places hold the same samples.
+    Each track is one synthetic song, repeated from a different position with a decreasing level, so that no two
+    positions have the same samples.
     """
     song = _converted(corpus.layout)
     records = []
@@ -42,14 +42,14 @@ def write_songs(corpus: CropCorpus) -> None:
 
 
 @cache
-def _composed() -> dict[str, Waveform]:
-    (track,) = synthetic_tracks(SyntheticConfig(num_train=1, num_valid=0, num_test=0, seconds=_COMPOSED_SECONDS))
+def _short_song() -> dict[str, Waveform]:
+    (track,) = synthetic_tracks(SyntheticConfig(num_train=1, num_valid=0, num_test=0, seconds=_SONG_SECONDS))
     return track.read()
 
 
 def _converted(layout: CropLayout) -> Samples:
-    """A short song, `(stems, channels, time)`."""
-    audio = _composed()
+    """Return a short song `(stems, channels, time)`."""
+    audio = _short_song()
     converted = [
         resample(with_channels(audio[name], layout.channels), layout.sample_rate).samples for name in layout.stems
     ]

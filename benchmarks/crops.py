@@ -1,4 +1,4 @@
-"""Crops per second from warm cache: shards beside the seed's way, other loaders, audio files and a memory map."""
+"""Crops per second from a warm cache: shards, the notebook's loader, other libraries, audio files, memory map."""
 
 import math
 import tempfile
@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, MinLen
 
-from benchmarks.crop_baselines import MEMMAP, OURS, OWN_WAYS, SEED, WAV, Way
+from benchmarks.crop_baselines import BASELINES, MEMMAP, NOTEBOOK, OURS, WAV, CropLoader
 from benchmarks.crop_corpus import CropCorpus, CropLayout, Stem
 from benchmarks.crop_memory import MIB, MemoryPoint, mapped_limit, watch_reader
 from benchmarks.crop_peers import LITDATA, LITDATA_WINDOWS, MOSAICML, PEERS
@@ -22,29 +22,29 @@ from benchmarks.table import Row, Table
 
 UNIT = "crops/s"
 
-# What several processes read by; the other ways would only make the table long.
-_IN_PROCESSES = tuple(way.name for way in (SEED, OURS, MEMMAP, WAV, MOSAICML, LITDATA, LITDATA_WINDOWS))
+# Loaders that are measured with several processes; more would make the table too long.
+_IN_PROCESSES = tuple(loader.name for loader in (NOTEBOOK, OURS, MEMMAP, WAV, MOSAICML, LITDATA, LITDATA_WINDOWS))
 
 
 @dataclass(frozen=True, kw_only=True)
 class WideLayout(CropLayout):
-    """Full bandwidth, all stems."""
+    """Full bandwidth and all stems."""
 
     sample_rate: Annotated[int, Ge(4000)] = 44100
     """Samples per second."""
     channels: Literal[1, 2] = 2
     """Channels of every stem."""
     stems: Annotated[tuple[Stem, ...], MinLen(1)] = ("mixture", "vocals", "drums", "bass", "other")
-    """Stems of a track, all of which are in every crop."""
+    """Stems of a track, all of them in every crop."""
     tracks: Annotated[int, Ge(1)] = 2
     """Number of tracks."""
     track_seconds: Annotated[float, Ge(2.0)] = 120.0
-    """Length of a track; the seed's record of one takes 1.8 MB a second, and several times that in memory."""
+    """Length of a track; the notebook's record takes 1.8 MB per second, and several times that in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryLayout(CropLayout):
-    """Many tracks, of which few may be mapped at once."""
+    """Many tracks, of which only a few may be mapped at a time."""
 
     tracks: Annotated[int, Ge(1)] = 40
     """Number of tracks."""
@@ -52,7 +52,7 @@ class MemoryLayout(CropLayout):
 
 @dataclass(frozen=True, kw_only=True)
 class CropsBenchmark:
-    """Which crops are read, and for how long."""
+    """Configuration of the crop benchmark."""
 
     tables: Annotated[tuple[Literal["narrow", "processes", "wide", "memory"], ...], MinLen(1)] = (
         "narrow",
@@ -60,38 +60,38 @@ class CropsBenchmark:
         "wide",
         "memory",
     )
-    """What is measured: two layouts in one process, the narrow one in several processes, and the memory of a reader."""
+    """Tables to measure: two layouts in one process, the narrow one in several processes, memory of a reader."""
     narrow: CropLayout = field(default_factory=CropLayout)
     """The first table's corpus, also read by several processes."""
     wide: WideLayout = field(default_factory=WideLayout)
     """The second table's corpus."""
     memory: MemoryLayout = field(default_factory=MemoryLayout)
-    """The corpus that a reader with little memory reads."""
+    """The corpus of the memory table."""
     memory_open_shards: Annotated[int, Ge(1)] = 4
-    """Shards that this reader keeps mapped; each of its tracks is one."""
+    """Shards that the reader of the memory table keeps mapped; each track is one shard."""
     crop_seconds: Annotated[float, Gt(0.0)] = 1.0
     """Length of a crop."""
     batch: Annotated[int, Ge(1)] = 16
-    """Crops read by one call, where there is such a call."""
+    """Crops per batch."""
     processes: tuple[Annotated[int, Ge(1)], ...] = (1, 2, 4)
-    """Numbers of processes that read at the same time."""
+    """Numbers of simultaneous reader processes."""
     rounds: Annotated[int, Ge(1)] = 9
-    """Rounds in which all ways take turns; the median counts."""
+    """Rounds in which all loaders take turns; the median is reported."""
     round_seconds: Annotated[float, Gt(0.0)] = 0.3
-    """Shortest time of one way in one round."""
+    """Minimum time of one loader in one round."""
     clock: Literal["wall", "cpu"] = "wall"
-    """wall: crops per second. cpu: crops per second that one process computes, on a machine with other work too; the
-    table of several processes goes by the wall all the same."""
+    """wall: crops per second. cpu: crops per second of CPU time, for a machine with other load; the table of several
+    processes always uses wall time."""
     peers: bool = True
-    """Measure other libraries as well, where they are installed: requirements-benchmark.txt names them."""
+    """Also measure other libraries if they are installed (requirements-benchmark.txt)."""
     folder: str = ""
-    """Where the corpora are written for the while, several GiB; by default where the system keeps temporary files."""
+    """Folder for temporary corpora of several GiB; default: the system's temporary folder."""
     seed: Annotated[int, Ge(0)] = 0
-    """Which crops are drawn."""
+    """Random seed of the crops."""
 
 
 def run(config: CropsBenchmark) -> Sequence[Table]:
-    """Measure everything; what is written on the way is deleted in the end."""
+    """Measure all tables; temporary files are deleted."""
     measures = {
         "narrow": (config.narrow, _one_process),
         "processes": (config.narrow, _many_processes),
@@ -109,61 +109,63 @@ def run(config: CropsBenchmark) -> Sequence[Table]:
 
 
 def _one_process(config: CropsBenchmark, corpus: CropCorpus) -> Table:
-    ways = _ways(config)
-    usable = _write(ways, corpus)
-    readers = {way.name: CropReader(way, corpus, batch=config.batch, seed=config.seed) for way in usable}
+    loaders = _loaders(config)
+    usable = _write(loaders, corpus)
+    readers = {loader.name: CropReader(loader, corpus, batch=config.batch, seed=config.seed) for loader in usable}
     clock = {"wall": time.perf_counter, "cpu": time.process_time}[config.clock]
     measures = {name: partial(rate, reader.read, config.round_seconds, clock) for name, reader in readers.items()}
     rates = interleaved(measures, rounds=config.rounds)
     rows = [
         Row(
-            way=way.name,
-            rate=rates.get(way.name, math.nan),
+            method=loader.name,
+            rate=rates.get(loader.name, math.nan),
             columns={
-                "of memmap": rates.get(way.name, math.nan) / rates[MEMMAP.name],
-                "starts": f"not installed: {', '.join(way.missing)}" if way.missing else way.starts,
+                "of memmap": rates.get(loader.name, math.nan) / rates[MEMMAP.name],
+                "starts": f"not installed: {', '.join(loader.missing)}" if loader.missing else loader.starts,
             },
         )
-        for way in ways
+        for loader in loaders
     ]
     return Table(
         title=f"{_title(config, corpus)}; one process",
         unit=UNIT if config.clock == "wall" else "crops/CPU s",
-        baseline=SEED.name,
+        baseline=NOTEBOOK.name,
         rows=tuple(sorted(rows, key=lambda row: -row.rate if row.rate > 0 else math.inf)),
     )
 
 
 def _many_processes(config: CropsBenchmark, corpus: CropCorpus) -> Table:
-    ways = _write([way for way in _ways(config) if way.name in _IN_PROCESSES], corpus)
+    loaders = _write([loader for loader in _loaders(config) if loader.name in _IN_PROCESSES], corpus)
     count = max(config.processes, default=1)
-    with reader_processes(ways, corpus, count=count, batch=config.batch, seed=config.seed) as processes:
+    with reader_processes(loaders, corpus, count=count, batch=config.batch, seed=config.seed) as processes:
         measures = {
-            _with_count(way.name, count): partial(processes.rate, way.name, count=count, seconds=config.round_seconds)
-            for way in ways
+            _with_count(loader.name, count): partial(
+                processes.rate, loader.name, count=count, seconds=config.round_seconds
+            )
+            for loader in loaders
             for count in config.processes
         }
         rates = interleaved(measures, rounds=config.rounds)
     fewest = min(config.processes)
     rows = [
         Row(
-            way=_with_count(way.name, count),
-            rate=rates[_with_count(way.name, count)],
-            columns={f"of {fewest}": rates[_with_count(way.name, count)] / rates[_with_count(way.name, fewest)]},
+            method=_with_count(loader.name, count),
+            rate=rates[_with_count(loader.name, count)],
+            columns={f"of {fewest}": rates[_with_count(loader.name, count)] / rates[_with_count(loader.name, fewest)]},
         )
-        for way in ways
+        for loader in loaders
         for count in config.processes
     ]
     return Table(
         title=f"{_title(config, corpus)}; several processes at once",
         unit=UNIT,
-        baseline=_with_count(SEED.name, fewest),
+        baseline=_with_count(NOTEBOOK.name, fewest),
         rows=tuple(rows),
     )
 
 
 def _memory(config: CropsBenchmark, corpus: CropCorpus) -> Table:
-    """The curve of one reader that reads far more than it may keep mapped."""
+    """Measure the memory of a reader that reads far more than it keeps mapped."""
     count = config.memory_open_shards
     points = watch_reader(corpus, open_shards=count, batch=config.batch, seed=config.seed)
     highest = max(point.resident for point in points)
@@ -186,28 +188,28 @@ def _memory_row(point: MemoryPoint, highest: int) -> Row:
         "resident MiB": point.resident / MIB,
         "curve": ("#" * round(24 * point.private / highest)).ljust(round(24 * point.resident / highest), "-"),
     }
-    return Row(way=_after(point), rate=point.crops_per_second, columns=columns)
+    return Row(method=_after(point), rate=point.crops_per_second, columns=columns)
 
 
 def _after(point: MemoryPoint) -> str:
     return f"after {point.read / MIB:.0f} MiB"
 
 
-def _ways(config: CropsBenchmark) -> tuple[Way, ...]:
-    return (*OWN_WAYS, *PEERS) if config.peers else OWN_WAYS
+def _loaders(config: CropsBenchmark) -> tuple[CropLoader, ...]:
+    return (*BASELINES, *PEERS) if config.peers else BASELINES
 
 
-def _write(ways: Sequence[Way], corpus: CropCorpus) -> list[Way]:
-    """Write what each way reads; gives those that can be used here."""
-    usable = [way for way in ways if not way.missing]
-    for way in usable:
-        if way.write is not None:
-            way.write(corpus)
+def _write(loaders: Sequence[CropLoader], corpus: CropCorpus) -> list[CropLoader]:
+    """Write the files of each loader and return the loaders that can be used here."""
+    usable = [loader for loader in loaders if not loader.missing]
+    for loader in usable:
+        if loader.write is not None:
+            loader.write(corpus)
     return usable
 
 
-def _with_count(way: str, count: int) -> str:
-    return f"{way} x {count}"
+def _with_count(loader: str, count: int) -> str:
+    return f"{loader} x {count}"
 
 
 def _title(config: CropsBenchmark, corpus: CropCorpus) -> str:

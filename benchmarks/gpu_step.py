@@ -1,8 +1,8 @@
-"""A training step on a GPU: the notebook's at its own batch, and the corrected step at the best batch.
+"""A training step on a GPU: the notebook's with its own batch size, and the corrected step with several.
 
-Ours is timed as the trainer makes it with `method.precision`, through torch.compile, and as one CUDA graph. The graph
-holds the whole step but for what asks the processor something: it does not skip a step that is not finite, does not
-clip, and shuffles phases by the same shifts each time.
+The corrected step is timed as in training with `method.precision=bf16`, with torch.compile, and as one CUDA graph. The
+graph contains the whole step except operations that synchronise with the CPU: it does not skip non-finite steps, does
+not clip gradients, and uses the same phase shifts each time.
 """
 
 import math
@@ -34,23 +34,23 @@ Step = Callable[[Batch], object]
 
 
 def gpu_tables(*, width: int, batches: Sequence[int], steps: int, peak_tflops: float | None) -> list[Table]:
-    """One table for this process's GPU; a way that fails there, for memory or otherwise, has no rate and says why."""
+    """Return a table for this process's GPU; a method that fails has no rate and shows the error."""
     peak = peak_tflops or _known_peak(torch.cuda.get_device_name())
     few = random_batch(2, device="cuda")
     rows = []
     flops = gigaflops_per_crop(_notebook(width, tf32=False), few)
     for name, tf32 in ((BASELINE, False), ("notebook, TF32, batch 10", True)):
         rows.append(_measured(name, partial(_notebook, width, tf32=tf32), NOTEBOOK_BATCH, steps, peak, flops))
-    # Counted on plain modules: compiled ones show no operations.
+    # Counted on uncompiled modules, because compiled ones show no operations.
     flops = gigaflops_per_crop(_corrected(width).step, few)
     for batch_size in batches:
-        for name, build in _own_ways(width).items():
+        for name, build in _own_methods(width).items():
             rows.append(_measured(f"{name}, batch {batch_size}", build, batch_size, steps, peak, flops))
     title = f"One training step on {torch.cuda.get_device_name()}; corrected steps in bfloat16 and TF32"
     return [Table(title=title, unit=UNIT, baseline=BASELINE, rows=tuple(rows))]
 
 
-def _own_ways(width: int) -> dict[str, Callable[[], Step]]:
+def _own_methods(width: int) -> dict[str, Callable[[], Step]]:
     return {
         "corrected": lambda: _corrected(width).step,
         "corrected, compiled": lambda: _corrected(width, wrap=compiled).step,
@@ -74,9 +74,9 @@ def _notebook(width: int, *, tf32: bool) -> Step:
 
 
 def _measured(name: str, build: Callable[[], Step], batch_size: int, steps: int, peak: float, flops: float) -> Row:
-    """Build, warm up, then time `steps` steps together, from idle to idle."""
+    """Build a step, warm up, and time `steps` steps together, with synchronisation before and after."""
     try:
-        # Compiled again for this batch: what was seen of others would make its size a variable.
+        # Compile again for this batch size instead of using a dynamic shape.
         torch.compiler.reset()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -90,10 +90,10 @@ def _measured(name: str, build: Callable[[], Step], batch_size: int, steps: int,
         torch.cuda.synchronize()
         rate = steps * batch_size / (time.perf_counter() - began)
     except RuntimeError as problem:
-        return Row(way=name, rate=math.nan, columns={"failed": " ".join(str(problem).split())[:60]})
+        return Row(method=name, rate=math.nan, columns={"failed": " ".join(str(problem).split())[:60]})
     gibibytes = torch.cuda.max_memory_allocated() / 2**30
-    share = 100 * rate * flops / 1e3 / peak
-    return Row(way=name, rate=rate, columns={"GFLOP/crop": flops, "% of bf16 peak": share, "GiB": gibibytes})
+    percent = 100 * rate * flops / 1e3 / peak
+    return Row(method=name, rate=rate, columns={"GFLOP/crop": flops, "% of bf16 peak": percent, "GiB": gibibytes})
 
 
 def _known_peak(name: str) -> float:
@@ -101,10 +101,10 @@ def _known_peak(name: str) -> float:
 
 
 class GraphedStep:
-    """The step of a model's recipe, captured at its first call and replayed from then on, always on one batch's memory.
+    """The step of a model's recipe as a CUDA graph, captured at its first call and replayed afterwards.
 
-    Generators and discriminators learn as in `CycleGAN.step` while gradients are finite and shorter than the clipping
-    norm; the model's own optimizers and moving average stay as they are.
+    Weights change as in `CycleGAN.step` as long as gradients are finite and below the clipping norm. The model's own
+    optimizers and moving average are not used.
     """
 
     def __init__(self, model: CycleGAN) -> None:
@@ -141,7 +141,7 @@ class GraphedStep:
         self._batch: Batch | None = None
 
     def __call__(self, batch: Batch) -> None:
-        """Make one step on `batch`; the first call makes some to warm up, and captures one, on a stream of its own."""
+        """Run one step on `batch`; the first call runs warm-up steps and captures one, on a separate stream."""
         if self._graph is None or self._batch is None:
             self._capture(batch)
         else:
@@ -150,7 +150,7 @@ class GraphedStep:
             self._graph.replay()
 
     def eager(self, batch: Batch) -> None:
-        """The same step without a graph: generators first, then discriminators on the same fakes."""
+        """Run the same step without a graph: generators first, then discriminators on the same fakes."""
         config, rng = self._model.config, torch.Generator().manual_seed(0)
         autocast = torch.autocast(self._model.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
         self._generator_optimizer.zero_grad(set_to_none=True)
@@ -167,7 +167,7 @@ class GraphedStep:
         self._discriminator_optimizer.step()
 
     def _capture(self, batch: Batch) -> None:
-        # A copy: what comes later is written over it.
+        # A copy, because later batches are written into it.
         self._batch = replace(batch, mixture=batch.mixture.clone(), target=batch.target.clone())
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())

@@ -1,4 +1,4 @@
-"""Hours of music per hour into shards, from MUSDB18-HQ's wavs and from .stem.mp4, beside a plain musdb loop."""
+"""Hours of music ingested per hour, from MUSDB18-HQ wavs and from .stem.mp4, compared with a plain musdb loop."""
 
 import math
 import resource
@@ -30,37 +30,37 @@ from cyclesep.data.shards.writing import write_track
 UNIT = "hours/h"
 MUSDB, ONE_PROCESS, ON_RAY = "plain musdb loop", "cyclesep, one process", "cyclesep, Ray, all cores"
 
-_COMPOSED_SECONDS = 12.0
+_SONG_SECONDS = 12.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class IngestBenchmark:
-    """Which music is ingested, and into what."""
+    """Configuration of the ingest benchmark."""
 
     sources: tuple[Literal["wav", "stem.mp4"], ...] = ("wav", "stem.mp4")
-    """wav: folders as MUSDB18-HQ has them; stem.mp4: as MUSDB18 has them, here lossless (ALAC)."""
+    """wav: folders as in MUSDB18-HQ; stem.mp4: files as in MUSDB18, here lossless (ALAC)."""
     tracks: Annotated[int, Ge(1)] = 4
     """Number of tracks, each of five stereo stems at 44.1 kHz."""
     track_seconds: Annotated[float, Ge(12.0)] = 120.0
-    """Length of a track, in steps of 12 s, which are composed once and repeated."""
+    """Length of a track, rounded up to multiples of 12 s, which are synthesised once and repeated."""
     sample_rate: Annotated[int, Ge(4000)] = 44100
     """Samples per second of the shards."""
     channels: Literal[1, 2] = 2
     """Channels of the shards."""
     rounds: Annotated[int, Ge(1)] = 3
-    """Rounds in which all ways take turns; the median counts."""
+    """Rounds in which all methods take turns; the median is reported."""
     folder: str = ""
-    """Where music and shards are written for the while; by default where the system keeps temporary files."""
+    """Folder for temporary music and shards; default: the system's temporary folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RepeatedTrack(SyntheticTrack):
-    """A synthetic song played several times over: long music in little time."""
+    """A synthetic song that is repeated, to get long music quickly."""
 
     times: int
 
     def read(self) -> dict[str, Waveform]:
-        """Mixture and stems, `times` as long."""
+        """Return mixture and stems, `times` as long."""
         return {
             name: Waveform(samples=np.tile(waveform.samples, (1, self.times)), sample_rate=waveform.sample_rate)
             for name, waveform in super().read().items()
@@ -71,11 +71,11 @@ class RepeatedTrack(SyntheticTrack):
 class _Spent:
     seconds: float
     cpu_seconds: float
-    """Of this process and of those it started and waited for."""
+    """Of this process and its finished child processes."""
 
 
 def run(config: IngestBenchmark) -> Sequence[Table]:
-    """Measure every kind of source; what is written on the way is deleted in the end."""
+    """Measure every kind of source; temporary files are deleted."""
     with tempfile.TemporaryDirectory(prefix="cyclesep-ingest-", dir=config.folder or None) as folder, connect():
         return [table for source in config.sources for table in _tables(config, source, Path(folder))]
 
@@ -84,26 +84,26 @@ def _tables(config: IngestBenchmark, source: str, folder: Path) -> list[Table]:
     root = folder / f"music-{source}"
     {"wav": write_musdb_hq, "stem.mp4": write_stem_mp4}[source](_songs(config), root)
     tracks = find_tracks(CorpusConfig(kind="musdb18", path=str(root)))
-    hours = config.tracks * _repeats(config) * _COMPOSED_SECONDS / 3600
+    hours = config.tracks * _repeats(config) * _SONG_SECONDS / 3600
     new_folders = (folder / f"{source}-{number}" for number in range(10**6))
-    ways: dict[str, Callable[[], object]] = {
+    methods: dict[str, Callable[[], object]] = {
         MUSDB: lambda: musdb_loop(
             root, next(new_folders), is_wav=source == "wav", sample_rate=config.sample_rate, channels=config.channels
         ),
         ONE_PROCESS: lambda: _ingest_here(tracks, _ingest_config(config, root, next(new_folders))),
         ON_RAY: lambda: ingest_songs(_ingest_config(config, root, next(new_folders)), tracks),
     }
-    # Ray starts its workers on first use.
-    ways[ON_RAY]()
-    spent: dict[str, list[_Spent]] = {way: [] for way in ways}
+    # Warm-up: Ray starts its workers on first use.
+    methods[ON_RAY]()
+    spent: dict[str, list[_Spent]] = {method: [] for method in methods}
     for _ in range(config.rounds):
-        for way, ingest in ways.items():
-            spent[way].append(_timed(ingest))
+        for method, ingest in methods.items():
+            spent[method].append(_timed(ingest))
     title = (
         f"{config.tracks} tracks of {hours * 3600 / config.tracks:g} s, five stereo stems at 44.1 kHz, {source}, "
         f"into shards of {config.sample_rate / 1000:g} kHz {'stereo' if config.channels == 2 else 'mono'}"
     )
-    rows = [_row(way, hours, times) for way, times in spent.items()]
+    rows = [_row(method, hours, times) for method, times in spent.items()]
     return [
         Table(title=title, unit=UNIT, baseline=MUSDB, rows=tuple(rows)),
         _stages(tracks, _ingest_config(config, root, next(new_folders)), hours, title),
@@ -111,14 +111,12 @@ def _tables(config: IngestBenchmark, source: str, folder: Path) -> list[Table]:
 
 
 def _songs(config: IngestBenchmark) -> list[RepeatedTrack]:
-    composed = synthetic_tracks(
-        SyntheticConfig(num_train=config.tracks, num_valid=0, num_test=0, seconds=_COMPOSED_SECONDS)
-    )
-    return [RepeatedTrack(**vars(track), times=_repeats(config)) for track in composed]
+    tracks = synthetic_tracks(SyntheticConfig(num_train=config.tracks, num_valid=0, num_test=0, seconds=_SONG_SECONDS))
+    return [RepeatedTrack(**vars(track), times=_repeats(config)) for track in tracks]
 
 
 def _repeats(config: IngestBenchmark) -> int:
-    return math.ceil(config.track_seconds / _COMPOSED_SECONDS)
+    return math.ceil(config.track_seconds / _SONG_SECONDS)
 
 
 def _ingest_config(config: IngestBenchmark, root: Path, output: Path) -> IngestConfig:
@@ -131,7 +129,7 @@ def _ingest_config(config: IngestBenchmark, root: Path, output: Path) -> IngestC
 
 
 def _ingest_here(tracks: Sequence[Track], config: IngestConfig) -> None:
-    """What Ray's tasks do, one after the other in this process."""
+    """Run the work of Ray's tasks one by one in this process."""
     Path(config.output).mkdir()
     output = open_output(config.output)
     for track in tracks:
@@ -149,18 +147,18 @@ def _cpu_seconds() -> float:
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
-def _row(way: str, hours: float, times: Sequence[_Spent]) -> Row:
-    """The rate by the clock; per core by CPU time, or for Ray, whose workers' CPU time is not told, by their number."""
+def _row(method: str, hours: float, times: Sequence[_Spent]) -> Row:
+    """Make a row: rate by wall time; per core by CPU time, or for Ray by the number of cores."""
     rate = statistics.median(hours * 3600 / spent.seconds for spent in times)
-    if way == ON_RAY:
+    if method == ON_RAY:
         per_core = rate / ray.cluster_resources()["CPU"]
     else:
         per_core = statistics.median(hours * 3600 / spent.cpu_seconds for spent in times)
-    return Row(way=way, rate=rate, columns={"per core": per_core})
+    return Row(method=method, rate=rate, columns={"per core": per_core})
 
 
 def _stages(tracks: Sequence[Track], config: IngestConfig, hours: float, title: str) -> Table:
-    """Where the time of one process goes: each stage as if it were all there is."""
+    """Measure each stage of one process alone."""
     spent = {"decode": 0.0, "resample, mix down, check": 0.0, "round, hash, write": 0.0}
     for track in tracks:
         cpu = [_cpu_seconds()]
@@ -181,9 +179,9 @@ def _stages(tracks: Sequence[Track], config: IngestConfig, hours: float, title: 
         for stage, before, after in zip(spent, cpu[:-1], cpu[1:], strict=True):
             spent[stage] += after - before
     total = sum(spent.values())
-    rows = [Row(way="all", rate=hours * 3600 / total, columns={"share": 1.0})]
+    rows = [Row(method="all", rate=hours * 3600 / total, columns={"share": 1.0})]
     rows += [
-        Row(way=stage, rate=hours * 3600 / max(seconds, 1e-9), columns={"share": seconds / total})
+        Row(method=stage, rate=hours * 3600 / max(seconds, 1e-9), columns={"share": seconds / total})
         for stage, seconds in spent.items()
     ]
     return Table(title=f"where one process spends its CPU time: {title}", unit=UNIT, baseline="all", rows=tuple(rows))

@@ -1,4 +1,4 @@
-"""Timing several ways against each other: short rounds in turn, so that whatever else the machine does hits all."""
+"""Timing of several methods in short alternating rounds, so that other load on the machine affects all of them."""
 
 import statistics
 import time
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 
 def interleaved(measures: Mapping[str, Callable[[], float]], *, rounds: int) -> dict[str, float]:
-    """The median over `rounds` rounds of what each measure gives; every round takes all in turn."""
+    """Return the median of each measure over `rounds` rounds; every round calls all measures in turn."""
     found: dict[str, list[float]] = {name: [] for name in measures}
     for _ in range(rounds):
         for name, measure in measures.items():
@@ -15,7 +15,7 @@ def interleaved(measures: Mapping[str, Callable[[], float]], *, rounds: int) -> 
 
 
 def rate(work: Callable[[], int], seconds: float, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Work per second of `clock`, over at least `seconds` and one call of `work`, which gives how much it did."""
+    """Return work per second of `clock`, over at least `seconds` and one call; `work` returns the amount done."""
     done, began = 0, clock()
     while True:
         done += work()

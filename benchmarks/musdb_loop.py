@@ -1,4 +1,4 @@
-"""The script that anyone would write: musdb reads, protobuf and LMDB keep. It checks, hashes and resumes nothing."""
+"""A plain ingest script: read with musdb, write with protobuf and LMDB, without checks, hashes or resuming."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ _NAMES = ("vocals", "drums", "bass", "other")
 
 
 def musdb_loop(root: Path, output: Path, *, is_wav: bool, sample_rate: int, channels: int) -> None:
-    """Write `output`/*.lmdb, one for each track of the MUSDB18 folder `root`: the same samples as cyclesep's ingest."""
+    """Write `output`/*.lmdb, one per track of the MUSDB18 folder `root`, with the same samples as cyclesep's ingest."""
     output.mkdir(parents=True)
     database = musdb.DB(root=str(root), is_wav=is_wav, setup_file="setup.yaml", subsets=["train"])
     for number, track in enumerate(database):

@@ -1,8 +1,9 @@
-"""The training step of the notebook that this project descends from, written anew as the baseline of `step`.
+"""The training step of the original notebook, reimplemented as the baseline of the step benchmark.
 
-It does what the notebook did, in its order and with its waste: three nets' gradients cleared and their `requires_grad`
-flags set before each of three updates, four passes through the discriminators whose losses reach no weight, nearest
-up-sampling followed by a convolution of 25 taps at the full rate, Adam as torch makes it without being asked.
+It performs the same operations in the same order, including unnecessary ones: gradients of three networks are cleared
+and their `requires_grad` flags set before each of three updates, four discriminator passes have losses that reach no
+weight, nearest-neighbour up-sampling is followed by a convolution of 25 taps at the full rate, and Adam has torch's
+default implementation.
 """
 
 from collections.abc import Iterable
@@ -19,7 +20,7 @@ NUM_BLOCKS = 8
 
 
 class NotebookStep:
-    """One generator, two discriminators, three optimizers; `step` advances all of them by one batch of pairs."""
+    """One generator, two discriminators and three optimizers; `step` updates all of them with one paired batch."""
 
     def __init__(self, *, width: int, device: torch.device, bfloat16: bool = False) -> None:
         self.generator = NotebookGenerator(width).to(device)
@@ -54,7 +55,7 @@ class NotebookStep:
         return {"discriminator_1": loss_d1.detach(), "discriminator_2": loss_d2.detach(), "generator": loss_g.detach()}
 
     def _prepare(self, trained: nn.Module) -> None:
-        """Clear the gradients of all nets, then let one of them have gradients and the others none."""
+        """Clear the gradients of all networks, and enable gradients for one of them only."""
         for net in self.networks():
             net.zero_grad()
         for net in self.networks():
@@ -64,11 +65,11 @@ class NotebookStep:
             parameter.requires_grad = True
 
     def networks(self) -> Iterable[nn.Module]:
-        """The generator, then the discriminators of targets and of mixtures."""
+        """Return the generator, then the discriminators of targets and of mixtures."""
         return self.generator, self.target_discriminator, self.mixture_discriminator
 
     def optimizers(self) -> Iterable[torch.optim.Optimizer]:
-        """One for each of the networks, in their order."""
+        """Return the optimizers in the order of the networks."""
         return self.optimizer_g, self.optimizer_d1, self.optimizer_d2
 
     def _discriminator_loss(self, net: nn.Module, real_signal: Tensor, fake_signal: Tensor) -> Tensor:
@@ -76,7 +77,7 @@ class NotebookStep:
         return _relativistic(real, fake)
 
     def _generator_loss(self, mixture: Tensor, single: Tensor, generated: Tensor, new_mixture: Tensor) -> Tensor:
-        # `generated` was made while the generator was frozen: only the cycle term has a graph.
+        # `generated` was computed while the generator was frozen, so only the cycle term has a graph.
         identity = functional.l1_loss(generated, single)
         adversarial = _relativistic(self.target_discriminator(generated), self.target_discriminator(single))
         adversarial += _relativistic(self.mixture_discriminator(new_mixture), self.mixture_discriminator(mixture))
@@ -85,7 +86,7 @@ class NotebookStep:
 
 
 class NotebookGenerator(nn.Module):
-    """Windows `(batch, 1, 16384)` to windows of that shape."""
+    """Maps windows `(batch, 1, 16384)` to windows of the same shape."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -107,7 +108,7 @@ class NotebookGenerator(nn.Module):
 
 
 class NotebookDiscriminator(nn.Module):
-    """Windows `(batch, 1, 16384)` to one logit each; its phase shuffle never ran, so there is none."""
+    """Maps windows `(batch, 1, 16384)` to one logit each; without phase shuffle, which the notebook never applied."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""One training run of the recipes benchmark, in this process: write the songs, train, separate and score."""
+"""A training run of the recipe benchmark in this process: write the songs, train, separate and score."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,25 +31,25 @@ SAMPLE_RATE = 16000
 SEGMENT_SECONDS = 4.0
 ORACLE: OracleMask = "IRM2"
 METRICS = ("SDR", "SIR", "SAR", "SI-SDR")
-# Steps that are timed to learn how many fit into the budget, after two that warm up.
+# Steps that are timed, after two warm-up steps, to estimate how many fit into the budget.
 TIMED_STEPS = 4
 WINDOW = SeparationConfig(device="cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeRun:
-    """One row of the benchmark before it has run."""
+    """The settings of one row of the benchmark."""
 
-    cyclegan: Mapping[str, Any]
-    """What differs from the defaults of `MethodConfig`."""
+    method: Mapping[str, Any]
+    """Settings that differ from the defaults of `MethodConfig`."""
     pairing: Literal["paired", "unpaired", "semi_supervised"]
-    judged_share: float = 1.0
-    """The last share of the steps in which discriminators take part."""
+    adversarial_fraction: float = 1.0
+    """Fraction of the steps, at the end of the run, in which adversarial terms are used."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _InMemory:
-    """A trained separator as `separate_waveform` takes it."""
+    """A trained separator for `separate_waveform`."""
 
     module: nn.Module
     targets: tuple[str, ...]
@@ -58,7 +58,7 @@ class _InMemory:
 
 
 def write_songs(folder: Path, tracks: Iterable[Track]) -> None:
-    """Write songs as mono shards of 16 kHz."""
+    """Write songs as mono shards at 16 kHz."""
     records = []
     for track in tracks:
         prepared = prepare(track.read(), sample_rate=SAMPLE_RATE, channels=1)
@@ -78,24 +78,24 @@ def write_songs(folder: Path, tracks: Iterable[Track]) -> None:
 def train(
     run: RecipeRun, reader: ShardReader, crops: CropConfig, *, seed: int, steps: int | None, cpu_seconds: float
 ) -> tuple[nn.Module, dict[str, float]]:
-    """Train for `steps`, or for as many as fit into `cpu_seconds`; gives the averaged separator and what it cost."""
+    """Train for `steps`, or as many as fit into `cpu_seconds`; return the averaged separator and its cost."""
     crops = settings.replace(crops, _pairing(run, len(reader.manifest.split("train"))))
     if steps is None:
         steps = max(1, round(cpu_seconds / _seconds_per_step(run, reader, crops, seed)))
-    model = _model(run, seed=seed, num_steps=steps, judged_from=round((1 - run.judged_share) * steps))
+    model = _model(run, seed=seed, num_steps=steps, adversarial_start=round((1 - run.adversarial_fraction) * steps))
     began = time.process_time()
     for batch in CropStream(reader, crops, targets=[TARGET], seed=seed, num_steps=steps):
         model.step(batch)
-    spent = time.process_time() - began
+    seconds = time.process_time() - began
     return model.ema_separator, {
         "steps": float(steps),
-        "CPU s": spent,
+        "CPU s": seconds,
         "parameters": float(sum(parameter.numel() for parameter in model.separator.parameters())),
     }
 
 
 def score_separator(separator: nn.Module, reader: ShardReader) -> dict[str, float]:
-    """Scores of a separator on the test songs."""
+    """Return the scores of a separator on the test songs."""
     loaded = _InMemory(module=separator, targets=(TARGET,), sample_rate=SAMPLE_RATE, channels=1)
     return _scores(
         (name, stems, separate_waveform(loaded, stems[MIXTURE], WINDOW)) for name, stems in songs_to_score(reader)
@@ -103,14 +103,14 @@ def score_separator(separator: nn.Module, reader: ShardReader) -> dict[str, floa
 
 
 def score_mixture(reader: ShardReader) -> dict[str, float]:
-    """Scores of the untouched mixture on the test songs."""
+    """Return the scores of the mixture on the test songs."""
     return _scores(
         (name, stems, mixture_as_estimate(stems[MIXTURE], (TARGET,))) for name, stems in songs_to_score(reader)
     )
 
 
 def score_oracle(reader: ShardReader) -> dict[str, float]:
-    """Scores of an ideal mask on the test songs."""
+    """Return the scores of an ideal mask on the test songs."""
     return _scores((name, stems, separate_by_oracle(ORACLE, stems)) for name, stems in songs_to_score(reader))
 
 
@@ -118,7 +118,7 @@ REFERENCES = {"mixture": score_mixture, f"oracle {ORACLE}": score_oracle}
 
 
 def songs_to_score(reader: ShardReader) -> Iterator[tuple[str, dict[str, Waveform]]]:
-    """Name, mixture, target and accompaniment of each test song."""
+    """Yield name and mixture, target and accompaniment of each test song."""
     for track in reader.manifest.split("test"):
         samples = dict(zip(track.stems, reader.read(track, track.stems, 0, track.num_samples), strict=True))
         parts = {MIXTURE: samples[MIXTURE], TARGET: samples[TARGET], ACCOMPANIMENT: samples[MIXTURE] - samples[TARGET]}
@@ -132,29 +132,29 @@ def songs_to_score(reader: ShardReader) -> Iterator[tuple[str, dict[str, Wavefor
 
 
 def _pairing(run: RecipeRun, num_tracks: int) -> dict[str, Any]:
-    """Semi-supervised runs have the stems of a quarter of the songs."""
+    """Return the crop settings; semi-supervised runs use the stems of a quarter of the songs."""
     if run.pairing != "semi_supervised":
         return {"pairing": run.pairing}
     return {"pairing": run.pairing, "num_paired_tracks": max(1, num_tracks // 4)}
 
 
-def _model(run: RecipeRun, *, seed: int, num_steps: int, judged_from: int) -> CycleGAN:
-    config = settings.build(MethodConfig, {**run.cyclegan, "adversarial_start_step": judged_from})
+def _model(run: RecipeRun, *, seed: int, num_steps: int, adversarial_start: int) -> CycleGAN:
+    config = settings.build(MethodConfig, {**run.method, "adversarial_start_step": adversarial_start})
     return CycleGAN(config, targets=[TARGET], channels=1, sample_rate=SAMPLE_RATE, num_steps=num_steps, seed=seed)
 
 
 def _seconds_per_step(run: RecipeRun, reader: ShardReader, crops: CropConfig, seed: int) -> float:
-    """Processor seconds of a step, reading included, with discriminators in their share of the steps."""
-    judged = _timed(run, reader, crops, seed, judged_from=0)
-    if run.judged_share == 1:
-        return judged
-    plain = _timed(run, reader, crops, seed, judged_from=TIMED_STEPS + 2)
-    return run.judged_share * judged + (1 - run.judged_share) * plain
+    """Estimate the mean CPU seconds of a step, including reading, with adversarial terms in part of the steps."""
+    adversarial = _timed(run, reader, crops, seed, adversarial_start=0)
+    if run.adversarial_fraction == 1:
+        return adversarial
+    plain = _timed(run, reader, crops, seed, adversarial_start=TIMED_STEPS + 2)
+    return run.adversarial_fraction * adversarial + (1 - run.adversarial_fraction) * plain
 
 
-def _timed(run: RecipeRun, reader: ShardReader, crops: CropConfig, seed: int, *, judged_from: int) -> float:
-    """Processor seconds of a step of a model that is thrown away."""
-    model = _model(run, seed=seed, num_steps=TIMED_STEPS + 2, judged_from=judged_from)
+def _timed(run: RecipeRun, reader: ShardReader, crops: CropConfig, seed: int, *, adversarial_start: int) -> float:
+    """Return the CPU seconds of a step, measured with a temporary model."""
+    model = _model(run, seed=seed, num_steps=TIMED_STEPS + 2, adversarial_start=adversarial_start)
     began = 0.0
     for number, batch in enumerate(CropStream(reader, crops, targets=[TARGET], seed=seed, num_steps=TIMED_STEPS + 2)):
         if number == 2:
@@ -166,7 +166,7 @@ def _timed(run: RecipeRun, reader: ShardReader, crops: CropConfig, seed: int, *,
 def _scores(
     estimated: Iterator[tuple[str, Mapping[str, Waveform], Mapping[str, Waveform]]],
 ) -> dict[str, float]:
-    """Each metric of the target: its median over frames, then over songs (SI-SDR: over songs)."""
+    """Return each metric of the target: median over frames, then over songs (SI-SDR: over songs)."""
     references = (TARGET, ACCOMPANIMENT)
     with torch.no_grad():
         scores = [

@@ -1,4 +1,4 @@
-"""What more workers bring to a training run: the same run of `cyclesep train`, gradients reduced over Ray's workers."""
+"""Speed of a training run with more workers: the same run of `cyclesep train` on several Ray Train workers."""
 
 import statistics
 import tempfile
@@ -21,7 +21,7 @@ from cyclesep.training.config import TrainConfig
 from cyclesep.training.fit import fit
 
 UNIT = "crops/s"
-# Of a run, before its speed counts: the first steps warm caches and threads up.
+# Fraction of a run that is not timed, while caches and threads warm up.
 _WARM_UP = 1 / 3
 
 
@@ -31,55 +31,55 @@ def _run() -> TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScalingBenchmark:
-    """Which run, and on how many workers."""
+    """Configuration of the scaling benchmark."""
 
     workers: Annotated[tuple[Annotated[int, Gt(0)], ...], MinLen(1)] = (1, 2)
-    """Numbers of DDP workers; the others are compared with the first."""
+    """Numbers of DDP workers; the first is the baseline."""
     rounds: Annotated[int, Gt(0)] = 3
-    """Times that each run is made, in turns; the median counts."""
+    """Repetitions of each run, in turns; the median is reported."""
     shards: str = ""
-    """Shards that are trained on; by default 24 synthetic songs of 12 s."""
+    """Shards to train on; default: 24 synthetic songs of 12 s."""
     songs: SyntheticConfig = field(
         default_factory=lambda: SyntheticConfig(num_train=24, num_valid=2, num_test=0, seconds=12.0)
     )
-    """Synthetic songs, where no shards are given."""
+    """Synthetic songs, used if no shards are specified."""
     train: TrainConfig = field(default_factory=_run)
-    """The run; the speed of its first third of steps does not count."""
+    """The training run; its first third of steps is not timed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Speed:
-    """Medians over the seconds of a run."""
+    """Medians over the logged intervals of a run."""
 
     crops_per_second: float
     data_wait: float
 
 
 def run(config: ScalingBenchmark) -> Sequence[Table]:
-    """One table with the batch shared among workers, one with a batch for each worker.
+    """Return one table with the batch shared among workers and one with a fixed batch per worker.
 
-    Raises ConfigError for a run that is too short to have a speed, and what `fit` raises.
+    Raises ConfigError if the run is too short to be timed, and the errors of `fit`.
     """
     batch, first = config.train.crops.batch_size, config.workers[0]
     shared = dict.fromkeys(config.workers, batch)
     each = {number: batch * number // first for number in config.workers}
-    plans = dict.fromkeys([*shared.items(), *each.items()])
-    found: dict[tuple[int, int], list[_Speed]] = {plan: [] for plan in plans}
+    setups = dict.fromkeys([*shared.items(), *each.items()])
+    found: dict[tuple[int, int], list[_Speed]] = {setup: [] for setup in setups}
     with tempfile.TemporaryDirectory() as folder, connect():
-        shards = config.shards or _composed(Path(folder) / "songs", config.songs)
+        shards = config.shards or _write_songs(Path(folder) / "songs", config.songs)
         for number in range(config.rounds):
-            for plan in plans:
-                name = f"workers-{plan[0]}-batch-{plan[1]}-round-{number}"
+            for setup in setups:
+                name = f"workers-{setup[0]}-batch-{setup[1]}-round-{number}"
                 train = replace(config.train, shards=shards, output_dir=folder, name=name)
-                found[plan].append(_measured(train, *plan))
-    told = f"{config.train.steps} steps of `cyclesep train` ({config.train.method.recipe})"
+                found[setup].append(_measured(train, *setup))
+    description = f"{config.train.steps} steps of `cyclesep train` ({config.train.method.recipe})"
     return [
-        _table(f"{told}, a batch of {batch} crops shared among workers", shared, found),
-        _table(f"{told}, {batch // first} crops for each worker", each, found),
+        _table(f"{description}, a batch of {batch} crops shared among workers", shared, found),
+        _table(f"{description}, {batch // first} crops for each worker", each, found),
     ]
 
 
-def _composed(folder: Path, songs: SyntheticConfig) -> str:
+def _write_songs(folder: Path, songs: SyntheticConfig) -> str:
     folder.mkdir()
     write_songs(folder, synthetic_tracks(songs))
     return str(folder)
@@ -92,25 +92,27 @@ def _measured(train: TrainConfig, workers: int, batch_size: int) -> _Speed:
     report = fit(train, show=False)
     scalars = read_scalars(report.folder)
     rates = scalars.get("perf/crops_per_second", Told())
-    # The last is of what is left of a second.
+    # The last value covers a fraction of a second only.
     counted = [i for i, step in enumerate(rates.steps) if _WARM_UP * train.steps < step < train.steps]
     if not counted:
-        raise ConfigError(f"train.steps={train.steps}: too few to have a speed, which is told once a second; give more")
+        raise ConfigError(
+            f"train.steps={train.steps}: too few to be timed, because speed is logged once a second; increase it"
+        )
     return _Speed(
         crops_per_second=statistics.median(rates.values[i] for i in counted),
         data_wait=statistics.median(scalars["perf/data_wait_fraction"].values[i] for i in counted),
     )
 
 
-def _table(title: str, plans: dict[int, int], found: dict[tuple[int, int], list[_Speed]]) -> Table:
-    first = next(iter(plans))
+def _table(title: str, setups: dict[int, int], found: dict[tuple[int, int], list[_Speed]]) -> Table:
+    first = next(iter(setups))
     rates = {
         number: statistics.median(speed.crops_per_second for speed in found[number, batch])
-        for number, batch in plans.items()
+        for number, batch in setups.items()
     }
     rows = [
         Row(
-            way=_way(number),
+            method=_label(number),
             rate=rates[number],
             columns={
                 "efficiency": rates[number] / rates[first] * first / number,
@@ -118,10 +120,10 @@ def _table(title: str, plans: dict[int, int], found: dict[tuple[int, int], list[
                 "data wait %": 100 * statistics.median(speed.data_wait for speed in found[number, batch]),
             },
         )
-        for number, batch in plans.items()
+        for number, batch in setups.items()
     ]
-    return Table(title=title, unit=UNIT, baseline=_way(first), rows=tuple(rows))
+    return Table(title=title, unit=UNIT, baseline=_label(first), rows=tuple(rows))
 
 
-def _way(workers: int) -> str:
+def _label(workers: int) -> str:
     return f"{workers} worker{'s' if workers > 1 else ''}"

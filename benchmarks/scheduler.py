@@ -1,8 +1,7 @@
-"""What the driver of an evaluation can do for a large catalogue: its own code on made-up tracks, without their audio.
+"""Throughput of the driver of an evaluation for a large catalogue of generated tracks without audio.
 
-Tracks go through the schedule and through Ray as in an evaluation, but what a task does is a stub that answers at once,
-with rows as long as real ones: the rates are the most that one driver can hand out and record, however many machines
-work for it.
+Tracks are scheduled through Ray as in an evaluation, but tasks return immediately, with results as long as real ones.
+The rates are upper bounds of what one driver can schedule and record, independent of the number of machines.
 """
 
 import tempfile
@@ -39,22 +38,22 @@ _Answer = TypeVar("_Answer")
 
 @dataclass(frozen=True, kw_only=True)
 class SchedulerBenchmark:
-    """How large a catalogue, and how large a cluster."""
+    """Configuration of the scheduler benchmark."""
 
     tracks: Annotated[int, Ge(1)] = 10_000
-    """Tracks of the manifest: four minutes of 44.1 kHz stereo, four stems beside the mixture, as in MUSDB18."""
+    """Tracks of the manifest: four minutes of 44.1 kHz stereo, a mixture and four stems, as in MUSDB18."""
     parts: Annotated[int, Ge(1)] = 2_000
-    """Tracks whose results are written, found again and joined."""
-    handed_out: Annotated[int, Ge(1)] = 5_000
-    """Tracks that go through Ray for each size of cluster."""
+    """Tracks whose results are written, found and joined."""
+    scheduled: Annotated[int, Ge(1)] = 5_000
+    """Tracks that are scheduled through Ray for each cluster size."""
     cpus: tuple[Annotated[int, Ge(1)], ...] = (2, 64, 1_000, 10_000)
-    """Sizes of cluster that the schedule is told of; it keeps two tasks for each CPU with Ray."""
+    """Cluster sizes reported to the scheduler, which keeps two tasks per CPU in flight."""
     folder: str = ""
-    """Where manifest and results are written for the while; by default where the system keeps temporary files."""
+    """Folder for temporary files; default: the system's temporary folder."""
 
 
-class _Told(Cluster):
-    """A cluster that is said to have so many CPUs."""
+class _FakeCluster(Cluster):
+    """A cluster that reports a given number of CPUs."""
 
     def __init__(self, cpus: int) -> None:
         self._cpus = cpus
@@ -66,7 +65,7 @@ class _Told(Cluster):
 
 
 class _Stages:
-    """A row for each stage, timed as it runs: resident memory that it leaves behind, and at its peak."""
+    """A row per stage with its time, the resident memory it retains, and its peak memory."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
@@ -80,31 +79,33 @@ class _Stages:
         per_10_000 = 1e4 / num_tracks / 1e6
         columns = {
             "s per 100,000": 1e5 * seconds / num_tracks,
-            "MB held per 10,000": max(0, resident_bytes() - before) * per_10_000,
+            "MB retained per 10,000": max(0, resident_bytes() - before) * per_10_000,
             "MB at the peak": max(0, peak_bytes() - before) * per_10_000,
         }
-        self.rows.append(Row(way=stage, rate=num_tracks / seconds, columns=columns))
+        self.rows.append(Row(method=stage, rate=num_tracks / seconds, columns=columns))
         return answer
 
 
 def run(config: SchedulerBenchmark) -> Sequence[Table]:
-    """One table of what comes before and after the tracks, one of handing them out, by the size of the cluster."""
+    """Return a table of the work before and after the tracks, and one of scheduling them, by cluster size."""
     with tempfile.TemporaryDirectory(dir=config.folder or None) as folder:
         tasks, stages = _before_and_after(config, Path(folder))
     with connect():
-        return [stages, _handing_out(config, tasks)]
+        return [stages, _scheduling(config, tasks)]
 
 
 def _before_and_after(config: SchedulerBenchmark, folder: Path) -> tuple[list[EvaluationTask], Table]:
     shards, results = folder / "shards", Results(folder=StoragePath.of(folder / "output"))
     shards.mkdir()
     stages, number = _Stages(), config.tracks
-    stages.timed("write it (an ingest does)", number, lambda: write_manifest(shards, make_manifest(records(number))))
+    stages.timed(
+        "write the manifest (in ingest)", number, lambda: write_manifest(shards, make_manifest(records(number)))
+    )
     asked = EvaluateConfig(shards=str(shards))
     tracks = stages.timed(READ, number, lambda: find_references(asked))
-    tasks = stages.timed("name what there is to do", number, lambda: make_tasks(asked, results, [SYSTEM], tracks))
+    tasks = stages.timed("make tasks", number, lambda: make_tasks(asked, results, [SYSTEM], tracks))
     some = tasks[: config.parts]
-    stages.timed("keep results (tasks do)", len(some), lambda: _keep(results, some))
+    stages.timed("save results (in tasks)", len(some), lambda: _keep(results, some))
     stages.timed("find results of an earlier run", len(some), lambda: load_finished(results, some))
     outcomes = stages.timed("outcomes", number, lambda: [outcome_of(task) for task in tasks])
     stages.timed("join the frames", len(some), lambda: results.join_scores(task.key for task in some))
@@ -112,7 +113,7 @@ def _before_and_after(config: SchedulerBenchmark, folder: Path) -> tuple[list[Ev
     kilobytes = (shards / MANIFEST_NAME).stat().st_size / number / 1e3
     kept = sum(file.stat().st_size for file in (folder / "output").rglob("*/*") if file.is_file()) / len(some) / 1e3
     title = (
-        f"what one driver does before and after: a manifest of {number:,} tracks ({kilobytes:.1f} kB each), results of "
+        f"work of one driver: a manifest of {number:,} tracks ({kilobytes:.1f} kB each), results of "
         f"{len(some):,} ({kept:.0f} kB each) under one system; a local folder"
     )
     return tasks, Table(title=title, unit=UNIT, baseline=READ, rows=tuple(stages.rows))
@@ -130,26 +131,26 @@ def _write_tables(results: Results, outcomes: Sequence[TrackResult]) -> None:
     results.folder.write_text(SUMMARY, score_display.summary_json(table))
 
 
-def _handing_out(config: SchedulerBenchmark, tasks: Sequence[EvaluationTask]) -> Table:
-    some = tasks[: config.handed_out]
-    # Ray starts its workers on first use.
-    _hand_out(some[:100], cpus=2)
+def _scheduling(config: SchedulerBenchmark, tasks: Sequence[EvaluationTask]) -> Table:
+    some = tasks[: config.scheduled]
+    # Warm-up: Ray starts its workers on first use.
+    _schedule(some[:100], cpus=2)
     rows = []
     for cpus in config.cpus:
         before = time.process_time()
-        seconds = _hand_out(some, cpus=cpus)
+        seconds = _schedule(some, cpus=cpus)
         columns = {"driver's CPU ms per track": 1e3 * (time.process_time() - before) / len(some)}
         columns["s per 100,000"] = 1e5 * seconds / len(some)
-        rows.append(Row(way=f"{cpus:,} CPUs", rate=len(some) / seconds, columns=columns))
-    title = f"{len(some):,} tracks handed out and recorded, by the CPUs that the schedule is told of; tasks do nothing"
-    return Table(title=title, unit=UNIT, baseline=rows[0].way, rows=tuple(rows))
+        rows.append(Row(method=f"{cpus:,} CPUs", rate=len(some) / seconds, columns=columns))
+    title = f"{len(some):,} tracks scheduled and recorded, by number of CPUs; tasks do nothing"
+    return Table(title=title, unit=UNIT, baseline=rows[0].method, rows=tuple(rows))
 
 
-def _hand_out(tasks: Sequence[EvaluationTask], *, cpus: int) -> float:
-    """Seconds until each item has its outcome."""
+def _schedule(tasks: Sequence[EvaluationTask], *, cpus: int) -> float:
+    """Schedule the tasks and return the seconds until all have a result."""
     made: dict[str, TrackResult] = {}
     began = time.perf_counter()
-    scheduler = Scheduler(EvaluateConfig(), tasks, score_function=outcome_of, cluster=_Told(cpus))
+    scheduler = Scheduler(EvaluateConfig(), tasks, score_function=outcome_of, cluster=_FakeCluster(cpus))
     scheduler.run(lambda task, outcome: made.update({task.key.name: outcome}))
     seconds = time.perf_counter() - began
     assert len(made) == len(tasks)

@@ -1,4 +1,4 @@
-"""A catalogue that is made up: records of tracks without audio, and results as long as those of real tracks."""
+"""A generated catalogue: records of tracks without audio, and results as long as those of real tracks."""
 
 from collections.abc import Iterator
 
@@ -16,15 +16,15 @@ STEMS = ("mixture", "vocals", "drums", "bass", "other")
 TARGETS = STEMS[1:]
 SYSTEM = MixtureBaseline(name="mixture", targets=TARGETS)
 
-# Of 16-bit stereo and the fields beside it.
+# Size of 16-bit stereo audio and the other fields.
 _RECORD_BYTES = len(STEMS) * 2 * 2 * SEGMENT_SECONDS * SAMPLE_RATE + 64
-# LMDB's own pages of so large a file.
+# LMDB's index pages of a file of this size.
 _INDEX_BYTES = 65536
 _DIGEST = "0123456789abcdef" * 4
 
 
 def records(number: int) -> Iterator[TrackRecord]:
-    """Records of `number` tracks of a test split, 44.1 kHz stereo, with the levels of each second of each stem."""
+    """Yield records of `number` test tracks, 44.1 kHz stereo, with the level of each second of each stem."""
     rng = np.random.default_rng(0)
     num_segments = SECONDS // SEGMENT_SECONDS
     places = tuple((_INDEX_BYTES + index * _RECORD_BYTES, _RECORD_BYTES) for index in range(num_segments))
@@ -55,7 +55,7 @@ def records(number: int) -> Iterator[TrackRecord]:
 
 
 def frames_of(track: ReferenceTrack) -> TrackScore:
-    """Scores of every second of every target."""
+    """Return scores of every second of every target."""
     rng = np.random.default_rng(1)
     targets = tuple(
         TargetScore(
@@ -79,12 +79,12 @@ def frames_of(track: ReferenceTrack) -> TrackScore:
 
 
 def table_of(task: EvaluationTask) -> ScoreTable:
-    """The frames of one track as an evaluation keeps them."""
+    """Return the frames of one track as saved by an evaluation."""
     return ScoreTable.from_scores(task.system.name, [frames_of(task.track)])
 
 
 def outcome_of(task: EvaluationTask, *_: object) -> TrackResult:
-    """Rows as of a track that was scored; what a task does here."""
+    """Return rows as of a scored track, in place of a real task."""
     rows = tuple(
         TrackRow(
             system=task.system.name,

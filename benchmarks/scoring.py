@@ -1,7 +1,7 @@
-"""How fast a track is scored by BSS Eval v4: cyclesep beside museval, each way in processes of its own.
+"""Speed of BSS Eval v4: cyclesep compared with museval, each method in separate processes.
 
-Rates are tracks per hour of processor time, because scorers run side by side, one per core. `dB off` is the largest
-difference from museval among values up to 60 dB.
+Rates are tracks per hour of CPU time, because scorers run in parallel, one per core. `dB off` is the largest difference
+from museval among values up to 60 dB.
 """
 
 import json
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 from annotated_types import Ge, Le
 
 from benchmarks.scoring_audio import ScoredAudio
@@ -28,7 +27,7 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringBenchmark:
-    """One track of a synthetic song in stereo, scored in several ways."""
+    """Configuration of the scoring benchmark: one synthetic stereo song."""
 
     seconds: Annotated[float, Ge(2.0)] = 240.0
     """Length of the track."""
@@ -37,13 +36,13 @@ class ScoringBenchmark:
     sample_rate: Annotated[int, Ge(1000)] = 44100
     """Samples per second; frames are one second."""
     museval: bool = True
-    """Whether museval is measured as well: about as long as the track, and 5 GB of memory per process for 240 s."""
+    """Also measure museval, which takes about the length of the track and, for 240 s, 5 GB of memory per process."""
     rounds: Annotated[int, Ge(1)] = 3
-    """The fastest of so many counts, museval's only one."""
+    """Repetitions of which the fastest is reported; museval runs once."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Way:
+class _Method:
     name: str
     scorer: str
     pair: bool = False
@@ -52,9 +51,9 @@ class _Way:
 
 
 def run(config: ScoringBenchmark) -> Sequence[Table]:
-    """One table for the stems alone, one with the vocals/accompaniment pair beside them, as in a MUSDB18 evaluation.
+    """Return one table for the stems alone and one with the vocals/accompaniment pair, as in a MUSDB18 evaluation.
 
-    Raises ScoringError if a way fails, such as for want of memory.
+    Raises ScoringError if a method fails, for example because memory is short.
     """
     audio = ScoredAudio.compose(seconds=config.seconds, stems=config.stems, sample_rate=config.sample_rate)
     title = f"BSS Eval v4, {audio.seconds:.0f} s at {config.sample_rate} Hz, {config.stems} stereo stems"
@@ -62,39 +61,38 @@ def run(config: ScoringBenchmark) -> Sequence[Table]:
         audio.save(Path(folder))
         del audio
         return [
-            _table(title, _ways(config, pair=False), config, Path(folder)),
-            _table(f"{title} and vocals/accompaniment", _ways(config, pair=True), config, Path(folder)),
+            _table(title, _methods(config, pair=False), config, Path(folder)),
+            _table(f"{title} and vocals/accompaniment", _methods(config, pair=True), config, Path(folder)),
         ]
 
 
-def _ways(config: ScoringBenchmark, *, pair: bool) -> list[_Way]:
+def _methods(config: ScoringBenchmark, *, pair: bool) -> list[_Method]:
     cores = len(os.sched_getaffinity(0))
-    ways = []
+    methods = []
     if config.museval:
-        ways.append(_Way(name="museval, one thread", scorer="museval", pair=pair))
+        methods.append(_Method(name="museval, one thread", scorer="museval", pair=pair))
     if config.museval and not pair:
-        ways.append(_Way(name=f"museval, {cores} threads", scorer="museval", threads=cores))
-        ways.append(_Way(name=f"museval, {cores} processes", scorer="museval", processes=cores))
-    ways.append(_Way(name="cyclesep, one thread", scorer="cyclesep", pair=pair))
-    ways.append(_Way(name=f"cyclesep, {cores} processes", scorer="cyclesep", pair=pair, processes=cores))
-    ways.append(_Way(name="cyclesep, PyTorch on one thread", scorer="cpu", pair=pair))
-    if torch.cuda.is_available():
-        ways.append(_Way(name="cyclesep, PyTorch on a GPU", scorer="cuda", pair=pair))
-    return ways
+        methods.append(_Method(name=f"museval, {cores} threads", scorer="museval", threads=cores))
+        methods.append(_Method(name=f"museval, {cores} processes", scorer="museval", processes=cores))
+    methods.append(_Method(name="cyclesep, one thread", scorer="cyclesep", pair=pair))
+    methods.append(_Method(name=f"cyclesep, {cores} processes", scorer="cyclesep", pair=pair, processes=cores))
+    return methods
 
 
-def _table(title: str, ways: list[_Way], config: ScoringBenchmark, folder: Path) -> Table:
-    measured = [(way, _measure(way, 1 if way.scorer == "museval" else config.rounds, folder)) for way in ways]
+def _table(title: str, methods: list[_Method], config: ScoringBenchmark, folder: Path) -> Table:
+    measured = [
+        (method, _measure(method, 1 if method.scorer == "museval" else config.rounds, folder)) for method in methods
+    ]
     oracle = np.array(measured[0][1][0]["scores"]) if config.museval else None
     return Table(
         title=title,
         unit=UNIT,
-        baseline=ways[0].name,
-        rows=tuple(_row(way, results, oracle) for way, results in measured),
+        baseline=methods[0].name,
+        rows=tuple(_row(method, results, oracle) for method, results in measured),
     )
 
 
-def _row(way: _Way, results: list[dict[str, Any]], oracle: np.ndarray | None) -> Row:
+def _row(method: _Method, results: list[dict[str, Any]], oracle: np.ndarray | None) -> Row:
     cpu_seconds = float(np.mean([result["cpu_seconds"] for result in results]))
     wall_seconds = max(result["wall_seconds"] for result in results)
     columns: dict[str, float | str] = {
@@ -105,32 +103,32 @@ def _row(way: _Way, results: list[dict[str, Any]], oracle: np.ndarray | None) ->
     }
     if oracle is not None:
         columns["dB off"] = f"{_difference(np.array(results[0]['scores']), oracle):.0e}"
-    return Row(way=way.name, rate=3600 / cpu_seconds, columns=columns)
+    return Row(method=method.name, rate=3600 / cpu_seconds, columns=columns)
 
 
 def _difference(scores: np.ndarray, oracle: np.ndarray) -> float:
-    """The largest among values up to 60 dB; infinite where the NaN frames differ."""
+    """Return the largest difference among values up to 60 dB; infinity if NaN frames differ."""
     if scores.shape != oracle.shape or (np.isnan(scores) != np.isnan(oracle)).any():
         return float("inf")
     compared = oracle <= 60.0
     return float(np.abs(scores[compared] - oracle[compared]).max(initial=0.0))
 
 
-def _measure(way: _Way, rounds: int, folder: Path) -> list[dict[str, Any]]:
-    """What each of the processes of a way, all at once, found."""
-    environment = os.environ | dict.fromkeys(THREADS, str(way.threads))
-    outputs = [folder / f"result-{number}.json" for number in range(way.processes)]
-    pair = "pair" if way.pair else "alone"
-    command = [sys.executable, "-m", "benchmarks.scoring_process", way.scorer, str(folder)]
+def _measure(method: _Method, rounds: int, folder: Path) -> list[dict[str, Any]]:
+    """Run all processes of a method at the same time and return their results."""
+    environment = os.environ | dict.fromkeys(THREADS, str(method.threads))
+    outputs = [folder / f"result-{number}.json" for number in range(method.processes)]
+    pair = "pair" if method.pair else "alone"
+    command = [sys.executable, "-m", "benchmarks.scoring_process", method.scorer, str(folder)]
     running = [
         subprocess.Popen([*command, str(output), pair, str(rounds)], env=environment, stderr=subprocess.PIPE, text=True)
         for output in outputs
     ]
     for process in running:
-        _, told = process.communicate()
+        _, stderr = process.communicate()
         if process.returncode != 0:
-            last = told.strip().splitlines()[-1:] or ["no message"]
+            last = stderr.strip().splitlines()[-1:] or ["no message"]
             raise ScoringError(
-                f"{way.name}: its process ended with {process.returncode} ({last[0]}); try a shorter track: seconds=60"
+                f"{method.name}: exit status {process.returncode} ({last[0]}); try a shorter track: seconds=60"
             )
     return [json.loads(output.read_text()) for output in outputs]

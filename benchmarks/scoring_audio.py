@@ -1,4 +1,4 @@
-"""The audio of the scoring benchmark: one synthetic song and estimates that leak, as files that every way maps."""
+"""Audio of the scoring benchmark: one synthetic song and estimates with leakage, in memory-mapped files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from cyclesep.audio.audio_io import PCM16_SCALE, Waveform, resample
 from cyclesep.data.corpora.composer.track import SyntheticConfig, synthetic_tracks
 
 STEMS = ("vocals", "drums", "bass", "other")
-# Of every other stem and of noise, relative to full scale: SDR, SIR and SAR of 10 to 25 dB, as of good separators.
+# Level of every other stem and of noise relative to full scale: SDR, SIR and SAR of 10 to 25 dB, as of good separators.
 LEAKAGE = 0.1
 NOISE = 0.002
 
@@ -25,7 +25,7 @@ class ScoredAudio:
 
     @classmethod
     def compose(cls, *, seconds: float, stems: int, sample_rate: int) -> "ScoredAudio":
-        """The first `stems` stems of a song in stereo, and estimates with leakage and noise; always the same."""
+        """Return the first `stems` stems of a stereo song, and estimates with leakage and noise; deterministic."""
         (track,) = synthetic_tracks(SyntheticConfig(num_train=0, num_valid=0, num_test=1, seconds=seconds))
         song = track.read()
         references = np.stack([resample(song[name], sample_rate).samples for name in STEMS[:stems]])
@@ -39,12 +39,12 @@ class ScoredAudio:
 
     @classmethod
     def load(cls, folder: Path) -> "ScoredAudio":
-        """What `save` wrote, mapped."""
+        """Memory-map the files written by `save`."""
         references, estimates = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("references", "estimates"))
         return cls(references=references, estimates=estimates, sample_rate=int((folder / "rate").read_text()))
 
     def save(self, folder: Path) -> None:
-        """Write it to `folder`."""
+        """Write the audio to `folder`."""
         np.save(folder / "references.npy", self.references)
         np.save(folder / "estimates.npy", self.estimates)
         (folder / "rate").write_text(str(self.sample_rate))
@@ -54,13 +54,13 @@ class ScoredAudio:
         return float(self.references.shape[2] / self.sample_rate)
 
     def waveforms(self) -> tuple[dict[str, Waveform], dict[str, Waveform]]:
-        """References and estimates by name."""
+        """Return references and estimates by name."""
         both = (self.references, self.estimates)
         first, second = ({name: self._waveform(x) for name, x in zip(STEMS, stems, strict=False)} for stems in both)
         return first, second
 
     def for_museval(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """References and estimates (stems, time, channels) in float64, as musdb reads them."""
+        """Return references and estimates (stems, time, channels) in float64, as musdb reads them."""
         both = (self.references, self.estimates)
         first, second = (np.ascontiguousarray(x.transpose(0, 2, 1), dtype=np.float64) / PCM16_SCALE for x in both)
         return first, second

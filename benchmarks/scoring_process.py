@@ -1,8 +1,8 @@
-"""One way of scoring one track, in a process of its own, so that memory and threads are its own too.
+"""Score one track by one method in a separate process, to measure its memory and threads alone.
 
-`python -m benchmarks.scoring_process WAY FOLDER OUTPUT PAIR ROUNDS`, with the number of BLAS and OpenMP
-threads in the environment, scores the audio in FOLDER and writes a JSON object to OUTPUT: seconds of processor time and
-of the clock (of the fastest of ROUNDS), peak memory in MB above that with the audio loaded, and the scores in dB.
+`python -m benchmarks.scoring_process METHOD FOLDER OUTPUT PAIR ROUNDS`, with the number of BLAS and OpenMP
+threads in the environment, scores the audio in FOLDER and writes a JSON object to OUTPUT: CPU and wall seconds (of the
+fastest of ROUNDS), peak memory in MB above that with the audio loaded, and the scores in dB.
 """
 
 import contextlib
@@ -22,20 +22,20 @@ Scores = list[list[list[float]]]
 """Metrics (SDR, ISR, SIR, SAR), targets, frames."""
 
 
-def main(way: str, folder: Path, output: Path, pair: bool, rounds: int) -> None:
-    """Score by `way`: museval, cyclesep, or a device of PyTorch."""
+def main(method: str, folder: Path, output: Path, pair: bool, rounds: int) -> None:
+    """Score with `method`: museval or cyclesep."""
     audio = ScoredAudio.load(folder)
-    score = _museval(audio, pair) if way == "museval" else _cyclesep(audio, pair, None if way == "cyclesep" else way)
-    del audio  # its pages are mapped and may come and go
+    score = {"museval": _museval, "cyclesep": _cyclesep}[method](audio, pair)
+    del audio  # its memory-mapped pages may be dropped
     before = _peak_mb(reset=True)
     times = []
     for _ in range(rounds):
-        processor, clock = time.process_time(), time.perf_counter()
+        cpu, wall = time.process_time(), time.perf_counter()
         scores = score()
-        times.append((time.process_time() - processor, time.perf_counter() - clock))
+        times.append((time.process_time() - cpu, time.perf_counter() - wall))
     result = {
-        "cpu_seconds": min(spent for spent, _ in times),
-        "wall_seconds": min(passed for _, passed in times),
+        "cpu_seconds": min(cpu for cpu, _ in times),
+        "wall_seconds": min(wall for _, wall in times),
         "peak_mb": _peak_mb() - before,
         "scores": scores,
     }
@@ -43,7 +43,7 @@ def main(way: str, folder: Path, output: Path, pair: bool, rounds: int) -> None:
 
 
 def _museval(audio: ScoredAudio, pair: bool) -> Callable[[], Scores]:
-    """As `museval.eval_mus_track` does: the stems, then vocals and accompaniment."""
+    """Score as `museval.eval_mus_track` does: the stems, then vocals and accompaniment."""
     import museval  # a second to import
 
     references, estimates = audio.for_museval()
@@ -60,28 +60,26 @@ def _museval(audio: ScoredAudio, pair: bool) -> Callable[[], Scores]:
     return score
 
 
-def _cyclesep(audio: ScoredAudio, pair: bool, device: str | None) -> Callable[[], Scores]:
+def _cyclesep(audio: ScoredAudio, pair: bool) -> Callable[[], Scores]:
     from cyclesep.metrics import score_track
 
     references, estimates = audio.waveforms()
 
     def score() -> Scores:
-        track = score_track(references, estimates, derive_accompaniment=pair, device=device)
+        track = score_track(references, estimates, derive_accompaniment=pair)
         by_metric: Any = zip(*(target.frame_metrics().values() for target in track.targets), strict=True)
         return [[frames.tolist() for frames in targets] for targets in by_metric]
 
-    if device not in (None, "cpu"):
-        score()  # a device starts slowly once a process
     return score
 
 
 def _peak_mb(*, reset: bool = False) -> float:
-    """The most memory that this process has held, of late where the system forgets at request, else ever."""
+    """Return the peak resident memory in MB, since the last reset if the system supports resetting it."""
     clear, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if reset:
-        # Where it is forbidden the peak of loading the audio stands.
+        # If resetting is not permitted, the peak includes loading the audio.
         with contextlib.suppress(OSError):
             clear.write_text("5")
     fields = dict(line.split(":", 1) for line in status.read_text().splitlines())

@@ -1,4 +1,4 @@
-"""What a training step costs: the notebook's beside ours with the same gradients, and beside the corrected step."""
+"""Cost of a training step: the original notebook's, ours with the same gradients, and the corrected step."""
 
 import os
 import time
@@ -36,33 +36,33 @@ Step = Callable[[Batch], object]
 
 @dataclass(frozen=True, kw_only=True)
 class StepBenchmark:
-    """How large a step is, and how often it is timed."""
+    """Configuration of the step benchmark."""
 
     batch_size: Annotated[int, Gt(0)] = 10
-    """Crops of 16,384 samples in a step; the notebook's own batch is 10."""
+    """Crops of 16,384 samples per step; the notebook's batch size is 10."""
     width: Annotated[int, Gt(0), MultipleOf(8)] = 64
-    """Channels of the first layers; the notebook's own width is 64."""
+    """Channels of the first layers; the notebook uses 64."""
     rounds: Annotated[int, Gt(0)] = 5
-    """Times that each way makes a step, in turns, after one that is not counted; the median counts."""
+    """Timed steps of each method, in turns, after one warm-up step; the median is reported."""
     threads: tuple[Annotated[int, Ge(0)], ...] = (1, 0)
-    """Numbers of threads, each a table; 0: as many as this process may use cores."""
+    """Numbers of threads, one table each; 0: all cores available to this process."""
     clock: Literal["wall", "cpu"] = "wall"
-    """wall: crops per second. cpu: crops per second of processor time, on a machine that has other work too; a table of
-    several threads goes by the wall all the same."""
+    """wall: crops per second. cpu: crops per second of CPU time, for a machine with other load; with several threads
+    always wall time."""
     compile: bool = False
-    """Also time the corrected step through torch.compile, which takes minutes before its first step."""
+    """Also time the corrected step with torch.compile, which takes minutes before its first step."""
     gpu_batches: tuple[Annotated[int, Gt(0)], ...] = (10, 32, 64, 128, 256)
-    """Where there is a GPU: batch sizes among which the best is looked for."""
+    """On a GPU: batch sizes to try."""
     gpu_steps: Annotated[int, Gt(0)] = 20
-    """Where there is a GPU: steps that are timed together."""
+    """On a GPU: steps that are timed together."""
     peak_tflops: Annotated[float, Gt(0)] | None = None
-    """Where there is a GPU: its dense bfloat16 peak in TFLOP/s; empty: what is known of its name."""
+    """On a GPU: its dense bfloat16 peak in TFLOP/s; none: looked up by its name."""
 
 
 def run(config: StepBenchmark) -> Sequence[Table]:
-    """Check that gradients agree, then time all ways in turns; on a GPU, where there is one, as well.
+    """Check that gradients agree, then time all methods in turns, also on a GPU if there is one.
 
-    Raises TrainingError if a gradient of ours differs from the notebook's in float64.
+    Raises TrainingError if our gradients differ from the notebook's in float64.
     """
     difference = check_gradients(config.width)
     title = (
@@ -80,22 +80,24 @@ def run(config: StepBenchmark) -> Sequence[Table]:
 def _cpu_table(config: StepBenchmark, title: str, threads: int) -> Table:
     batch = random_batch(config.batch_size)
     with _threads(threads):
-        ways = _ways(config)
-        # The steps that are counted are the first ones, which are not timed.
-        flops = {name: gigaflops_per_crop(step, batch) for name, step in ways.items()}
+        methods = _methods(config)
+        # FLOPs are counted on the first steps, which are not timed.
+        flops = {name: gigaflops_per_crop(step, batch) for name, step in methods.items()}
         if config.compile:
-            ways[COMPILED], flops[COMPILED] = _compiled(config, batch), flops["corrected, bfloat16"]
-        cpu_seconds: dict[str, list[float]] = {name: [] for name in ways}
+            methods[COMPILED], flops[COMPILED] = _compiled(config, batch), flops["corrected, bfloat16"]
+        cpu_seconds: dict[str, list[float]] = {name: [] for name in methods}
         by_cpu = config.clock == "cpu" and threads == 1
-        measures = {name: partial(_timed, step, batch, cpu_seconds[name], by_cpu=by_cpu) for name, step in ways.items()}
+        measures = {
+            name: partial(_timed, step, batch, cpu_seconds[name], by_cpu=by_cpu) for name, step in methods.items()
+        }
         rates = interleaved(measures, rounds=config.rounds)
     rows = [
         Row(
-            way=name,
+            method=name,
             rate=rate,
             columns={
                 "s/step": config.batch_size / rate,
-                "least CPU s": min(cpu_seconds[name]),
+                "min CPU s": min(cpu_seconds[name]),
                 "GFLOP/crop": flops[name],
             },
         )
@@ -104,20 +106,20 @@ def _cpu_table(config: StepBenchmark, title: str, threads: int) -> Table:
     return Table(title=title, unit=UNIT, baseline=BASELINE, rows=tuple(rows))
 
 
-def _ways(config: StepBenchmark) -> dict[str, Step]:
-    ways: dict[str, Step] = {
+def _methods(config: StepBenchmark) -> dict[str, Step]:
+    methods: dict[str, Step] = {
         BASELINE: _notebook(config.width, bfloat16=False),
         "notebook, bfloat16": _notebook(config.width, bfloat16=True),
     }
     for name, changes in {"same gradients": EXACT, "corrected": CORRECTED}.items():
         for bfloat16 in (False, True):
             model = build_model({**changes, "precision": "bf16" if bfloat16 else "fp32"}, width=config.width)
-            ways[f"{name}, {'bfloat16' if bfloat16 else 'float32'}"] = model.step
-    return ways
+            methods[f"{name}, {'bfloat16' if bfloat16 else 'float32'}"] = model.step
+    return methods
 
 
 def _compiled(config: StepBenchmark, batch: Batch) -> Step:
-    """The corrected step after its first call, which compiles."""
+    """Return the corrected step after its first call, which compiles it."""
     model = build_model({**CORRECTED, "precision": "bf16"}, width=config.width, wrap=compiled)
     model.step(batch)
     return model.step
@@ -129,7 +131,7 @@ def _notebook(width: int, *, bfloat16: bool) -> Step:
 
 
 def _timed(step: Step, batch: Batch, cpu_seconds: list[float], *, by_cpu: bool) -> float:
-    """Crops per second of one step; notes the processor time as well, which other programs disturb less."""
+    """Return the crops per second of one step; also appends its CPU time, which other load affects less."""
     began, worked = time.perf_counter(), time.process_time()
     step(batch)
     cpu_seconds.append(time.process_time() - worked)

@@ -1,4 +1,4 @@
-"""The steps that `step` times: how they are built, what they compute, and that two of them have the same gradients."""
+"""The steps that `step` times: building them, counting FLOPs, and checking that gradients are equal."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -16,19 +16,19 @@ from cyclesep.errors import TrainingError
 
 WINDOW = 16384
 SAMPLE_RATE = 16000
-# Float64 has 16 digits; sums over a million products in another order agree to at least this many.
-SAME = 1e-10
+# Largest relative difference of gradients in float64 that a different order of summation explains.
+TOLERANCE = 1e-10
 
-# The trainer's switches for the notebook's own step: no phase shuffle, no level matching, no clipping.
+# Settings that reproduce the notebook's step: no phase shuffle, no level matching, no clipping.
 EXACT: Mapping[str, Any] = {
-    "preset": "seed",
+    "preset": "notebook",
     "notebook_exact": True,
     "separator.original_layers": True,
     "discriminator.phase_shuffle": 0,
     "discriminator_input.normalize_level": False,
     "optimizer.clip_norm": 1e30,
 }
-CORRECTED: Mapping[str, Any] = {"preset": "seed"}
+CORRECTED: Mapping[str, Any] = {"preset": "notebook"}
 
 
 def build_model(
@@ -38,7 +38,7 @@ def build_model(
     device: torch.device | str = "cpu",
     wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
 ) -> CycleGAN:
-    """The trainer's networks and optimizers with settings changed from their defaults, for mono at 16 kHz."""
+    """Build networks and optimizers with changed settings, for mono at 16 kHz."""
     config = settings.replace(
         MethodConfig(preset="notebook"), {**changes, "separator.channels": width, "discriminator.channels": width}
     )
@@ -46,7 +46,7 @@ def build_model(
 
 
 def random_batch(batch_size: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Batch:
-    """Pairs of noise: mixtures `(batch, 1, 16384)` of RMS 1 together, and the targets in them."""
+    """Return a batch of noise: mixtures `(batch, 1, 16384)` with an overall RMS of 1, and their targets."""
     rng = torch.Generator().manual_seed(0)
     target, rest = torch.randn(2, batch_size, 1, WINDOW, generator=rng, dtype=torch.float64)
     level = (target + rest).square().mean().sqrt()
@@ -55,22 +55,22 @@ def random_batch(batch_size: int, *, dtype: torch.dtype = torch.float32, device:
 
 
 def compiled(module: nn.Module) -> nn.Module:
-    """The module through torch.compile, which compiles at its first call for the shape that it gets."""
+    """Wrap the module with torch.compile, which compiles it for the shape of its first call."""
     return cast(nn.Module, torch.compile(module))
 
 
 def gigaflops_per_crop(step: Callable[[Batch], object], batch: Batch) -> float:
-    """Billions of multiplications and additions in convolutions and matrix products of one step, per crop."""
+    """Return the GFLOP per crop of the convolutions and matrix products of one step."""
     with FlopCounterMode(display=False) as counter:
         step(batch)
     return float(counter.get_total_flops()) / 1e9 / len(batch.mixture)
 
 
 def check_gradients(width: int, batch_size: int = 2) -> float:
-    """Make one step of the notebook's and one of ours in float64 from equal weights on equal crops.
+    """Run one step of the notebook and one of ours in float64 with equal weights and crops, and compare gradients.
 
-    Gives the largest difference of a gradient, relative to the largest gradient of its network. Raises TrainingError if
-    that is more than rounding.
+    Returns the largest difference relative to the largest gradient of the network. Raises TrainingError if it is larger
+    than rounding explains.
     """
     notebook, model, batch = same_start(width, batch_size)
     wanted = [_gradients_at_update(optimizer) for optimizer in notebook.optimizers()]
@@ -78,34 +78,34 @@ def check_gradients(width: int, batch_size: int = 2) -> float:
     model.step(batch)
     ours = (*model.generators.values(), *model.discriminators.values())
     worst = max(_difference(module, gradients) for module, gradients in zip(ours, wanted, strict=True))
-    if not worst <= SAME:
+    if not worst <= TOLERANCE:
         raise TrainingError(
-            f"a gradient differs from the notebook's by {worst:.1e} of the largest; "
-            "the two steps are not the same, so their costs must not be compared"
+            f"a gradient differs from the notebook's by {worst:.1e} of the largest one, so the costs of "
+            "the two steps cannot be compared"
         )
     return worst
 
 
 def same_start(width: int, batch_size: int) -> tuple[NotebookStep, CycleGAN, Batch]:
-    """The notebook's step and ours in float64 with equal weights, and a batch for both."""
+    """Return the notebook's step and ours in float64 with equal weights, and a batch for both."""
     model = build_model(EXACT, width=width)
     notebook = NotebookStep(width=width, device=torch.device("cpu"))
     model.ema_separator.double()
     ours = (*model.generators.values(), *model.discriminators.values())
-    for module, twin in zip(ours, notebook.networks(), strict=True):
-        copy_weights(module.double(), twin.double())
+    for module, notebook_network in zip(ours, notebook.networks(), strict=True):
+        copy_weights(module.double(), notebook_network.double())
     return notebook, model, random_batch(batch_size, dtype=torch.float64)
 
 
-def copy_weights(source: nn.Module, twin: nn.Module) -> None:
-    """Give a network of the notebook the weights of ours, which has the same ones in the same order."""
+def copy_weights(source: nn.Module, notebook_network: nn.Module) -> None:
+    """Copy weights into the corresponding network of the notebook, which has the same parameters in the same order."""
     with torch.no_grad():
-        for theirs, own in zip(twin.parameters(), source.parameters(), strict=True):
+        for theirs, own in zip(notebook_network.parameters(), source.parameters(), strict=True):
             theirs.copy_(own.view_as(theirs))
 
 
 def _gradients_at_update(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """A list that is filled with the gradients that the optimizer is about to use, before they are cleared."""
+    """Return a list that is filled with the gradients of the optimizer's next step."""
     kept: list[Tensor] = []
 
     def keep(*_: object) -> None:

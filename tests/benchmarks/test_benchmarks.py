@@ -1,4 +1,4 @@
-"""Benchmarks: every way reads the same samples, tables add up, the command prints and writes them."""
+"""Benchmarks: all loaders read the same samples, tables are correct, the command prints and writes them."""
 
 import io
 import json
@@ -14,7 +14,7 @@ from rich.console import Console
 
 from benchmarks import crops, ingest
 from benchmarks.command import BENCHMARKS, Benchmark, run_benchmark
-from benchmarks.crop_baselines import OURS, OWN_WAYS, RAW_MEMMAP, SEED, WAV, Way, write_seed
+from benchmarks.crop_baselines import BASELINES, NOTEBOOK, OURS, RAW_MEMMAP, WAV, CropLoader, write_notebook
 from benchmarks.crop_corpus import CropCorpus, CropLayout
 from benchmarks.crop_peers import LITDATA, LITDATA_WINDOWS, MOSAICML, WEBDATASET
 from benchmarks.crop_readers import CropReader
@@ -42,15 +42,15 @@ TABLE = Table(
     unit="crops/s",
     baseline="old",
     rows=(
-        Row(way="old", rate=12.5),
-        Row(way="new", rate=25000.0, columns={"starts": "anywhere", "memory": 1.5}),
-        Row(way="absent", rate=math.nan, columns={"starts": "not installed: x"}),
+        Row(method="old", rate=12.5),
+        Row(method="new", rate=25000.0, columns={"starts": "anywhere", "memory": 1.5}),
+        Row(method="absent", rate=math.nan, columns={"starts": "not installed: x"}),
     ),
 )
 
 
 def corpus(folder: Path, **values: object) -> CropCorpus:
-    """Two tracks of 9.5 s, two mono stems at 8 kHz, crops of half a second."""
+    """Write two tracks of 9.5 s with two mono stems at 8 kHz, for crops of half a second."""
     layout = settings.build(CropLayout, {"sample_rate": 8000, "tracks": 2, "track_seconds": 9.5, **values})
     made = CropCorpus(folder=folder, layout=layout, crop_seconds=0.5)
     write_songs(made)
@@ -67,17 +67,17 @@ def stereo(tmp_path_factory: pytest.TempPathFactory) -> CropCorpus:
     return corpus(tmp_path_factory.mktemp("stereo"), channels=2, stems=["mixture", "bass", "vocals"], tracks=1)
 
 
-def checked_reader(way: Way, made: CropCorpus) -> CropReader:
-    """Making one compares its samples with the corpus's."""
-    if way.write is not None:
-        way.write(made)
-    return CropReader(way, made, batch=8, seed=1)
+def checked_reader(loader: CropLoader, made: CropCorpus) -> CropReader:
+    """Create a reader, which compares its samples with the corpus."""
+    if loader.write is not None:
+        loader.write(made)
+    return CropReader(loader, made, batch=8, seed=1)
 
 
 # Tables
 
 
-def test_ratios_are_to_the_baseline_and_nan_for_what_was_not_measured() -> None:
+def test_ratios_are_relative_to_the_baseline_and_nan_if_not_measured() -> None:
     old, new, absent = TABLE.rows
     assert (TABLE.ratio(old), TABLE.ratio(new)) == (1.0, 2000.0)
     assert math.isnan(TABLE.ratio(absent))
@@ -85,16 +85,16 @@ def test_ratios_are_to_the_baseline_and_nan_for_what_was_not_measured() -> None:
     assert TABLE.columns == ("starts", "memory")
 
 
-def test_rows_as_json_stand_for_themselves() -> None:
+def test_rows_as_json_are_self_contained() -> None:
     assert TABLE.to_json()[1] == {
-        "table": "a table", "way": "new", "rate": 25000.0, "unit": "crops/s", "ratio": 2000.0, "baseline": "old",
+        "table": "a table", "method": "new", "rate": 25000.0, "unit": "crops/s", "ratio": 2000.0, "baseline": "old",
         "starts": "anywhere", "memory": 1.5,
     }  # fmt: skip
     absent = json.loads(json.dumps(TABLE.to_json()[2], allow_nan=False))
     assert (absent["rate"], absent["ratio"], absent["starts"]) == (None, None, "not installed: x")
 
 
-def test_a_printed_table_has_three_digits_and_a_dash_for_nothing() -> None:
+def test_a_printed_table_has_three_digits_and_a_dash_for_nan() -> None:
     printed = io.StringIO()
     TABLE.print(Console(file=printed, width=100))
     title, _, _, *lines = printed.getvalue().strip().splitlines()
@@ -106,7 +106,7 @@ def test_a_printed_table_has_three_digits_and_a_dash_for_nothing() -> None:
     ]
 
 
-def test_interleaved_rounds_take_all_in_turn_and_the_median_counts() -> None:
+def test_interleaved_calls_measures_in_turn_and_returns_medians() -> None:
     turns: list[str] = []
     values = {"a": iter([3.0, 1.0, 9.0]), "b": iter([5.0, 5.0, 6.0])}
 
@@ -118,7 +118,7 @@ def test_interleaved_rounds_take_all_in_turn_and_the_median_counts() -> None:
     assert turns == list("ababab")
 
 
-def test_a_rate_counts_at_least_one_whole_piece_of_work() -> None:
+def test_rate_calls_work_at_least_once() -> None:
     calls: list[int] = []
     assert rate(lambda: calls.append(1) or 7, 0.0) > 0
     assert len(calls) == 1
@@ -127,51 +127,53 @@ def test_a_rate_counts_at_least_one_whole_piece_of_work() -> None:
 # Crops
 
 
-@pytest.mark.parametrize("way", OWN_WAYS, ids=lambda way: way.name)
-def test_each_way_of_ours_reads_the_samples_that_were_written(way: Way, mono: CropCorpus, stereo: CropCorpus) -> None:
+@pytest.mark.parametrize("loader", BASELINES, ids=lambda loader: loader.name)
+def test_loaders_read_the_samples_that_were_written(loader: CropLoader, mono: CropCorpus, stereo: CropCorpus) -> None:
     for made in (mono, stereo):
-        assert checked_reader(way, made).read() == 8
+        assert checked_reader(loader, made).read() == 8
 
 
-@pytest.mark.parametrize("way", [MOSAICML, WEBDATASET], ids=lambda way: way.name)
-def test_each_peer_reads_the_samples_that_were_written(way: Way, mono: CropCorpus, stereo: CropCorpus) -> None:
-    if way.missing:
-        pytest.skip(f"not installed: {', '.join(way.missing)}")
+@pytest.mark.parametrize("loader", [MOSAICML, WEBDATASET], ids=lambda loader: loader.name)
+def test_loaders_of_other_libraries_read_the_samples_that_were_written(
+    loader: CropLoader, mono: CropCorpus, stereo: CropCorpus
+) -> None:
+    if loader.missing:
+        pytest.skip(f"not installed: {', '.join(loader.missing)}")
     for made in (mono, stereo):
-        assert checked_reader(way, made).read() == 8
+        assert checked_reader(loader, made).read() == 8
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", [LITDATA, LITDATA_WINDOWS], ids=lambda way: way.name)
-def test_litdata_reads_the_samples_that_were_written(way: Way, stereo: CropCorpus) -> None:
-    if way.missing:
-        pytest.skip(f"not installed: {', '.join(way.missing)}")
-    assert checked_reader(way, stereo).read() == 8
+@pytest.mark.parametrize("loader", [LITDATA, LITDATA_WINDOWS], ids=lambda loader: loader.name)
+def test_litdata_reads_the_samples_that_were_written(loader: CropLoader, stereo: CropCorpus) -> None:
+    if loader.missing:
+        pytest.skip(f"not installed: {', '.join(loader.missing)}")
+    assert checked_reader(loader, stereo).read() == 8
 
 
-def test_the_seeds_way_and_ours_fill_the_same_batch(tmp_path: Path) -> None:
+def test_the_notebook_loader_and_ours_read_the_same_batch(tmp_path: Path) -> None:
     made = corpus(tmp_path)
     batch, again, drawn = made.empty(6), made.empty(6), made.draw(6, np.random.default_rng(3))
-    write_seed(made)
+    write_notebook(made)
     OURS.open(made)(batch, drawn)
-    SEED.open(made)(again, drawn)
+    NOTEBOOK.open(made)(again, drawn)
     assert batch.any()
     np.testing.assert_array_equal(batch, again)
 
 
-def test_a_way_that_reads_other_samples_is_refused(mono: CropCorpus) -> None:
-    liar = replace(OURS, name="liar", open=lambda _: lambda out, _: out.fill(0.25))
-    with pytest.raises(RuntimeError, match="liar: gives other samples"):
-        CropReader(liar, mono, batch=4, seed=0)
-    assert not RAW_MEMMAP.gives_float32
+def test_a_loader_that_reads_other_samples_raises(mono: CropCorpus) -> None:
+    wrong = replace(OURS, name="wrong", open=lambda _: lambda out, _: out.fill(0.25))
+    with pytest.raises(RuntimeError, match="wrong: returns other samples"):
+        CropReader(wrong, mono, batch=4, seed=0)
+    assert not RAW_MEMMAP.returns_float32
 
 
-def test_no_two_places_of_a_corpus_hold_the_same_samples(mono: CropCorpus) -> None:
-    found = {mono.pcm(track)[..., start : start + 4000].tobytes() for track, start in mono.tour()}
-    assert len(found) == len(mono.tour()) == 2 * 19
+def test_no_two_crops_of_a_corpus_are_equal(mono: CropCorpus) -> None:
+    found = {mono.pcm(track)[..., start : start + 4000].tobytes() for track, start in mono.covering_crops()}
+    assert len(found) == len(mono.covering_crops()) == 2 * 19
 
 
-def test_crops_in_several_tables_from_tiny_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crop_benchmark_returns_all_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     absent = replace(WAV, name="another library", packages=("no_such_package",), write=None)
     monkeypatch.setattr(crops, "PEERS", (absent,))
     config = CropsBenchmark(
@@ -186,13 +188,13 @@ def test_crops_in_several_tables_from_tiny_settings(tmp_path: Path, monkeypatch:
     )
     one, many, wide, memory = crops.run(config)
     for table in (one, wide):
-        rates = {row.way: row.rate for row in table.rows}
-        assert len(rates) == len(OWN_WAYS) + 1
+        rates = {row.method: row.rate for row in table.rows}
+        assert len(rates) == len(BASELINES) + 1
         assert math.isnan(rates.pop("another library"))
         assert all(found > 0 for found in rates.values())
         assert table.rows[-1].columns["starts"] == "not installed: no_such_package"
-    assert one.ratio(next(row for row in one.rows if row.way == SEED.name)) == 1.0
-    assert {f"{OURS.name} x 1", f"{OURS.name} x 2", f"{SEED.name} x 2"} <= {row.way for row in many.rows}
+    assert one.ratio(next(row for row in one.rows if row.method == NOTEBOOK.name)) == 1.0
+    assert {f"{OURS.name} x 1", f"{OURS.name} x 2", f"{NOTEBOOK.name} x 2"} <= {row.method for row in many.rows}
     assert len(memory.rows) == 12
     private = [float(row.columns["resident - shared MiB"]) for row in memory.rows]
     assert max(private) - min(private) < 16
@@ -203,7 +205,7 @@ def test_crops_in_several_tables_from_tiny_settings(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(("source", "write"), [("wav", write_musdb_hq), ("stem.mp4", write_stem_mp4)])
-def test_the_musdb_loop_writes_the_samples_that_ingest_does(source, write, tmp_path: Path) -> None:
+def test_the_musdb_loop_writes_the_samples_of_ingest(source, write, tmp_path: Path) -> None:
     write(synthetic_tracks(SyntheticConfig(num_train=1, num_valid=0, num_test=0, seconds=5.0)), tmp_path / "music")
     musdb_loop(tmp_path / "music", tmp_path / "plain", is_wav=source == "wav", sample_rate=44100, channels=2)
     (track,) = find_tracks(CorpusConfig(kind="musdb18", path=str(tmp_path / "music")))
@@ -219,12 +221,12 @@ def test_the_musdb_loop_writes_the_samples_that_ingest_does(source, write, tmp_p
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_ingest_in_two_tables_per_source(tmp_path: Path) -> None:
+def test_ingest_benchmark_returns_two_tables_per_source(tmp_path: Path) -> None:
     config = IngestBenchmark(sources=("wav",), tracks=1, track_seconds=12.0, rounds=1, folder=str(tmp_path))
-    ways, stages = ingest.run(config)
-    assert [row.way for row in ways.rows] == [MUSDB, ONE_PROCESS, ON_RAY]
-    assert ways.ratio(ways.rows[0]) == 1.0
-    assert all(row.rate > 0 and float(row.columns["per core"]) > 0 for row in ways.rows)
+    methods, stages = ingest.run(config)
+    assert [row.method for row in methods.rows] == [MUSDB, ONE_PROCESS, ON_RAY]
+    assert methods.ratio(methods.rows[0]) == 1.0
+    assert all(row.rate > 0 and float(row.columns["per core"]) > 0 for row in methods.rows)
     assert sum(float(row.columns["share"]) for row in stages.rows) == pytest.approx(2.0)
     assert list(tmp_path.iterdir()) == []
 
@@ -259,7 +261,7 @@ def test_command_prints_tables_and_writes_rows(tmp_path: Path, capsys: pytest.Ca
     assert output.startswith("commit ")
     assert "25,000" in output
     rows = json.loads(target.read_text())
-    assert [(row["way"], row["rate"]) for row in rows] == [("old", 12.5), ("new", 25000.0), ("absent", None)]
+    assert [(row["method"], row["rate"]) for row in rows] == [("old", 12.5), ("new", 25000.0), ("absent", None)]
     assert all(row["commit"] and "cores" in row["hardware"] for row in rows)
 
 

@@ -1,4 +1,4 @@
-"""The recipes benchmark: every recipe trains on the same songs, finished rows are not made again."""
+"""The recipe benchmark: every recipe trains on the same songs, finished rows are not run again."""
 
 import dataclasses
 import json
@@ -27,41 +27,41 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> RecipesBenchmark:
     )
 
 
-def test_every_row_is_scored_beside_mixture_and_oracle_and_made_once(
+def test_every_row_is_run_once_and_compared_with_mixture_and_oracle(
     tiny: RecipesBenchmark, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (table,) = run(tiny)
-    assert [row.way for row in table.rows] == [*RUNS, "mixture", "oracle IRM2"]
+    assert [row.method for row in table.rows] == [*RUNS, "mixture", "oracle IRM2"]
     assert table.baseline == SUPERVISED
-    rows = {row.way: row for row in table.rows}
+    rows = {row.method: row for row in table.rows}
     assert rows["mixture"].rate == 0
     assert rows["oracle IRM2"].rate > 5
-    floor = float(rows["mixture"].columns["SI-SDR"])
+    mixture_si_sdr = float(rows["mixture"].columns["SI-SDR"])
     for row in table.rows:
-        assert row.rate == pytest.approx(float(row.columns["SI-SDR"]) - floor)
+        assert row.rate == pytest.approx(float(row.columns["SI-SDR"]) - mixture_si_sdr)
         assert all(math.isfinite(float(row.columns[metric])) for metric in SHOWN)
 
     def fail(*_: object, **__: object) -> None:
-        raise AssertionError("a finished row is made again")
+        raise AssertionError("a finished row is run again")
 
     monkeypatch.setattr(recipe_runs, "train", fail)
     monkeypatch.setattr(recipe_runs, "REFERENCES", {"mixture": fail})
     monkeypatch.setattr(recipe_runs, "write_songs", fail)
     assert run(tiny) == [table]
-    with pytest.raises(AssertionError, match="made again"):
+    with pytest.raises(AssertionError, match="run again"):
         run(dataclasses.replace(tiny, steps=2))
 
 
-def test_rows_are_lines_of_json_that_name_run_seed_and_cost(tiny: RecipesBenchmark) -> None:
+def test_results_are_json_lines_with_run_seed_and_cost(tiny: RecipesBenchmark) -> None:
     few = dataclasses.replace(tiny, folder=f"{tiny.folder}/few", runs=(SUPERVISED,), seeds=2)
     run(few)
     lines = [json.loads(line) for line in (Path(few.folder) / "rows.jsonl").read_text().splitlines()]
-    made = [line for line in lines if line["way"] == SUPERVISED]
+    made = [line for line in lines if line["method"] == SUPERVISED]
     assert [line["seed"] for line in made] == [0, 1]
     assert all(line["steps"] == 1 and line["CPU s"] > 0 and line["parameters"] > 1000 for line in made)
     assert len({line["SDR"] for line in made}) == 2
 
 
-def test_a_row_that_does_not_exist_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="there is no 'remixed'; known: supervised, paired"):
+def test_an_unknown_row_raises_and_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="no row named 'remixed'; known: supervised, paired"):
         run(RecipesBenchmark(runs=("remixed",)))

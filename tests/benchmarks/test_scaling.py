@@ -31,22 +31,22 @@ def tiny(shards: Path, **changes: object) -> ScalingBenchmark:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_two_workers_stand_beside_one_with_one_batch_and_with_two(tiny_shards: Path) -> None:
+def test_two_workers_are_compared_with_one_for_a_shared_and_a_fixed_batch(tiny_shards: Path) -> None:
     shared, each = run(tiny(tiny_shards))
     assert "a batch of 8 crops shared" in shared.title
     assert "8 crops for each worker" in each.title
     for table in (shared, each):
         one, two = table.rows
-        assert (one.way, two.way) == ("1 worker", "2 workers")
+        assert (one.method, two.method) == ("1 worker", "2 workers")
         assert one.columns["efficiency"] == 1.0
         assert two.columns["efficiency"] == pytest.approx(table.ratio(two) / 2)
         assert all(math.isfinite(row.rate) and row.rate > 0 for row in table.rows)
-    # One worker has the same run in both.
+    # The run with one worker is the same in both tables.
     assert shared.rows[0] == each.rows[0]
     assert float(each.rows[1].columns["step ms"]) == pytest.approx(1e3 * 16 / each.rows[1].rate)
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_run_that_is_over_before_it_tells_its_speed_is_refused(tiny_shards: Path) -> None:
-    with pytest.raises(ConfigError, match="steps=2: too few to have a speed"):
+def test_a_run_too_short_to_be_timed_raises(tiny_shards: Path) -> None:
+    with pytest.raises(ConfigError, match="steps=2: too few to be timed"):
         run(tiny(tiny_shards, steps=2))

@@ -1,4 +1,4 @@
-"""The step benchmark: the baseline does the notebook's operations, ours has its gradients, rows are complete."""
+"""The step benchmark: the baseline has the notebook's operations, ours the same gradients, rows are complete."""
 
 import math
 
@@ -33,18 +33,18 @@ def test_weights_equal_the_notebooks_after_three_steps_in_float64() -> None:
         notebook.step(batch.mixture, batch.target[:, 0])
         model.step(batch)
     ours = (*model.generators.values(), *model.discriminators.values())
-    for module, twin in zip(ours, notebook.networks(), strict=True):
-        for own, theirs in zip(module.parameters(), twin.parameters(), strict=True):
+    for module, notebook_network in zip(ours, notebook.networks(), strict=True):
+        for own, theirs in zip(module.parameters(), notebook_network.parameters(), strict=True):
             torch.testing.assert_close(own, theirs.view_as(own), rtol=0, atol=1e-9)
 
 
-def test_other_gradients_are_told_and_nothing_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_different_gradients_raise_before_anything_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step_baselines, "EXACT", {**EXACT, "loss_weights": {"cycle": 9.0}})
-    with pytest.raises(TrainingError, match="the two steps are not the same"):
+    with pytest.raises(TrainingError, match="the costs of the two steps cannot be compared"):
         check_gradients(8)
 
 
-def test_steps_of_full_width_do_the_operations_that_were_computed_for_them() -> None:
+def test_flops_of_full_width_steps() -> None:
     batch = random_batch(1)
     notebook = NotebookStep(width=64, device=torch.device("cpu"))
     written = gigaflops_per_crop(lambda batch: notebook.step(batch.mixture, batch.target[:, 0]), batch)
@@ -53,7 +53,7 @@ def test_steps_of_full_width_do_the_operations_that_were_computed_for_them() -> 
     assert corrected == pytest.approx(140.1, abs=0.1)
 
 
-def test_the_notebooks_generator_learns_from_the_cycle_alone() -> None:
+def test_the_notebook_generator_learns_from_the_cycle_only() -> None:
     notebook, _, batch = same_start(8, 2)
     generated = []
     notebook.generator.register_forward_hook(lambda _module, _inputs, output: generated.append(output.requires_grad))
@@ -61,7 +61,7 @@ def test_the_notebooks_generator_learns_from_the_cycle_alone() -> None:
     assert generated == [False, True]
 
 
-def test_the_graphed_step_learns_what_the_trainer_learns() -> None:
+def test_the_graphed_step_equals_the_step_of_training() -> None:
     batch = random_batch(2)
     changes = {**CORRECTED, "optimizer.clip_norm": 1e30, "discriminator.phase_shuffle": 0}
     trained, other = build_model(changes, width=8), build_model(changes, width=8)
@@ -70,22 +70,22 @@ def test_the_graphed_step_learns_what_the_trainer_learns() -> None:
     assert float(level) == pytest.approx(1.0, abs=1e-6)
     GraphedStep(other).eager(batch)
     for name, module in (trained.generators | trained.discriminators).items():
-        twin = (other.generators | other.discriminators)[name]
-        for own, theirs in zip(module.parameters(), twin.parameters(), strict=True):
-            # One step of Adam moves each weight by the learning rate, whatever the gradient's size.
+        notebook_network = (other.generators | other.discriminators)[name]
+        for own, theirs in zip(module.parameters(), notebook_network.parameters(), strict=True):
+            # One step of Adam changes each weight by the learning rate, independent of the gradient's size.
             assert float((own - theirs).detach().abs().mean()) < 2e-6
 
 
-def test_a_run_times_all_ways_in_turn_beside_the_notebook() -> None:
+def test_a_run_times_all_methods() -> None:
     (table,) = run(StepBenchmark(width=8, batch_size=1, rounds=1, threads=(1,)))
     assert table.baseline == BASELINE
-    assert [row.way for row in table.rows] == [
-        f"{way}, {precision}"
-        for way in ("notebook", "same gradients", "corrected")
+    assert [row.method for row in table.rows] == [
+        f"{method}, {precision}"
+        for method in ("notebook", "same gradients", "corrected")
         for precision in ("float32", "bfloat16")
     ]
     for row in table.rows:
         assert math.isfinite(row.rate)
         assert float(row.columns["s/step"]) == pytest.approx(1 / row.rate)
-    flops = {row.way: row.columns["GFLOP/crop"] for row in table.rows}
+    flops = {row.method: row.columns["GFLOP/crop"] for row in table.rows}
     assert flops["same gradients, float32"] < flops["notebook, float32"] < flops["corrected, float32"]
