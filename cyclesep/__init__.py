@@ -12,15 +12,15 @@ __version__ = "0.1.0"
 
 
 def load(path: str | Path, *, device: Literal["auto", "cpu", "cuda"] = "auto") -> "Model":
-    """Load a trained separator: a checkpoint, a run (its best checkpoint), or a run's name below `runs`; also from s3://.
+    """Load a trained separator: a checkpoint, a run (its best checkpoint), or the name of a run in `runs`; also s3://.
 
         stems = cyclesep.load("runs/vocals").separate(audio, sample_rate)
 
-    `audio` is float32 `(channels, time)`; `stems` maps each name to an array of that shape. `device` "auto" takes a GPU
-    if there is one. Raises cyclesep.errors.CheckpointError if there is no such checkpoint or it is damaged, ConfigError
-    for "cuda" without a GPU.
+    `audio` is float32 `(channels, time)`; `stems` maps the name of each stem to an array of that shape. `device` "auto"
+    is the GPU if there is one, else the CPU. Raises cyclesep.errors.CheckpointError if there is no such checkpoint or it
+    is damaged, ConfigError for "cuda" without a GPU.
     """
-    # Here, because torch takes seconds to import and most programs that import this package need none of it.
+    # torch takes seconds to import.
     from cyclesep.inference.model import load_model
 
     return load_model(path, device=device)
