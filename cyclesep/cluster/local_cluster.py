@@ -1,4 +1,4 @@
-"""A cluster of this machine alone, for the length of one job."""
+"""A private Ray cluster on this machine, for the length of one job."""
 
 import logging
 import os
@@ -10,34 +10,35 @@ from pathlib import Path
 
 import ray
 
-from cyclesep.cluster.localhost import LOOPBACK, on_loopback
+from cyclesep.cluster.environment import temporarily
+from cyclesep.cluster.localhost import LOOPBACK, listen_on_loopback
 from cyclesep.errors import ClusterError
 from cyclesep.storage import atomic_io
 
-# Its one node does not go before this process does: nobody has to look out for that.
-_UNWATCHED = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
-_SHORT = "/tmp"
+# The only node ends together with this process, so there is no preemption to watch for.
+_NO_PREEMPTION = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+_SHORT_PARENT = "/tmp"
 _PREFIX, _OWNER = "cyclesep-ray-", "owner.lock"
 
 
 @contextmanager
-def private_cluster(num_cpus: int | None, log_to_driver: bool) -> Iterator[None]:
-    """Run a cluster of one node for the length of the block; raises ClusterError if Ray does not start."""
-    # Not below TMPDIR, which may be long: Ray puts Unix sockets here and their paths may have 107 characters.
-    parent = Path(_SHORT if os.access(_SHORT, os.W_OK) else tempfile.gettempdir())
+def local_cluster(num_cpus: int | None, log_to_driver: bool) -> Iterator[None]:
+    """Run a cluster of one node for the length of the block; raise ClusterError if Ray does not start."""
+    # Not below TMPDIR, which may be long: Ray creates Unix sockets here, whose paths are limited to 107 characters.
+    parent = Path(_SHORT_PARENT if os.access(_SHORT_PARENT, os.W_OK) else tempfile.gettempdir())
     _remove_abandoned(parent)
     folder = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
-    # Held until this process ends, however it does.
+    # The operating system releases this lock when the process ends, also after a kill.
     owner = atomic_io.lock_file(Path(folder) / _OWNER, wait=True)
     assert owner is not None
     try:
-        with _environment({"RAY_TMPDIR": folder} | _UNWATCHED):
-            with _environment(LOOPBACK), on_loopback(), _startup_told():
+        with temporarily({"RAY_TMPDIR": folder} | _NO_PREEMPTION):
+            with temporarily(LOOPBACK), listen_on_loopback(), _translate_startup_error():
                 ray.init(
                     address="local", num_cpus=num_cpus, num_gpus=_usable_gpus(), logging_level=logging.WARNING,
                     log_to_driver=log_to_driver, _temp_dir=folder, _node_ip_address="127.0.0.1",
                 )  # fmt: skip
-            _note_address(Path(folder))
+            _write_address(Path(folder))
             yield
     finally:
         ray.shutdown()
@@ -46,8 +47,8 @@ def private_cluster(num_cpus: int | None, log_to_driver: bool) -> Iterator[None]
 
 
 def _usable_gpus() -> int | None:
-    """0 where torch can use none of those that Ray would count; None leaves the counting to Ray."""
-    # Here, because not every job needs it.
+    """Return 0 if torch cannot use the GPUs that Ray would count; None lets Ray count them."""
+    # Imported here because not every job needs torch.
     import torch
 
     return None if torch.cuda.is_available() else 0
@@ -64,38 +65,25 @@ def _remove_abandoned(parent: Path) -> None:
 
 
 @contextmanager
-def _startup_told() -> Iterator[None]:
-    """Say in one line what a machine without time or memory for it makes of Ray's start."""
+def _translate_startup_error() -> Iterator[None]:
+    """Turn an error of Ray's start, which a machine short of time or memory causes, into a one-line ClusterError."""
     try:
         yield
     # Ray raises Exception itself here.
-    except Exception as problem:
-        told = " ".join(str(problem).split())[:200]
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
         raise ClusterError(
-            f"Ray did not start on this machine ({told}); it may be short of memory or too busy: try again when it is "
-            "not, or name a running cluster by RAY_ADDRESS"
-        ) from problem
+            f"Ray did not start on this machine ({reason}); it may be short of memory or busy: try again later, or set "
+            "RAY_ADDRESS to a running cluster"
+        ) from error
 
 
-@contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Set variables of this process, and so of those that it starts, for the length of the block."""
-    before = {name: os.environ[name] for name in variables if name in os.environ}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name in variables:
-            os.environ.pop(name, None)
-        os.environ.update(before)
+def _write_address(folder: Path) -> None:
+    """Write the cluster's address to the file where `ray start` would.
 
-
-def _note_address(folder: Path) -> None:
-    """Leave the cluster's address where `ray start` would.
-
-    Train's helper actors ask for "the" cluster of this host, which they look up below RAY_TMPDIR; where they find
-    nothing they take any other cluster that is running, or none if there are several, and give up the run's resources.
+    Ray Train's helper actors look up "the" cluster of this machine below RAY_TMPDIR. If they find nothing there, they
+    connect to any other running cluster, or to none if there are several, and then give up the run's resources.
     """
-    place = folder / "ray" / "ray_current_cluster"
-    place.parent.mkdir(exist_ok=True)
-    place.write_text(ray.get_runtime_context().gcs_address)
+    file = folder / "ray" / "ray_current_cluster"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(ray.get_runtime_context().gcs_address)

@@ -8,17 +8,18 @@ from contextlib import contextmanager
 import ray
 from ray._private import ray_constants
 
-# For the processes of a private cluster: Ray's (see on_loopback), and gloo's and NCCL's for the workers' gradients.
+# For the processes of a private cluster: Ray's (see listen_on_loopback), and those of gloo and NCCL for gradients.
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} | (
     {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
 )
 
 
 @contextmanager
-def on_loopback() -> Iterator[None]:
-    """Let a cluster that is started in the block listen on 127.0.0.1 only, as Ray does by itself on macOS, or join one.
+def listen_on_loopback() -> Iterator[None]:
+    """Make a cluster started in the block listen on 127.0.0.1 only, and let the block join such a cluster.
 
-    Elsewhere Ray takes the machine's outer address for every loopback one, and then listens on all of them.
+    This is Ray's default on macOS. On Linux, Ray replaces loopback addresses by the machine's external address and
+    listens on all interfaces.
     """
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
@@ -29,7 +30,7 @@ def on_loopback() -> Iterator[None]:
 
 
 def is_on_loopback_only(address: str) -> bool:
-    """Whether a cluster's address is a loopback one and the same port of the outer address is closed."""
+    """Return whether a cluster's address is loopback and the same port is closed on the external address."""
     host, _, port = address.rpartition(":")
     if host not in ("127.0.0.1", "localhost") or not port.isdigit():
         return False

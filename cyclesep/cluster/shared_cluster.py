@@ -1,6 +1,5 @@
-"""Joining a cluster that is running: its address, and the token that it may ask for."""
+"""Connect to a running cluster: its address, and the token that it may require."""
 
-import json
 import logging
 import os
 import re
@@ -18,16 +17,17 @@ from ray._raylet import (  # type: ignore[attr-defined]
     GcsClient,
 )
 
-from cyclesep.cluster.localhost import is_on_loopback_only, on_loopback
+from cyclesep.cluster.environment import job_runtime_env
+from cyclesep.cluster.localhost import is_on_loopback_only, listen_on_loopback
 from cyclesep.errors import ClusterError
 
-_AUTHENTICATION = "RAY_AUTH_MODE"
+_AUTH_MODE = "RAY_AUTH_MODE"
 
 
 @contextmanager
-def on_cluster(address: str, log_to_driver: bool) -> Iterator[None]:
-    """Be a driver of the cluster at `address` for the length of the block; raises ClusterError if it does not let."""
-    authentication = os.environ.get(_AUTHENTICATION)
+def shared_cluster(address: str, log_to_driver: bool) -> Iterator[None]:
+    """Connect to the cluster at `address` for the length of the block; raise ClusterError if it cannot be joined."""
+    auth_mode = os.environ.get(_AUTH_MODE)
     try:
         _join(address, log_to_driver)
         try:
@@ -35,90 +35,90 @@ def on_cluster(address: str, log_to_driver: bool) -> Iterator[None]:
         finally:
             ray.shutdown()
     finally:
-        _authenticate_by(authentication)
+        _set_auth_mode(auth_mode)
 
 
 def _join(address: str, log_to_driver: bool) -> None:
     try:
-        _try_port(address)
-        with on_loopback() if is_on_loopback_only(address) else nullcontext():
-            _bring_token_if_asked(address)
+        _check_port(address)
+        with listen_on_loopback() if is_on_loopback_only(address) else nullcontext():
+            _send_token_if_required(address)
             ray.init(logging_level=logging.WARNING, log_to_driver=log_to_driver, runtime_env=_with_address(address))
-    except (OSError, ray.exceptions.RpcError) as problem:
+    except (OSError, ray.exceptions.RpcError) as error:
         raise ClusterError(
             f"RAY_ADDRESS={address}: no Ray cluster answers there; correct it, or unset RAY_ADDRESS to run on this "
             "machine alone"
-        ) from problem
+        ) from error
 
 
 def _with_address(address: str) -> dict[str, dict[str, str]]:
-    """A runtime environment that tells workers too which cluster they are of, where that is known as HOST:PORT.
+    """Return a runtime environment that sets RAY_ADDRESS for workers too, if the address is HOST:PORT.
 
-    `ray job submit` tells it the driver only. Train's helper actors look there first and, without it, may take another
-    cluster that runs on their host for theirs, and give up the run's resources. Everything else in a job's environment
-    comes from whoever submitted it: Ray refuses to be told the same variable twice.
+    `ray job submit` sets it for the driver only. Without it, Ray Train's helper actors may connect to another cluster
+    that runs on their machine, and then give up the run's resources. Other variables come from the submitted runtime
+    environment: Ray rejects a variable that is set in both.
     """
-    given = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
-    is_known = re.fullmatch(r"[^/]+:\d+", address) and "RAY_ADDRESS" not in (given.get("env_vars") or {})
-    return {"env_vars": {"RAY_ADDRESS": address}} if is_known else {}
+    is_host_and_port = re.fullmatch(r"[^/]+:\d+", address)
+    is_submitted = "RAY_ADDRESS" in (job_runtime_env().get("env_vars") or {})
+    return {"env_vars": {"RAY_ADDRESS": address}} if is_host_and_port and not is_submitted else {}
 
 
-def _try_port(address: str) -> None:
-    """Raise OSError at once if nothing listens at HOST:PORT, which Ray would try for minutes."""
+def _check_port(address: str) -> None:
+    """Raise OSError immediately if nothing listens at HOST:PORT, which Ray would retry for minutes."""
     host, _, port = address.rpartition(":")
     if port.isdigit() and "/" not in host:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
-def _bring_token_if_asked(address: str) -> None:
-    """Have this process send the token of its machine exactly where the cluster at `address` asks for one.
+def _send_token_if_required(address: str) -> None:
+    """Make this process send the machine's token if, and only if, the cluster at `address` requires one.
 
-    Ray goes by this process's environment. A driver that brings a token asks for one too, and a cluster that has none
-    cannot answer: it takes the driver for gone, and its actors die as they start. Raises ClusterError where there is no
-    token or the cluster wants another one, and RpcError where no Ray answers.
+    Ray decides by this process's environment. A driver that sends a token also expects one, which a cluster without
+    tokens cannot provide: it considers the driver dead and kills its actors as they start. Raises ClusterError if there
+    is no token or the cluster rejects it, and RpcError if no Ray cluster answers.
     """
-    if "://" in address or os.environ.get(_AUTHENTICATION, "token") not in ("disabled", "token"):
+    if "://" in address or os.environ.get(_AUTH_MODE, "token") not in ("disabled", "token"):
         return
-    where = services.canonicalize_bootstrap_address(address)
-    _authenticate_by("disabled")
-    if where is None or _is_welcome(where):
+    host_and_port = services.canonicalize_bootstrap_address(address)
+    _set_auth_mode("disabled")
+    if host_and_port is None or _accepts_us(host_and_port):
         return
     try:
-        # Ray's core ends a process that has none.
+        # Checked first because Ray's core ends a process that has no token.
         if AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
-            _authenticate_by("token")
-            if _is_welcome(where):
+            _set_auth_mode("token")
+            if _accepts_us(host_and_port):
                 return
         reason = "this machine has none, or another one"
-    except ray.exceptions.AuthenticationError as problem:
-        reason = str(problem).partition(". ")[0]
+    except ray.exceptions.AuthenticationError as error:
+        reason = str(error).partition(". ")[0]
     raise ClusterError(
-        f"RAY_ADDRESS={address}: the cluster asks for a token ({reason}); set RAY_AUTH_TOKEN to the cluster's, or copy "
-        "its ~/.ray/auth_token"
+        f"RAY_ADDRESS={address}: the cluster requires a token ({reason}); set RAY_AUTH_TOKEN to the cluster's token, or "
+        "copy its ~/.ray/auth_token"
     )
 
 
-def _authenticate_by(mode: str | None) -> None:
-    """Set what Ray otherwise reads when it is import_object."""
+def _set_auth_mode(mode: str | None) -> None:
+    """Set the mode, which Ray otherwise reads only at import."""
     if mode is None:
-        os.environ.pop(_AUTHENTICATION, None)
+        os.environ.pop(_AUTH_MODE, None)
     else:
-        os.environ[_AUTHENTICATION] = mode
+        os.environ[_AUTH_MODE] = mode
     Config.initialize("")
 
 
-def _is_welcome(address: str) -> bool:
-    """Whether a cluster answers this process, authenticated as it is now."""
+def _accepts_us(address: str) -> bool:
+    """Return whether a cluster accepts this process with its current authentication mode."""
     sys.stderr.flush()
-    screen = os.dup(2)
+    stderr = os.dup(2)
     try:
-        # Ray's core has a line of its own for each refusal, written past Python.
-        with Path(os.devnull).open("w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
+        # Ray's core writes its own message about a rejection, bypassing Python.
+        with Path(os.devnull).open("w") as devnull:
+            os.dup2(devnull.fileno(), 2)
         GcsClient(address=address)
         return True
     except ray.exceptions.AuthenticationError:
         return False
     finally:
-        os.dup2(screen, 2)
-        os.close(screen)
+        os.dup2(stderr, 2)
+        os.close(stderr)

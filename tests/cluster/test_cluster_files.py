@@ -4,7 +4,6 @@ import copy
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -340,19 +339,6 @@ def test_a_slurm_job_runs_on_all_its_nodes_and_leaves_nothing(tmp_path: Path) ->
     assert not list(Path("/tmp").glob(f"ray-{job}-*"))
     processes = [entry / "cmdline" for entry in Path("/proc").iterdir() if entry.name.isdigit()]
     assert not [path for path in processes if path.exists() and f"ray-{job}-node" in path.read_text(errors="replace")]
-
-
-def test_submit_needs_no_program_but_python_and_bash(tmp_path: Path) -> None:
-    for name in ("bash", "env", "dirname"):
-        found = shutil.which(name)
-        assert found
-        (tmp_path / name).symlink_to(found)
-    done = subprocess.run(
-        [str(CLUSTER / "submit"), "--help"], env={"PATH": str(tmp_path), "HOME": str(tmp_path)},
-        capture_output=True, text=True, check=False, cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("usage: cyclesep submit")
 
 
 def merged(config: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import ray
 from cyclesep.cluster import connect, local_cluster
 from cyclesep.errors import ClusterError
 from cyclesep.storage import atomic_io
+from tests.support.paths import CHECKOUT
 
 pytestmark = pytest.mark.xdist_group("ray")
 
@@ -79,7 +80,7 @@ def test_an_address_at_which_no_cluster_answers_is_told_at_once(monkeypatch: pyt
 TOKEN, OTHER = "a" * 64, "b" * 64
 JOIN = """
 import ray
-from cyclesep.cluster import connect
+from cyclesep.cluster.connect import connect
 from cyclesep.errors import ClusterError
 
 class Actor:
@@ -117,7 +118,7 @@ def test_a_token_is_brought_exactly_to_a_cluster_that_asks_for_one(tmp_path: Pat
 
     try:
         with subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("cluster_host.py"))],
+            [sys.executable, str(CHECKOUT / "tests" / "support" / "cluster_host.py")],
             env={**environment, **own, "RAY_TMPDIR": folder},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         ) as host:  # fmt: skip
@@ -157,7 +158,7 @@ def test_the_next_cluster_removes_what_a_killed_one_has_left_and_nothing_else(
     (tmp_path / "cyclesep-ray-other").mkdir()
     monkeypatch.setattr(local_cluster, "_SHORT", str(tmp_path))
     (held := tmp_path / "cyclesep-ray-held").mkdir()
-    with atomic_io.locked(held / "owner.lock", wait=True):  # type: ignore[union-attr]
+    with atomic_io.lock_file(held / "owner.lock", wait=True):  # type: ignore[union-attr]
         monkeypatch.setattr(ray, "is_initialized", lambda: False)
         monkeypatch.setattr(ray, "init", init)
         monkeypatch.setattr(ray, "shutdown", lambda: None)

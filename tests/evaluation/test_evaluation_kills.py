@@ -16,9 +16,9 @@ import pytest
 
 from cyclesep.data.corpora.composer.track import SyntheticConfig, synthetic_tracks
 from cyclesep.data.corpora.composer.writers import write_musdb_hq
+from tests.support.paths import CHECKOUT
 from tests.support.tiny_evaluation import save_separator
 
-HERE = Path(__file__).parent
 DEADLINE_SECONDS = 200.0
 
 
@@ -57,7 +57,7 @@ def host() -> Iterator[Host]:
     environment = {**os.environ, "RAY_TMPDIR": folder, "OMP_NUM_THREADS": "1"}
     environment.pop("RAY_ADDRESS", None)
     process = subprocess.Popen(
-        [sys.executable, str(HERE / "cluster_host.py")],
+        [sys.executable, str(CHECKOUT / "tests" / "support" / "cluster_host.py")],
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

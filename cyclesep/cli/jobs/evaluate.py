@@ -8,11 +8,13 @@ def run(config: EvaluateConfig) -> int:
     """Separate and score a test split; the exit status is 1 if a track failed."""
     from rich.console import Console
 
+    from cyclesep.cluster.job_folder import check_output_outlives_job
     from cyclesep.evaluation.evaluate import evaluate
     from cyclesep.evaluation.score_display import print_summary
     from cyclesep.reports.evaluation_report import write_evaluation_report
-    from cyclesep.reports.report import write_report
+    from cyclesep.reports.write_reports import write_report
 
+    check_output_outlives_job("output", config.output)
     result = evaluate(config)
     print_summary(result.tracks, console=Console())
     for failure in result.failed:

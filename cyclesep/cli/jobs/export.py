@@ -6,8 +6,10 @@ from cyclesep.inference.export import ExportConfig
 
 def run(config: ExportConfig) -> int:
     """Export a separator, and print what was written."""
+    from cyclesep.cluster.job_folder import check_output_outlives_job
     from cyclesep.inference.export import export
 
+    check_output_outlives_job("output", config.output)
     card = export(config)
     print(f"{config.output}: {', '.join(card.targets)} at {card.sample_rate} Hz, {card.channels} channels")
     print(f"{config.output}.json: how to use it, in segments of {card.window_samples} samples")

@@ -7,10 +7,12 @@ from cyclesep.data.ingest import IngestConfig
 def run(config: IngestConfig) -> int:
     """Convert music to shards; the exit status is 1 if a track failed."""
     from cyclesep.cluster.connect import connect
+    from cyclesep.cluster.job_folder import check_output_outlives_job
     from cyclesep.data.corpora.corpus import find_tracks
     from cyclesep.data.ingest import ingest
     from cyclesep.storage.path import StoragePath
 
+    check_output_outlives_job("output", config.output)
     # Report wrong paths before Ray starts, which takes seconds.
     tracks = find_tracks(config.corpus)
     StoragePath.of(config.output).exists()

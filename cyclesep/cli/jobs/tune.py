@@ -11,11 +11,13 @@ def run(config: TuneConfig) -> int:
     from rich.console import Console
 
     from cyclesep.cluster.connect import connect
+    from cyclesep.cluster.job_folder import check_output_outlives_job
     from cyclesep.evaluation.score_display import print_summary
     from cyclesep.tuning.search import search
     from cyclesep.tuning.search_display import print_search
     from cyclesep.tuning.space import grid_size, read_space
 
+    check_output_outlives_job("output_dir", config.output_dir)
     # Report an invalid search space before Ray starts, which takes seconds.
     space = read_space(config.space, config.train)
     if config.search == "grid":
