@@ -1,4 +1,4 @@
-# Two commands do everything: `make quickstart` and `make test`. Both set up .venv and ffmpeg first, once.
+# `make quickstart` and `make test` install .venv and ffmpeg on their first run.
 
 PYTHON ?= python3
 RUN := .venv/bin
@@ -7,16 +7,16 @@ PROTOC := $(RUN)/python -m grpc_tools.protoc -Iprotos
 .PHONY: quickstart tune-demo cluster-demo notebook test test-slow check format protos docs ffmpeg chromium clean help
 
 help:
-	@echo "make quickstart   compose music, train a separator on it, separate and score songs it never heard (under 10 minutes)"
-	@echo "make tune-demo    search for settings of a small separator on synthetic songs, and train the winner on (some minutes)"
-	@echo "make cluster-demo a Ray head, two nodes and an S3 server on loopback; four jobs sent to them, one node killed (under 10 minutes)"
+	@echo "make quickstart   compose songs, train a separator on them, separate and score its test split (under 10 minutes)"
+	@echo "make tune-demo    search for settings of a small separator on synthetic songs, and train the best one further (some minutes)"
+	@echo "make cluster-demo run four jobs on a Ray head, two nodes and an S3 server on loopback, and kill one node (under 10 minutes)"
 	@echo "make notebook     run docs/notebook.ipynb and save it with its outputs (some minutes)"
-	@echo "make test         format, lint, types, generated code, layers and all tests but the slow ones"
-	@echo "make test-slow    the tests that take longer than a minute"
-	@echo "make format       put the sources into their format"
-	@echo "make docs         turn docs/ into a site that opens from disk: build/docs/index.html"
+	@echo "make test         check format, lint, types and generated code, and run all tests except the slow ones"
+	@echo "make test-slow    run the tests that take longer than a minute"
+	@echo "make format       format the sources"
+	@echo "make docs         build the documentation as HTML: build/docs/index.html"
 	@echo "make protos       generate cyclesep/data/shards/segment_pb2.py from protos/segment.proto"
-	@echo "make clean        remove what quickstart, tune-demo and the tests have made, but for .venv"
+	@echo "make clean        remove the outputs of quickstart, tune-demo and the tests, but not .venv"
 
 quickstart: .venv/.installed | ffmpeg
 	@$(RUN)/python jobs/quickstart.py
@@ -44,7 +44,7 @@ check: .venv/.installed-dev | ffmpeg
 	@$(RUN)/mypy
 	@fresh=$$(mktemp -d) && $(PROTOC) --python_out=$$fresh --pyi_out=$$fresh protos/segment.proto \
 	  && for file in segment_pb2.py segment_pb2.pyi; do \
-	       cmp -s $$fresh/$$file cyclesep/data/shards/$$file || { echo "cyclesep/data/shards/$$file is not what protos/segment.proto gives; run make protos"; exit 1; }; \
+	       cmp -s $$fresh/$$file cyclesep/data/shards/$$file || { echo "cyclesep/data/shards/$$file does not match protos/segment.proto; run make protos"; exit 1; }; \
 	     done && rm -r $$fresh
 
 format: .venv/.installed-dev
@@ -63,7 +63,7 @@ clean:
 
 .venv/.installed: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo "cyclesep needs Python 3.11 or newer and found $$($(PYTHON) --version); name another one: make PYTHON=python3.12 ..."; exit 1; }
+	  || { echo "cyclesep needs Python 3.11 or newer, found $$($(PYTHON) --version); set another one: make PYTHON=python3.12 ..."; exit 1; }
 	@test -x $(RUN)/python || $(PYTHON) -m venv .venv \
 	  || { echo "$(PYTHON) has no venv module; on Debian and Ubuntu: apt-get install python3-venv"; rm -rf .venv; exit 1; }
 	@echo "installing the pinned requirements into .venv (once; some minutes)"
@@ -85,11 +85,11 @@ ffmpeg:
 	  && $$sudo apt-get -qq update > /dev/null && DEBIAN_FRONTEND=noninteractive $$sudo apt-get -qq install -y --no-install-recommends ffmpeg > /dev/null ; } \
 	|| { echo "ffmpeg and ffprobe are missing; install them: apt-get install ffmpeg, dnf install ffmpeg or brew install ffmpeg"; exit 1; }
 
-# The tests open the pages in it.
+# For the browser tests of the reports.
 chromium:
 	@command -v chromium > /dev/null || { \
 	  sudo=$$(test "$$(id -u)" = 0 || command -v sudo) ; \
 	  command -v apt-get > /dev/null && { test "$$(id -u)" = 0 || test -n "$$sudo"; } \
 	  && echo "installing chromium with apt (once)" \
 	  && $$sudo apt-get -qq update > /dev/null && DEBIAN_FRONTEND=noninteractive $$sudo apt-get -qq install -y --no-install-recommends chromium > /dev/null ; } \
-	|| { echo "chromium is missing, in which the tests open pages; install it: apt-get install chromium or dnf install chromium"; exit 1; }
+	|| { echo "chromium is missing, which the browser tests need; install it: apt-get install chromium or dnf install chromium"; exit 1; }

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from cyclesep import __version__
 from cyclesep.cli.arguments import classify_args, parse_options
@@ -52,7 +52,7 @@ def execute(job: Job, arguments: Sequence[str]) -> NoReturn:
         if chosen.help:
             print(job_help(job))
             return 0
-        config = settings.load(job.config, *classify_args(job, chosen.arguments))
+        config: Any = settings.load(job.config, *classify_args(job, chosen.arguments))
         if chosen.print_config:
             print(settings.to_yaml(config), end="")
             return 0
