@@ -1,4 +1,4 @@
-"""Evaluation on a real Ray cluster of this machine: what is scored, kept, resumed and told."""
+"""Evaluation on a local Ray cluster: scores, output files, resuming and errors."""
 
 import json
 import os
@@ -39,19 +39,19 @@ from cyclesep.metrics import ScoreTable, score_track
 from cyclesep.storage.path import StoragePath
 from tests.support.tiny_evaluation import WINDOWS, save_separator
 
-# Ray's workers cannot import this file, and some tracks of its own go there.
+# Ray's workers cannot import this module, but receive some tracks of a class that it defines.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained separator of vocals, mono at 8 kHz."""
+    """Checkpoint of an untrained separator of vocals, mono at 8 kHz."""
     return save_separator(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture(scope="module")
 def configured(checkpoint: Path, tiny_shards: Path) -> Callable[..., EvaluateConfig]:
-    """A config for the checkpoint on the two test songs of the tiny corpus, with the given changes."""
+    """Build a config for the checkpoint and the two test songs of the tiny corpus, with changes."""
 
     def build(**changes: object) -> EvaluateConfig:
         values: dict[str, object] = {"checkpoint": str(checkpoint), "shards": str(tiny_shards), "separation": WINDOWS}
@@ -66,7 +66,7 @@ def evaluated(
     tmp_path_factory: pytest.TempPathFactory,
     ray_cluster: object,  # noqa: ARG001  (a fixture of this scope cannot use a mark)
 ) -> EvaluationReport:
-    """Mixture, heuristic, separator and IRM2 on two songs, with estimates."""
+    """Report on mixture, heuristic, separator and IRM2 for two songs, with saved estimates."""
     output = tmp_path_factory.mktemp("evaluation")
     return evaluate(configured(output=str(output), save_estimates=True))
 
@@ -80,8 +80,8 @@ def sdr(table: ScoreTable, system: str, track_id: str, target: str = "vocals") -
     return value
 
 
-def test_every_system_is_scored_on_every_track_of_the_split(evaluated: EvaluationReport) -> None:
-    assert [(outcome.system, outcome.track_id) for outcome in evaluated.track_results] == [
+def test_every_system_is_scored_on_every_track(evaluated: EvaluationReport) -> None:
+    assert [(result.system, result.track_id) for result in evaluated.track_results] == [
         (system, track) for system in ("mixture", "heuristic", "separator", "IRM2") for track in ("Song 8", "Song 9")
     ]
     assert evaluated.failed == ()
@@ -91,7 +91,7 @@ def test_every_system_is_scored_on_every_track_of_the_split(evaluated: Evaluatio
     assert len(targets) == 8
 
 
-def test_the_table_holds_what_the_scorer_says_of_what_the_separator_gives(
+def test_the_table_contains_the_scores_of_the_separator(
     evaluated: EvaluationReport, checkpoint: Path, tiny_shards: Path
 ) -> None:
     reader = ShardReader(tiny_shards)
@@ -103,12 +103,12 @@ def test_the_table_holds_what_the_scorer_says_of_what_the_separator_gives(
     assert sdr(evaluated.table, "separator", "Song 9") == pytest.approx(np.nanmedian(expected.sdr), abs=1e-6)
 
 
-def test_the_oracle_stands_far_above_the_mixture(evaluated: EvaluationReport) -> None:
+def test_the_oracle_scores_far_above_the_mixture(evaluated: EvaluationReport) -> None:
     for track in ("Song 8", "Song 9"):
         assert sdr(evaluated.table, "IRM2", track) > sdr(evaluated.table, "mixture", track) + 5
 
 
-def test_all_files_are_there_and_readable_by_others(evaluated: EvaluationReport) -> None:
+def test_all_output_files_exist(evaluated: EvaluationReport) -> None:
     output = Path(evaluated.output)
     assert ScoreTable.read(output / "scores.parquet").table.equals(evaluated.table.table)
     assert TrackScores.read(output / "tracks.parquet").summary() == evaluated.tracks.summary()
@@ -122,7 +122,7 @@ def test_all_files_are_there_and_readable_by_others(evaluated: EvaluationReport)
     assert not list(output.rglob("*.partial"))
 
 
-def test_there_is_a_row_for_each_checkpoint_track_and_target(evaluated: EvaluationReport, checkpoint: Path) -> None:
+def test_there_is_a_row_per_system_track_and_target(evaluated: EvaluationReport, checkpoint: Path) -> None:
     rows = pyarrow.parquet.read_table(Path(evaluated.output) / "tracks.parquet").to_pylist()
     keys = [(row["system"], row["checkpoint"], row["track_id"], row["target"]) for row in rows]
     digest = checkpoints.load_separator(checkpoint).digest
@@ -140,11 +140,11 @@ def test_there_is_a_row_for_each_checkpoint_track_and_target(evaluated: Evaluati
         assert row["SDR"] == sdr(evaluated.table, row["system"], row["track_id"], row["target"])
         assert (row["separation_seconds"] > 0) == (row["separation_peak_bytes"] > 0) == (row["system"] == "separator")
         assert row["scoring_seconds"] > 0
-        # Less than Python with torch, or more than a small machine has, would be no measurement.
+        # A plausible range: Python with torch needs more than the minimum, and tests less than the maximum.
         assert 50e6 < row["scoring_peak_bytes"] < 4e9
 
 
-def test_the_digest_of_references_is_that_of_their_samples(evaluated: EvaluationReport, tiny_shards: Path) -> None:
+def test_the_digest_of_references_depends_on_their_samples(evaluated: EvaluationReport, tiny_shards: Path) -> None:
     track = ShardReader(tiny_shards).manifest.split("test")[0]
     stems = ShardTrack(folder=tiny_shards, record=track).read()
     references = {name: stems[name] for name in ("drums", "vocals")}
@@ -155,10 +155,9 @@ def test_the_digest_of_references_is_that_of_their_samples(evaluated: Evaluation
     assert digest_of(references) not in {row.references for row in evaluated.tracks.rows}
 
 
-def test_a_second_run_does_nothing_and_tells_the_same(
+def test_a_second_run_reuses_all_results_without_a_cluster(
     evaluated: EvaluationReport, configured: Callable[..., EvaluateConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Not even a cluster.
     monkeypatch.delattr(evaluate_module, "connect")
     monkeypatch.delattr(evaluate_module, "Scheduler")
     again = evaluate(configured(output=str(evaluated.output), save_estimates=True))
@@ -167,23 +166,23 @@ def test_a_second_run_does_nothing_and_tells_the_same(
     assert again.track_results == evaluated.track_results
 
 
-def test_only_what_is_missing_or_damaged_is_done_again_with_the_identical_table(
+def test_only_missing_and_damaged_results_are_computed_again(
     evaluated: EvaluationReport, configured: Callable[..., EvaluateConfig]
 ) -> None:
     parts = sorted((Path(evaluated.output) / "parts").glob("separator-*.json"))
     parts[0].unlink()
     oracle = sorted((Path(evaluated.output) / "parts").glob("IRM2-*.parquet"))[0]
     oracle.write_bytes(oracle.read_bytes()[:100])
-    untouched = {path: path.stat().st_mtime_ns for path in (Path(evaluated.output) / "parts").iterdir()}
+    times = {path: path.stat().st_mtime_ns for path in (Path(evaluated.output) / "parts").iterdir()}
     again = evaluate(configured(output=str(evaluated.output), save_estimates=True))
     assert again.num_reused == 6
     assert again.table.table.equals(evaluated.table.table)
-    changed = [path for path, before in untouched.items() if path.stat().st_mtime_ns != before]
+    changed = [path for path, before in times.items() if path.stat().st_mtime_ns != before]
     assert len({path.stem for path in changed}) == 2
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_an_interrupted_run_goes_on_where_it_stopped_with_the_identical_table(
+def test_an_interrupted_run_resumes_with_an_identical_table(
     evaluated: EvaluationReport,
     configured: Callable[..., EvaluateConfig],
     tmp_path: Path,
@@ -191,7 +190,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped_with_the_identical_table(
 ) -> None:
     config = configured(output=str(tmp_path), checkpoint=None, targets=("vocals",))
 
-    def interrupt(_display: EvaluationProgress, _outcome: TrackResult) -> None:
+    def interrupt(_progress: EvaluationProgress, _result: TrackResult) -> None:
         raise KeyboardInterrupt
 
     advance = EvaluationProgress.advance
@@ -208,7 +207,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped_with_the_identical_table(
     assert report.table.table.equals(rows.filter(pyarrow.compute.not_equal(rows["system"], "separator")))
 
 
-def test_written_estimates_score_as_the_separator_that_wrote_them(
+def test_saved_estimates_score_like_their_separator(
     evaluated: EvaluationReport, configured: Callable[..., EvaluateConfig], tmp_path: Path
 ) -> None:
     config = configured(
@@ -222,16 +221,16 @@ def test_written_estimates_score_as_the_separator_that_wrote_them(
     )
     (system,) = find_systems(config)
     assert system.name == "separator"
-    items = [item(system, track, tmp_path) for track in find_references(config)]
-    assert [score(entry).reason for entry in items] == ["", ""]
-    table = ScoreTable.concatenate(entry.results.load_track_scores(entry.key) for entry in items)
+    tasks = [make_task(system, track, tmp_path) for track in find_references(config)]
+    assert [score(task).reason for task in tasks] == ["", ""]
+    table = ScoreTable.concatenate(task.results.load_track_scores(task.key) for task in tasks)
     for track_id in ("Song 8", "Song 9"):
         for target in ("vocals", "accompaniment"):
             expected = sdr(evaluated.table, "separator", track_id, target)
             assert sdr(table, "separator", track_id, target) == expected
 
 
-def item(system: System, track: ReferenceTrack, output: Path) -> EvaluationTask:
+def make_task(system: System, track: ReferenceTrack, output: Path) -> EvaluationTask:
     return EvaluationTask(
         system=system,
         track=track,
@@ -243,13 +242,13 @@ def item(system: System, track: ReferenceTrack, output: Path) -> EvaluationTask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TroubledTrack:
-    """A track that cannot be read, or that takes its process along the first time it is read."""
+class FaultyTrack:
+    """A track that cannot be read, or that kills its process the first time it is read."""
 
     inner: ShardTrack
     track_id: str
-    deadly: Path | None = None
-    """A file that is made when it kills; its name is the method that does."""
+    kill_file: Path | None = None
+    """File that is created when the process is killed; its name is the method that does it."""
 
     @property
     def split(self) -> str:
@@ -259,25 +258,25 @@ class TroubledTrack:
         return self.track_id
 
     def read(self) -> dict[str, Waveform]:
-        self._cause_trouble("read")
+        self._fail_in("read")
         return self.inner.read()
 
     def mixture(self) -> Waveform:
-        self._cause_trouble("mixture")
+        self._fail_in("mixture")
         return self.inner.mixture()
 
-    def _cause_trouble(self, asked: str) -> None:
-        if self.deadly is None:
-            raise ValueError("the tape is torn")
-        if self.deadly.name == asked and not self.deadly.exists():
-            self.deadly.touch()
+    def _fail_in(self, method: str) -> None:
+        if self.kill_file is None:
+            raise ValueError("broken file")
+        if self.kill_file.name == method and not self.kill_file.exists():
+            self.kill_file.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-# Without actors a process reads all stems; with them an actor reads the mixture and a task all stems.
+# Without actors a scorer reads all stems; with actors, an actor reads the mixture and a scorer all stems.
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize(("num_separation_actors", "at"), [(None, "read"), (1, "mixture"), (1, "read")])
-def test_a_failing_track_is_told_a_killed_process_is_replaced_and_the_rest_finish(
+def test_a_failed_track_is_reported_and_a_killed_process_replaced(
     evaluated: EvaluationReport,
     configured: Callable[..., EvaluateConfig],
     tmp_path: Path,
@@ -291,25 +290,25 @@ def test_a_failing_track_is_told_a_killed_process_is_replaced_and_the_rest_finis
     )
     good, other = find_references(config)
     assert isinstance(other, ShardTrack)
-    torn = TroubledTrack(inner=other, track_id="torn")
-    deadly = TroubledTrack(inner=other, track_id="Song 9", deadly=tmp_path / at)
-    monkeypatch.setattr(evaluate_module, "find_references", lambda _: [deadly, torn, good])
+    broken = FaultyTrack(inner=other, track_id="broken")
+    killer = FaultyTrack(inner=other, track_id="Song 9", kill_file=tmp_path / at)
+    monkeypatch.setattr(evaluate_module, "find_references", lambda _: [killer, broken, good])
     report = evaluate(config)
     assert (tmp_path / at).exists()
-    assert [(outcome.track_id, outcome.failed) for outcome in report.track_results] == [
+    assert [(result.track_id, result.failed) for result in report.track_results] == [
         ("Song 9", False),
-        ("torn", True),
+        ("broken", True),
         ("Song 8", False),
     ]
     for song in ("Song 8", "Song 9"):
         assert sdr(report.table, "separator", song) == sdr(evaluated.table, "separator", song)
-    assert [str(outcome) for outcome in report.failed] == ["separator: torn: ValueError: the tape is torn"]
-    assert "failed: separator: torn: ValueError: the tape is torn" in capfd.readouterr().err
+    assert [str(result) for result in report.failed] == ["separator: broken: ValueError: broken file"]
+    assert "failed: separator: broken: ValueError: broken file" in capfd.readouterr().err
     assert json.loads((tmp_path / "summary.json").read_text())["failed"] == [str(report.failed[0])]
     rows = pyarrow.parquet.read_table(tmp_path / "tracks.parquet").to_pylist()
-    assert [row["reason"] for row in rows] == [*[""] * 2, "ValueError: the tape is torn", *[""] * 2]
-    # The failure is not kept as a result: only that track is tried again.
-    monkeypatch.setattr(evaluate_module, "find_references", lambda _: [deadly, other, good])
+    assert [row["reason"] for row in rows] == [*[""] * 2, "ValueError: broken file", *[""] * 2]
+    # Failures are not saved: only the failed track is tried again.
+    monkeypatch.setattr(evaluate_module, "find_references", lambda _: [killer, other, good])
     again = evaluate(config)
     assert (again.num_reused, again.failed) == (2, ())
 
@@ -326,7 +325,7 @@ def noise(seed: int, seconds: float, sample_rate: int = 11025, channels: int = 2
 
 @pytest.fixture
 def four_stems(tmp_path: Path) -> EvaluateConfig:
-    """One stereo song of four stems at 11.025 kHz, read from its folder."""
+    """Config for one stereo song of four stems at 11.025 kHz, read from its folder."""
     music = tmp_path / "music"
     stems = {name: noise(number, 2.0) for number, name in enumerate(("vocals", "drums", "bass", "other"))}
     write_stems(music / "test" / "A song", **stems)
@@ -335,7 +334,7 @@ def four_stems(tmp_path: Path) -> EvaluateConfig:
     )
 
 
-def test_a_corpus_is_scored_at_its_own_rate_and_channels_with_all_its_stems(four_stems: EvaluateConfig) -> None:
+def test_a_corpus_is_scored_at_its_own_sample_rate_with_all_its_stems(four_stems: EvaluateConfig) -> None:
     (track,) = find_references(four_stems)
     stems = track.read()
     assert set(stems) == {"mixture", "vocals", "drums", "bass", "other"}
@@ -343,18 +342,16 @@ def test_a_corpus_is_scored_at_its_own_rate_and_channels_with_all_its_stems(four
     systems = find_systems(four_stems)
     assert [system.name for system in systems] == ["mixture", "heuristic", "IRM1", "MWF"]
     for system in systems:
-        entry = item(system, track, Path(four_stems.output))
-        assert score(entry).reason == ""
-        found = entry.results.load_track_scores(entry.key)
-        # Four stems together, and vocals beside the accompaniment, as museval pairs them.
-        companies = {(value.target, value.scoring_group) for value in found.track_values()}
-        assert (
-            len({target for target, company in companies if company.count("+") == 3}) == 4 or system.name == "mixture"
-        )
-        assert {target for target, company in companies if company.count("+") == 1} == {"vocals", "accompaniment"}
+        task = make_task(system, track, Path(four_stems.output))
+        assert score(task).reason == ""
+        scores = task.results.load_track_scores(task.key)
+        # Four stems together, and vocals with the accompaniment, as in museval.
+        groups = {(value.target, value.scoring_group) for value in scores.track_values()}
+        assert len({target for target, group in groups if group.count("+") == 3}) == 4 or system.name == "mixture"
+        assert {target for target, group in groups if group.count("+") == 1} == {"vocals", "accompaniment"}
 
 
-def test_a_reference_that_ends_early_is_told(four_stems: EvaluateConfig, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_truncated_reference_gives_a_warning(four_stems: EvaluateConfig, caplog: pytest.LogCaptureFixture) -> None:
     assert four_stems.corpus is not None
     drums = Path(four_stems.corpus.path) / "test/A song/drums.wav"
     samples, rate = soundfile.read(drums)
@@ -364,7 +361,7 @@ def test_a_reference_that_ends_early_is_told(four_stems: EvaluateConfig, caplog:
     assert "A song: reference drums: padded, it ends 1.55 s before the longest stem" in caplog.text
 
 
-def test_estimates_of_several_targets_stay_as_they_are_and_one_gets_its_accompaniment(
+def test_an_accompaniment_is_added_to_a_single_estimate_only(
     four_stems: EvaluateConfig,
 ) -> None:
     (track,) = find_references(four_stems)
@@ -384,7 +381,7 @@ def test_estimates_of_several_targets_stay_as_they_are_and_one_gets_its_accompan
     assert names("heuristic", "drums", "bass") == names("MWF", "drums", "bass") == {"drums", "bass"}
 
 
-def test_estimates_travel_in_sixteen_bits_and_lose_nothing_that_is_scored() -> None:
+def test_sixteen_bit_estimates_round_trip_exactly() -> None:
     loud = noise(0, 0.5)
     loud = Waveform(samples=30 * loud.samples, sample_rate=loud.sample_rate)
     packed = Pcm16Estimates.of({"vocals": loud})
@@ -396,57 +393,61 @@ def test_estimates_travel_in_sixteen_bits_and_lose_nothing_that_is_scored() -> N
     assert np.array_equal(once, twice)
 
 
-def test_the_actor_gives_a_reason_instead_of_a_traceback(checkpoint: Path, tiny_shards: Path) -> None:
+def test_an_unreadable_track_has_a_reason_from_the_actor_and_from_the_scorer(
+    checkpoint: Path, tiny_shards: Path
+) -> None:
     actor = SeparationActor(str(checkpoint), WINDOWS, "cpu")
     record = ShardReader(tiny_shards).manifest.tracks[0]
-    gone = ShardTrack(folder=tiny_shards / "gone", record=record)
-    separation, estimates = actor.separate(gone)
-    assert "gone" in separation.reason
+    missing = ShardTrack(folder=tiny_shards / "missing", record=record)
+    stats, estimates = actor.separate(missing)
+    assert "missing" in stats.reason
     assert estimates is None
-    outcome = score(item(find_systems(EvaluateConfig(shards="x"))[0], gone, tiny_shards))
-    assert (outcome.failed, outcome.reason) == (True, separation.reason)
+    result = score(make_task(find_systems(EvaluateConfig(shards="x"))[0], missing, tiny_shards))
+    assert (result.failed, result.reason) == (True, stats.reason)
 
 
 @pytest.mark.parametrize(
-    ("changes", "problem", "told"),
+    ("changes", "error", "message"),
     [
-        ({"shards": None}, ConfigError, "give one of them"),
-        ({"corpus": CorpusConfig()}, ConfigError, "give one of them"),
-        ({"split": "train", "targets": ("vocals",)}, ConfigError, "targets: the checkpoint tells"),
-        ({"name": "IRM2"}, ConfigError, "two systems would be called 'IRM2'"),
+        ({"shards": None}, ConfigError, "specify exactly one of shards, corpus"),
+        ({"corpus": CorpusConfig()}, ConfigError, "specify exactly one of shards, corpus"),
+        ({"split": "train", "targets": ("vocals",)}, ConfigError, "targets: the checkpoint defines its targets"),
+        ({"name": "IRM2"}, ConfigError, "two systems are named 'IRM2'"),
         ({"checkpoint": None, "mixture": False, "heuristic": False, "oracles": ()}, ConfigError, "nothing to score"),
-        ({"estimates": "/nowhere"}, ConfigError, "no folder /nowhere/test"),
-        ({"estimates": "s3://bucket/theirs"}, ConfigError, "s3://bucket/theirs lies in S3; copy it to a folder"),
+        ({"estimates": "/nowhere"}, ConfigError, "folder /nowhere/test not found"),
+        ({"estimates": "s3://bucket/theirs"}, ConfigError, "s3://bucket/theirs is in S3; copy it to a folder"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused_before_anything_is_written(
+def test_invalid_settings_raise_errors_before_anything_is_written(
     configured: Callable[..., EvaluateConfig],
     tmp_path: Path,
     changes: Mapping[str, object],
-    problem: type[CyclesepError],
-    told: str,
+    error: type[CyclesepError],
+    message: str,
 ) -> None:
-    with pytest.raises(problem, match=told):
+    with pytest.raises(error, match=message):
         evaluate(configured(output=str(tmp_path / "out"), **changes))
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "message"),
     [(".inf", "input should be a finite number"), ("0.001", "input should be greater than or equal to 0.01")],
 )
-def test_frames_that_no_track_could_be_cut_into_are_refused_with_the_settings(value: str, told: str) -> None:
-    with pytest.raises(ConfigError, match=f"frame_seconds: invalid value .*; {told}"):
+def test_infinite_and_tiny_frames_are_invalid_settings(value: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"frame_seconds: invalid value .*; {message}"):
         settings.build(EvaluateConfig, dict([parse_override(f"frame_seconds={value}")]))
 
 
-def test_a_split_without_tracks_is_refused(four_stems: EvaluateConfig) -> None:
-    with pytest.raises(CorpusError, match="holds no tracks of split=valid"):
+def test_a_split_without_tracks_raises_corpus_error(four_stems: EvaluateConfig) -> None:
+    with pytest.raises(CorpusError, match="no tracks found in split=valid"):
         find_references(settings.replace(four_stems, {"split": "valid"}))
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_what_the_cluster_cannot_give_is_refused(configured: Callable[..., EvaluateConfig], tmp_path: Path) -> None:
+def test_a_request_beyond_the_cluster_raises_config_error(
+    configured: Callable[..., EvaluateConfig], tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match="num_separation_actors: 64, but the cluster has 2 CPUs"):
         evaluate(configured(output=str(tmp_path), num_separation_actors=64))
     cuda = settings.replace(WINDOWS, {"device": "cuda"})
@@ -454,34 +455,34 @@ def test_what_the_cluster_cannot_give_is_refused(configured: Callable[..., Evalu
         evaluate(configured(output=str(tmp_path), separation=cuda))
 
 
-def test_a_part_of_which_a_byte_is_missing_does_not_count(tmp_path: Path, four_stems: EvaluateConfig) -> None:
+def test_a_truncated_result_is_not_loaded(tmp_path: Path, four_stems: EvaluateConfig) -> None:
     (track,) = find_references(four_stems)
-    entry = item(find_systems(four_stems)[0], track, tmp_path)
+    task = make_task(find_systems(four_stems)[0], track, tmp_path)
 
-    def read() -> TrackResult | None:
-        return entry.results.load_track_result(entry.key, entry.results.folder.sizes("parts"))
+    def load() -> TrackResult | None:
+        return task.results.load_track_result(task.key, task.results.folder.sizes("parts"))
 
-    assert read() is None
-    assert score(entry) == read()
-    assert read() is not None
-    scores = tmp_path / "parts" / entry.key.scores_file
+    assert load() is None
+    assert score(task) == load()
+    assert load() is not None
+    scores = tmp_path / "parts" / task.key.scores_file
     scores.write_bytes(scores.read_bytes()[:-1])
-    assert read() is None
+    assert load() is None
 
 
-def test_a_folder_without_a_track_s_estimates_is_told(four_stems: EvaluateConfig, tmp_path: Path) -> None:
+def test_missing_estimates_of_a_track_raise_scoring_error(four_stems: EvaluateConfig, tmp_path: Path) -> None:
     (tmp_path / "theirs/test").mkdir(parents=True)
     config = settings.replace(four_stems, {"estimates": str(tmp_path / "theirs"), "targets": ["vocals"]})
     system = next(system for system in find_systems(config) if system.name == "theirs")
     assert isinstance(system, InlineSystem)
     (track,) = find_references(config)
-    with pytest.raises(ScoringError, match=r"theirs/test/A song: holds no accompaniment or vocals"):
+    with pytest.raises(ScoringError, match=r"theirs/test/A song: no accompaniment or vocals"):
         system.estimates(track.read(), track)
 
 
 @pytest.fixture
 def three_songs(tmp_path: Path) -> EvaluateConfig:
-    """Three songs of three stems, and a folder `theirs` of estimates of all of them."""
+    """Config for three songs of three stems and a folder `theirs` with estimates of all of them."""
     for number in (1, 2, 3):
         for place in ("music", "theirs"):
             stems = {name: noise(seed, 1.0, channels=1) for seed, name in enumerate(("vocals", "drums", "bass"))}
@@ -492,63 +493,61 @@ def three_songs(tmp_path: Path) -> EvaluateConfig:
     )  # fmt: skip
 
 
-def items_of_folder(config: EvaluateConfig) -> list[EvaluationTask]:
+def tasks_of(config: EvaluateConfig) -> list[EvaluationTask]:
     return make_tasks(
         config, Results(folder=StoragePath.of(config.output)), find_systems(config), find_references(config)
     )
 
 
-def test_tracks_that_lack_estimates_which_others_have_are_told_once(
+def test_missing_estimates_give_one_warning(
     three_songs: EvaluateConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     theirs = tmp_path / "theirs/test"
     (theirs / "Song 1/._vocals.wav").write_bytes(b"")
     (theirs / "Song 1/mixture.wav").write_bytes(b"")
-    items_of_folder(three_songs)
+    tasks_of(three_songs)
     assert caplog.text == ""
     (theirs / "Song 3/drums.wav").unlink()
-    items_of_folder(three_songs)
-    (told,) = [record.getMessage() for record in caplog.records]
-    assert told.startswith("theirs: 1 of 3 tracks lacks targets that others have (Song 3: drums); ")
-    # What is not asked for is not missed, and a track without any estimate fails with a reason of its own.
+    tasks_of(three_songs)
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning.startswith("theirs: estimates are missing in 1 of 3 tracks (Song 3: drums); ")
+    # No warning of targets that are not scored, or of a track without any estimate, which fails with its own message.
     caplog.clear()
-    items_of_folder(settings.replace(three_songs, {"targets": ["vocals", "bass"]}))
+    tasks_of(settings.replace(three_songs, {"targets": ["vocals", "bass"]}))
     shutil.rmtree(theirs / "Song 1")
-    items_of_folder(settings.replace(three_songs, {"targets": ["vocals", "bass"]}))
+    tasks_of(settings.replace(three_songs, {"targets": ["vocals", "bass"]}))
     assert caplog.text == ""
     write_stems(theirs / "Song 1", bass=noise(0, 1.0))
-    items_of_folder(three_songs)
-    assert "2 of 3 tracks lack targets that others have (Song 1: drums, vocals; Song 3: drums); " in caplog.text
+    tasks_of(three_songs)
+    assert "estimates are missing in 2 of 3 tracks (Song 1: drums, vocals; Song 3: drums); " in caplog.text
 
 
-def test_two_files_of_one_target_are_refused_before_anything_starts(
+def test_two_files_of_one_target_raise_config_error_before_anything_is_written(
     three_songs: EvaluateConfig, tmp_path: Path
 ) -> None:
-    place = tmp_path / "theirs/test/Song 2"
+    folder = tmp_path / "theirs/test/Song 2"
     for other in ("vocals.flac", "vocals.extra.wav"):
-        (place / other).write_bytes((place / "vocals.wav").read_bytes())
-    with pytest.raises(ConfigError, match=r"test/Song 2 holds vocals.flac and vocals.wav; keep one of them"):
+        (folder / other).write_bytes((folder / "vocals.wav").read_bytes())
+    with pytest.raises(ConfigError, match=r"test/Song 2 contains both vocals.flac and vocals.wav; keep one of them"):
         evaluate(three_songs)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_of_accompaniments_alone_is_scored_against_the_vocals_too(
-    three_songs: EvaluateConfig, tmp_path: Path
-) -> None:
+def test_accompaniments_alone_are_scored_together_with_the_vocals(three_songs: EvaluateConfig, tmp_path: Path) -> None:
     for folder in (tmp_path / "theirs/test").iterdir():
         shutil.rmtree(folder)
         write_stems(folder, accompaniment=noise(5, 1.0, channels=1))
-    entries = items_of_folder(three_songs)
-    assert [score(entry).reason for entry in entries] == [""] * 3
-    table = ScoreTable.concatenate(entry.results.load_track_scores(entry.key) for entry in entries)
+    tasks = tasks_of(three_songs)
+    assert [score(task).reason for task in tasks] == [""] * 3
+    table = ScoreTable.concatenate(task.results.load_track_scores(task.key) for task in tasks)
     (summary,) = [summary for summary in table.summary() if summary.metric == "SIR"]
     assert (summary.target, summary.scoring_group, summary.tracks) == ("accompaniment", "vocals+accompaniment", 3)
-    assert finished_excerpts(entries[0].results.folder) == {entry.key.name for entry in entries}
+    assert finished_excerpts(tasks[0].results.folder) == {task.key.name for task in tasks}
 
 
-def test_estimates_longer_than_a_short_track_are_scored_and_heard(three_songs: EvaluateConfig, tmp_path: Path) -> None:
+def test_estimates_longer_than_the_track_are_scored_and_excerpted(three_songs: EvaluateConfig, tmp_path: Path) -> None:
     write_stems(tmp_path / "theirs/test/Song 2", vocals=noise(0, 1.5, channels=1))
-    entries = items_of_folder(three_songs)
-    assert [score(entry).reason for entry in entries] == [""] * 3
-    excerpt = Excerpt.read(entries[1].results.folder, entries[1].key.name)
+    tasks = tasks_of(three_songs)
+    assert [score(task).reason for task in tasks] == [""] * 3
+    excerpt = Excerpt.read(tasks[1].results.folder, tasks[1].key.name)
     assert len(excerpt.estimates["vocals"]) == len(excerpt.mixture) == 11025
