@@ -20,7 +20,6 @@ from benchmarks.command import BENCHMARKS, run_benchmark
 from cyclesep.cli.job import Job
 from cyclesep.cli.main import main
 from cyclesep.cli.registry import JOBS, TOOLS
-from cyclesep.cli.submission.command import HELP as SUBMIT_HELP
 from cyclesep.config import settings
 from cyclesep.config.schema import list_settings
 from cyclesep.config.sources import read_sources
@@ -37,10 +36,6 @@ PRESENT = [page for page in PAGES if page not in HISTORY]
 EXTENDING = DOCS / "extending.md"
 
 ENDS_COMMAND = {">", ">>", "|", "&&", ";"}
-# Options of `cyclesep submit`, and whether a value follows.
-SUBMIT_OPTIONS = {
-    name: bool(value) for name, value in re.findall(r"^  (--[a-z-]+) ([A-Z]*)", SUBMIT_HELP, re.MULTILINE)
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +79,9 @@ def commands(page: Path) -> Iterator[Command]:
             if word.rpartition("/")[2] == "cyclesep" or word in ("cluster/submit", "jobs/benchmark.py")
         ]
         words = typed[starts[0] + 1 :] if starts else []
-        words = ["submit", *words] if starts and typed[starts[0]] == "cluster/submit" else words
+        if starts and typed[starts[0]] == "cluster/submit" and "--" in words:
+            # Options of `ray job submit`.
+            words = words[words.index("--") + 1 :]
         words = ["benchmark", *words] if starts and typed[starts[0]] == "jobs/benchmark.py" else words
         end = next((at for at, word in enumerate(words) if word in ENDS_COMMAND), len(words))
         words = words[:end]
@@ -147,12 +144,10 @@ def test_a_command_is_accepted(
 def accepted_words(command: Command) -> list[str]:
     """What to give to `main`, so that it reads a command but does not run it; empty if it only names a job."""
     name, *rest = command.words
-    if name == "submit":
-        name, *rest = submitted(rest) or ["list"]
     if name in ("config", "completion"):
         return [name, *rest]
-    if name in ("JOB", "list", "logs", "stop") or rest in ([], ["NAME"]):
-        assert name in (*JOBS, *TOOLS, "JOB", "benchmark", "list", "logs", "stop")
+    if name == "JOB" or rest in ([], ["NAME"]):
+        assert name in (*JOBS, *TOOLS, "JOB", "benchmark")
         return []
     if name == "benchmark":
         assert rest[0] in BENCHMARKS
@@ -161,16 +156,6 @@ def accepted_words(command: Command) -> list[str]:
     if stand_in(JOBS[name], rest) or not command.whole:
         return ["config", name, *without_options(JOBS[name], rest)]
     return [name, *rest, "--print-config"]
-
-
-def submitted(words: Sequence[str]) -> list[str]:
-    """The job in a command of `cyclesep submit`, whose options must be known."""
-    left = list(words)
-    while left and left[0].startswith("--"):
-        option = left.pop(0)
-        if SUBMIT_OPTIONS[option]:
-            left.pop(0)
-    return left
 
 
 def stand_in(job: Job, words: Sequence[str]) -> bool:
