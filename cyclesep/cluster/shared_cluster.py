@@ -93,8 +93,8 @@ def _send_token_if_required(address: str) -> None:
     except ray.exceptions.AuthenticationError as error:
         reason = str(error).partition(". ")[0]
     raise ClusterError(
-        f"RAY_ADDRESS={address}: the cluster requires a token ({reason}); set RAY_AUTH_TOKEN to the cluster's token, or "
-        "copy its ~/.ray/auth_token"
+        f"RAY_ADDRESS={address}: the cluster requires a token ({reason}); set RAY_AUTH_TOKEN to the cluster's, or copy "
+        "its ~/.ray/auth_token"
     )
 
 

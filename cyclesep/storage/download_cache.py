@@ -1,10 +1,10 @@
-"""Files of a bucket on this machine's disk, for readers that need a path: fetched once, shared by all processes.
+"""A cache of downloaded S3 files, for readers that need a local path; shared by all processes of this machine.
 
-    CYCLESEP_CACHE/copies/KEY/name      a whole file, checked when it came
-    CYCLESEP_CACHE/copies/KEY/.lock     held by the one process that fetches
+    CYCLESEP_CACHE/copies/KEY/name      a complete, verified file
+    CYCLESEP_CACHE/copies/KEY/.lock     held by the process that downloads
 
-KEY is made of the place and of the ETags of all that lies there: what was written anew is another folder. A folder's
-time of change is its last use; what nobody used for an hour goes, but for the latest few.
+KEY is a hash of the prefix and of the ETags of all objects in it, so a rewritten object leads to a new folder. A
+folder's modification time is its last use. Folders unused for an hour are deleted, except for the most recent ones.
 """
 
 import fcntl
@@ -30,50 +30,50 @@ _LOCK = ".lock"
 
 
 def cache_folder() -> Path:
-    """Where this machine keeps what it has fetched."""
-    told = os.environ.get(FOLDER_VARIABLE)
-    return Path(told).expanduser().absolute() if told else _default_folder()
+    """Return the folder in which this machine caches downloads."""
+    given = os.environ.get(FOLDER_VARIABLE)
+    return Path(given).expanduser().absolute() if given else _default_folder()
 
 
 def cached_folder(uri: str, names: Iterable[str]) -> Path:
-    """A folder of this machine with those of the files `names` that lie directly below `uri` now.
+    """Return a local folder with those of the files `names` that exist directly below `uri`, downloading as needed.
 
-    Safe for several processes at once. Raises StorageError where they cannot be fetched, arrive damaged, or where the
-    cache cannot be written.
+    Safe for concurrent processes. Raises StorageError if a download fails or is damaged, or if the cache cannot be
+    written.
     """
     uri = absolute_uri(uri)
-    there = s3_objects.list_objects(uri, deep=False)
-    told = [uri, *(f"{name} {stored.etag}" for name, stored in sorted(there.items()))]
+    objects = s3_objects.list_objects(uri, deep=False)
+    state = [uri, *(f"{name} {info.etag}" for name, info in sorted(objects.items()))]
     copies = cache_folder() / "copies"
-    folder = copies / hashlib.sha256("\n".join(told).encode()).hexdigest()[:32]
-    with _sole(folder):
+    folder = copies / hashlib.sha256("\n".join(state).encode()).hexdigest()[:32]
+    with _exclusive(folder):
         for name in names:
             file = folder / name
-            if name in there and not (file.is_file() and file.stat().st_size == there[name].bytes):
+            if name in objects and not (file.is_file() and file.stat().st_size == objects[name].bytes):
                 download(join_uri(uri, name), file)
-    _sweep(copies)
+    _remove_unused(copies)
     return folder
 
 
 @contextmanager
-def _sole(folder: Path) -> Iterator[None]:
-    """Be the one process that writes there."""
+def _exclusive(folder: Path) -> Iterator[None]:
+    """Create the folder and lock it for the length of the block."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = (folder / _LOCK).open("a")
         fcntl.flock(lock, fcntl.LOCK_EX)
         os.utime(folder)
-    except OSError as problem:
+    except OSError as error:
         raise StorageError(
-            f"{folder.parent}: copies from S3 cannot be kept there ({problem.strerror}); set {FOLDER_VARIABLE} to a "
-            "folder that can be written"
-        ) from problem
+            f"{folder.parent}: downloads from S3 cannot be cached there ({error.strerror}); set {FOLDER_VARIABLE} to a "
+            "writable folder"
+        ) from error
     with lock:
         yield
 
 
-def _sweep(copies: Path) -> None:
-    """Remove what was not used for long; others may be at it as well."""
+def _remove_unused(copies: Path) -> None:
+    """Delete folders that were not used for a while; other processes may do the same."""
     used: list[tuple[float, Path]] = []
     for folder in copies.iterdir():
         with suppress(OSError):

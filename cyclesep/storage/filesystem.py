@@ -1,8 +1,7 @@
-"""S3 as a file system of pyarrow, for Ray: every call goes through this package, and so through boto3.
+"""S3 as a pyarrow file system for Ray, on top of boto3.
 
-pyarrow's own S3 file system looks for endpoint and credentials in other places than boto3, and carries keys that it was
-given into whatever pickles it. This one holds nothing: what is pickled is the name of a class, and each process asks
-boto3 anew.
+pyarrow's own S3 file system ignores boto3's sources of endpoint and credentials, and its pickles contain the keys that
+it was given. This one has no state: each process gets endpoint and credentials from boto3.
 """
 
 import hashlib
@@ -21,24 +20,24 @@ from cyclesep.storage.s3_transfers import Upload, download, upload
 from cyclesep.storage.uri import SCHEME, is_remote
 
 
-def for_ray(place: str) -> tuple[str, FileSystem | None]:
-    """What Ray calls a storage path, and its file system: none for a path of this machine."""
-    return (place.removeprefix(SCHEME), PyFileSystem(_Buckets())) if is_remote(place) else (place, None)
+def for_ray(uri: str) -> tuple[str, FileSystem | None]:
+    """Return a location as Ray's storage path and file system; the file system is None for a local path."""
+    return (uri.removeprefix(SCHEME), PyFileSystem(_S3Handler())) if is_remote(uri) else (uri, None)
 
 
 def from_ray(path: str, filesystem: FileSystem | None) -> str:
-    """The place of what Ray calls `path`, as of a checkpoint."""
+    """Return the location of Ray's storage path and file system, such as those of a checkpoint."""
     return SCHEME + path if isinstance(filesystem, PyFileSystem) else path
 
 
-class _Buckets(FileSystemHandler):  # type: ignore[misc]
-    """All buckets; a path is `bucket/key`, and a folder is whatever keys begin with."""
+class _S3Handler(FileSystemHandler):  # type: ignore[misc]
+    """All buckets; a path is `bucket/key`, and a folder is a prefix of keys."""
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Buckets)
+        return isinstance(other, _S3Handler)
 
     def __hash__(self) -> int:
-        return hash(_Buckets)
+        return hash(_S3Handler)
 
     @override
     def get_type_name(self) -> str:
@@ -50,23 +49,23 @@ class _Buckets(FileSystemHandler):  # type: ignore[misc]
 
     @override
     def get_file_info(self, paths: Sequence[str]) -> list[FileInfo]:
-        return [_info(path) for path in paths]
+        return [_file_info(path) for path in paths]
 
     @override
     def get_file_info_selector(self, selector: FileSelector) -> list[FileInfo]:
         base = selector.base_dir.strip("/")
         found = s3_objects.list_objects(SCHEME + base)
         if not found and not selector.allow_not_found:
-            raise FileNotFoundError(f"{SCHEME}{base}: there is no such folder")
+            raise FileNotFoundError(f"{SCHEME}{base}: folder not found")
         folders = {str(parent) for name in found for parent in Path(name).parents if parent.name}
         infos = {name: FileInfo(f"{base}/{name}", FileType.Directory) for name in folders}
-        for name, stored in found.items():
-            infos[name] = FileInfo(f"{base}/{name}", FileType.File, size=stored.bytes, mtime=stored.modified)
+        for name, info in found.items():
+            infos[name] = FileInfo(f"{base}/{name}", FileType.File, size=info.bytes, mtime=info.modified)
         return [info for name, info in sorted(infos.items()) if selector.recursive or "/" not in name]
 
     @override
     def create_dir(self, path: str, recursive: bool) -> None:
-        """S3 has no folders to be made."""
+        """Do nothing: S3 has no folders to create."""
 
     @override
     def delete_dir(self, path: str) -> None:
@@ -78,7 +77,7 @@ class _Buckets(FileSystemHandler):  # type: ignore[misc]
 
     @override
     def delete_root_dir_contents(self) -> None:
-        raise NotImplementedError("whole buckets are not deleted")
+        raise NotImplementedError("deleting whole buckets is not supported")
 
     @override
     def delete_file(self, path: str) -> None:
@@ -103,35 +102,35 @@ class _Buckets(FileSystemHandler):  # type: ignore[misc]
 
     @override
     def open_input_file(self, path: str) -> PythonFile:
-        # The whole of it first, because only a download goes on after a fault and sees damage.
+        # Downloaded completely first, because only a download resumes after an error and detects damage.
         with tempfile.TemporaryDirectory(prefix="cyclesep-download-") as scratch:
             file = Path(scratch) / "object"
             try:
                 download(SCHEME + path, file)
             except ObjectNotFound as problem:
                 raise FileNotFoundError(str(problem)) from problem
-            # Stays readable when the folder has gone.
+            # The open file stays readable after the folder is deleted.
             return PythonFile(file.open("rb"), mode="r")
 
     @override
     def open_output_stream(self, path: str, metadata: Mapping[str, str]) -> PythonFile:
-        return PythonFile(_Written(SCHEME + path), mode="w")
+        return PythonFile(_UploadOnClose(SCHEME + path), mode="w")
 
     @override
     def open_append_stream(self, path: str, metadata: Mapping[str, str]) -> PythonFile:
-        raise NotImplementedError("S3 cannot append")
+        raise NotImplementedError("S3 does not support appending")
 
 
-def _info(path: str) -> FileInfo:
-    stored = s3_objects.head(SCHEME + path)
-    if stored is not None:
-        return FileInfo(path, FileType.File, size=stored.bytes, mtime=stored.modified)
+def _file_info(path: str) -> FileInfo:
+    info = s3_objects.head(SCHEME + path)
+    if info is not None:
+        return FileInfo(path, FileType.File, size=info.bytes, mtime=info.modified)
     is_folder = bool(s3_objects.list_objects(SCHEME + path, limit=1))
     return FileInfo(path, FileType.Directory if is_folder else FileType.NotFound)
 
 
-class _Written:
-    """A file that becomes an object when it is closed; one that is only forgotten never does."""
+class _UploadOnClose:
+    """A temporary file that is uploaded when it is closed; one that is garbage-collected is discarded."""
 
     def __init__(self, uri: str) -> None:
         self.closed = False

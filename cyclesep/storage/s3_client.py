@@ -1,19 +1,20 @@
-"""The connection to S3: one boto3 client per process, made when it is first needed.
+"""The S3 client: one boto3 client per process, created on first use.
 
-A client is shared by threads, is not carried over a fork and is no part of anything that is pickled, so that no
-credential leaves boto3.
+Endpoint, region, profile and credentials come from boto3's own sources (AWS_ENDPOINT_URL, AWS_DEFAULT_REGION,
+AWS_PROFILE, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws, the machine's role). This package never stores, logs
+or pickles them: threads share the client, a forked child creates its own, and no pickled object contains it.
 """
 
 import os
 import threading
 from typing import Any
 
-# How often a request is tried, unless AWS_MAX_ATTEMPTS or the profile's max_attempts says otherwise. With botocore's
-# exponential backoff (at most 20 s) eight attempts outlast a minute of failures.
+# Attempts per request, unless AWS_MAX_ATTEMPTS or the profile's max_attempts is set. With botocore's exponential
+# backoff (at most 20 s) eight attempts survive a minute of failures.
 MAX_ATTEMPTS = 8
-# Connections kept open: the threads of a prefetch or of an upload, twice over.
+# Open connections: twice the threads of a prefetch or of an upload.
 MAX_CONNECTIONS = 32
-# Parts of an upload; S3 allows 5 MiB to 5 GiB. A part is what is sent again after a fault.
+# Size of an upload part, the unit that is sent again after an error; S3 allows 5 MiB to 5 GiB.
 PART_BYTES = 16 * 2**20
 NUM_UPLOAD_THREADS = 8
 
@@ -22,7 +23,7 @@ _client: Any = None
 
 
 def client() -> Any:
-    """The S3 client of this process; raises what boto3 raises for a profile or an endpoint that cannot be."""
+    """Return the S3 client of this process; raises boto3's errors for an invalid profile or endpoint."""
     global _client
     with _lock:
         if _client is None:
@@ -31,12 +32,12 @@ def client() -> Any:
 
 
 def endpoint() -> str:
-    """The server that this process talks to; empty before its first request."""
+    """Return the server's URL; empty before the first request of this process."""
     return str(_client.meta.endpoint_url) if _client is not None else ""
 
 
 def reset() -> None:
-    """Start anew: after a fork, or when the environment has changed."""
+    """Discard the client: after a fork, or when the environment has changed."""
     global _client, _lock
     _lock, _client = threading.Lock(), None
 
@@ -45,7 +46,7 @@ os.register_at_fork(after_in_child=reset)
 
 
 def transfer_manager() -> Any:
-    """A context manager of s3transfer that uploads several files and several parts of each at once."""
+    """Return a context manager of s3transfer that uploads several files, and several parts of each, in parallel."""
     from boto3.s3.transfer import TransferConfig, create_transfer_manager
 
     config = TransferConfig(
@@ -58,7 +59,7 @@ def transfer_manager() -> Any:
 
 
 def _new_client() -> Any:
-    # Here, because boto3 takes a quarter of a second, which whoever works on local folders need not wait for.
+    # Imported here because boto3 takes a quarter of a second, and local folders do not need it.
     import boto3.session
     from botocore.config import Config
 
@@ -70,7 +71,7 @@ def _new_client() -> Any:
         connect_timeout=10,
         read_timeout=60,
         tcp_keepalive=True,
-        # Whoever downloads knows a SHA-256, and not every server returns checksums.
+        # Downloads are verified by SHA-256, and not every server returns checksums.
         response_checksum_validation="when_required",
     )
     return session.client("s3", config=config)

@@ -1,4 +1,4 @@
-"""What S3 and the way to it can answer, as sentences that say what to do."""
+"""S3 and network errors as one-line messages with a remedy."""
 
 import os
 import re
@@ -12,18 +12,19 @@ from cyclesep.errors import ObjectNotFound, StorageError
 from cyclesep.storage.s3_client import endpoint
 
 _CREDENTIALS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-_REFUSED = f"the credentials are refused; correct {_CREDENTIALS}"
-_REGION = "the bucket lies in another region; set AWS_DEFAULT_REGION to it"
-_BUSY = "the server goes on failing; try again later: what is finished is kept"
+_REJECTED = f"the credentials are rejected; correct {_CREDENTIALS}"
+_REGION = "the bucket is in another region; set AWS_DEFAULT_REGION to it"
+_BUSY = "the server keeps failing; try again later: finished work is kept"
+_DENIED = "access denied; ask for permission to list, get, put and delete objects"
 
-_SENTENCES = {
-    "NoSuchBucket": "there is no such bucket; create it or correct the name",
-    "NoSuchKey": "there is no such object; correct the location",
-    "404": "nothing is known under this name; correct the location, or AWS_ENDPOINT_URL if that is no S3 server",
-    "AccessDenied": "access is denied to these credentials; ask for the rights to list, get, put and delete objects",
-    "403": "access is denied to these credentials; ask for the rights to list, get, put and delete objects",
-    "InvalidAccessKeyId": _REFUSED,
-    "SignatureDoesNotMatch": _REFUSED,
+_MESSAGES = {
+    "NoSuchBucket": "bucket not found; create it or correct the name",
+    "NoSuchKey": "object not found; correct the location",
+    "404": "not found; correct the location, or AWS_ENDPOINT_URL if that is not an S3 server",
+    "AccessDenied": _DENIED,
+    "403": _DENIED,
+    "InvalidAccessKeyId": _REJECTED,
+    "SignatureDoesNotMatch": _REJECTED,
     "ExpiredToken": "the session token has expired; get new credentials",
     "RequestTimeTooSkewed": "the clocks of this machine and of the server differ too much; set this machine's clock",
     "PermanentRedirect": _REGION,
@@ -38,7 +39,7 @@ _SENTENCES = {
     "504": _BUSY,
 }
 
-# What ends a transfer that can go on where it stopped.
+# Errors that end a transfer which can be resumed.
 INTERRUPTIONS = (
     boto.ConnectionClosedError,
     boto.HTTPClientError,
@@ -50,48 +51,49 @@ INTERRUPTIONS = (
 
 @contextmanager
 def translate_errors(uri: str) -> Iterator[None]:
-    """Turn what boto3 raises in the block into StorageError (ObjectNotFound where only the object is missing)."""
+    """Turn boto3's errors in the block into StorageError, or ObjectNotFound if only the object is missing."""
     try:
         yield
-    except boto.ClientError as problem:
-        code = code_of(problem)
+    except boto.ClientError as error:
+        code = error_code(error)
         kind = ObjectNotFound if code == "NoSuchKey" else StorageError
-        raise kind(f"{uri}: {_sentence(code, problem)}") from problem
-    except (boto.BotoCoreError, boto.HTTPClientError, ValueError) as problem:
-        raise StorageError(f"{uri}: {_without_answer(problem)}") from problem
+        raise kind(f"{uri}: {_server_message(code, error)}") from error
+    except (boto.BotoCoreError, boto.HTTPClientError, ValueError) as error:
+        raise StorageError(f"{uri}: {_client_message(error)}") from error
 
 
-def code_of(problem: boto.ClientError) -> str:
-    """S3's own name of an error, such as NoSuchKey, or the HTTP status where the answer had no body."""
-    return str(problem.response.get("Error", {}).get("Code", ""))
+def error_code(error: boto.ClientError) -> str:
+    """Return S3's code of an error, such as NoSuchKey, or the HTTP status if the response had no body."""
+    return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def _sentence(code: str, problem: boto.ClientError) -> str:
-    told = _SENTENCES.get(code)
-    if told is not None:
-        return f"{told} ({code})"
-    message = " ".join(str(problem.response.get("Error", {}).get("Message", "")).split())[:200]
-    return f"the server says {code}: {message.rstrip('.')}; correct what it names"
+def _server_message(code: str, error: boto.ClientError) -> str:
+    message = _MESSAGES.get(code)
+    if message is not None:
+        return f"{message} ({code})"
+    message = " ".join(str(error.response.get("Error", {}).get("Message", "")).split())[:200]
+    return f"the server returned {code}: {message.rstrip('.')}; correct the cause"
 
 
-def _without_answer(problem: Exception) -> str:
-    if isinstance(problem, boto.NoCredentialsError | boto.PartialCredentialsError | boto.CredentialRetrievalError):
-        return f"no credentials were found; set {_CREDENTIALS}, on every machine of the cluster"
-    if isinstance(problem, boto.ProfileNotFound):
-        return f"{str(problem).rstrip('.')}; correct AWS_PROFILE, or write the profile in ~/.aws/config"
-    if isinstance(problem, boto.SSLError):
-        return f"the certificate of {_endpoint()} is not trusted; name its authority's file in AWS_CA_BUNDLE"
-    if isinstance(problem, boto.ParamValidationError):
-        return "S3 takes no such name; correct the location"
-    if isinstance(problem, boto.ConnectionError | boto.HTTPClientError):
-        told = f"no S3 server answers at {_endpoint()} ({type(problem).__name__})"
-        return f"{told}; correct AWS_ENDPOINT_URL or the network"
-    # A URL may hold a user and a password.
-    told = re.sub(r"//[^/@\s]*@", "//", " ".join(str(problem).split()))[:200].rstrip(".")
-    return f"{told}; correct AWS_ENDPOINT_URL and what else is set for boto3"
+def _client_message(error: Exception) -> str:
+    """Return the message for an error without a response from the server."""
+    if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError | boto.CredentialRetrievalError):
+        return f"no credentials found; set {_CREDENTIALS}, on every machine of the cluster"
+    if isinstance(error, boto.ProfileNotFound):
+        return f"{str(error).rstrip('.')}; correct AWS_PROFILE, or add the profile to ~/.aws/config"
+    if isinstance(error, boto.SSLError):
+        return f"the certificate of {_endpoint()} is not trusted; set AWS_CA_BUNDLE to its authority's certificate file"
+    if isinstance(error, boto.ParamValidationError):
+        return "invalid name for S3; correct the location"
+    if isinstance(error, boto.ConnectionError | boto.HTTPClientError):
+        message = f"no S3 server answers at {_endpoint()} ({type(error).__name__})"
+        return f"{message}; correct AWS_ENDPOINT_URL or the network"
+    # Remove a user name and password from a URL.
+    message = re.sub(r"//[^/@\s]*@", "//", " ".join(str(error).split()))[:200].rstrip(".")
+    return f"{message}; correct AWS_ENDPOINT_URL and the other settings of boto3"
 
 
 def _endpoint() -> str:
-    """Where requests go, without a user and a password that a URL may hold."""
+    """Return the server's URL without user name and password."""
     url = urlsplit(endpoint() or os.environ.get("AWS_ENDPOINT_URL") or "Amazon")
     return f"{url.scheme}://{url.netloc.rpartition('@')[2]}" if url.netloc else url.path

@@ -1,12 +1,12 @@
-"""One writer at a time for a prefix: a lock that is an object, made on the condition that there is none.
+"""An exclusive lock for an S3 prefix: an object that is created only if it does not exist.
 
-S3 knows no locks, but a PUT with `If-None-Match: *` succeeds for one of several who try. Whoever holds the lock writes
-it anew every 15 s. One that was not renewed for 90 s, by the server's clock, or whose process on this machine is gone,
-counts as left behind by a crash, and is taken over. Deleting the object breaks the lock at once.
+S3 has no locks, but of several concurrent PUT requests with `If-None-Match: *` only one succeeds. The owner renews the
+lock every 15 s. A lock that was not renewed for 90 s by the server's clock, or whose owner was a process of this
+machine that has ended, counts as abandoned and is taken over. Deleting the object breaks the lock.
 
-Where a server refuses the condition (501, older ones), the lock is written without it and read again a moment later:
-two that start within that moment may then both see the other's and both be refused, or, if the server is slow to show
-what was written, both go on.
+If a server rejects the condition (501, older servers), the lock is written without it and read again after a moment:
+two processes that start within that moment may both see the other's lock and both fail, or, if the server is slow to
+show a write, both succeed.
 """
 
 import json
@@ -24,135 +24,140 @@ from botocore import exceptions as boto
 
 from cyclesep.errors import LockHeldError, ObjectNotFound, StorageError
 from cyclesep.storage.s3_client import client
-from cyclesep.storage.s3_errors import code_of, translate_errors
+from cyclesep.storage.s3_errors import error_code, translate_errors
 from cyclesep.storage.uri import parse, process_name
 
 RENEW_SECONDS = 15.0
 STALE_SECONDS = 90.0
-# What a server without conditions is given to show one writer what another one wrote.
+# How long a server without conditional writes may take to show one writer what another one wrote.
 _SETTLE_SECONDS = 1.0
-# Between looks at a lock whose owner may be dead.
-_LOOK_SECONDS = 2.0
+# Interval for polling a lock whose owner may have crashed.
+_POLL_SECONDS = 2.0
 
-_TAKEN = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
-_UNKNOWN = ("NotImplemented", "501")
+_CONDITION_FAILED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
+_NOT_IMPLEMENTED = ("NotImplemented", "501")
 
 
 _log = logging.getLogger(__name__)
 
 
 class S3Lock:
-    """A lock object in S3, renewed by a thread of its own while it is held."""
+    """A lock object in S3, renewed by a background thread while it is held."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self._token = uuid.uuid4().hex
         self._since = _now()
-        self._ended = threading.Event()
+        self._released = threading.Event()
         self._renewed = 0.0
         self._lost = ""
 
     def acquire(self, *, wait_for_crashed_owner: bool = False) -> None:
-        """Take the lock, or take it over from a crashed owner; raises LockHeldError.
+        """Acquire the lock, or take it over from a crashed owner; raise LockHeldError if it is held.
 
-        Whether an owner on another machine has crashed shows only when it no longer renews the lock: with
-        `wait_for_crashed_owner` this waits until it does, or until the lock is stale.
+        A crashed owner on another machine is recognized only by a missing renewal: with `wait_for_crashed_owner`, wait
+        until the lock is renewed or stale.
         """
         with suppress(ObjectNotFound):
-            found = LockState(self.uri)
+            state = LockState(self.uri)
             if wait_for_crashed_owner:
-                found = self._last_of(found)
-            if not found.is_stale():
-                raise found.refusal()
-            found.delete()
+                state = self._wait_for_renewal(state)
+            if not state.is_stale():
+                raise state.held_error()
+            state.delete()
         self._create()
         self._renewed = time.monotonic()
-        threading.Thread(target=self._keep, name="storage-lock", daemon=True).start()
+        threading.Thread(target=self._renew_until_released, name="s3-lock", daemon=True).start()
 
-    def _last_of(self, first: "LockState") -> "LockState":
-        """The lock when it is stale or was renewed; raises ObjectNotFound when it is given back."""
-        found = first
-        if not found.is_stale():
-            _log.warning("%s: held by %s; waiting for a sign of life", self.uri, found.told())
-        while not found.is_stale() and found.etag == first.etag and found.renewed_at == first.renewed_at:
-            time.sleep(_LOOK_SECONDS)
-            found = LockState(self.uri)
-        return found
+    def _wait_for_renewal(self, first: "LockState") -> "LockState":
+        """Return the lock once it is stale or was renewed; raise ObjectNotFound when it is released."""
+        state = first
+        if not state.is_stale():
+            _log.warning("%s: held by %s; waiting for its next renewal", self.uri, state.owner())
+        while not state.is_stale() and state.etag == first.etag and state.renewed_at == first.renewed_at:
+            time.sleep(_POLL_SECONDS)
+            state = LockState(self.uri)
+        return state
 
     def check(self) -> None:
-        """Raise StorageError if the lock is no longer surely ours, as before a step that others must not see twice."""
+        """Raise StorageError unless this lock is certainly still held; call before a step that must not run twice."""
         if time.monotonic() - self._renewed > STALE_SECONDS:
             self._lost = self._lost or f"could not be renewed for {STALE_SECONDS:.0f} s"
-        if self._lost or self._found_ours() is None:
+        if self._lost or self._own_state() is None:
             raise StorageError(f"{self.uri}: the lock was lost, it {self._lost}; run the same command again")
 
     def release(self) -> None:
-        """Give the lock back; what cannot be deleted any more is left to go stale."""
-        self._ended.set()
+        """Release the lock; if it cannot be deleted, it becomes stale."""
+        self._released.set()
         with suppress(StorageError):
-            found = LockState(self.uri)
-            if found.token == self._token:
-                found.delete()
+            state = LockState(self.uri)
+            if state.token == self._token:
+                state.delete()
 
     def _create(self) -> None:
         try:
             with translate_errors(self.uri):
                 self._put(IfNoneMatch="*")
-        except StorageError as problem:
-            code = code_of(problem.__cause__) if isinstance(problem.__cause__, boto.ClientError) else ""
-            if code in _UNKNOWN:
+        except StorageError as error:
+            code = error_code(error.__cause__) if isinstance(error.__cause__, boto.ClientError) else ""
+            if code in _NOT_IMPLEMENTED:
                 with translate_errors(self.uri):
                     self._put()
                 time.sleep(_SETTLE_SECONDS)
-            elif code not in _TAKEN:
+            elif code not in _CONDITION_FAILED:
                 raise
-        # Also after success: there are servers that pass over the condition.
-        found = LockState(self.uri)
-        if found.token != self._token:
-            raise found.refusal()
+        # Checked after success too, because some servers ignore the condition.
+        state = LockState(self.uri)
+        if state.token != self._token:
+            raise state.held_error()
 
     def _put(self, **condition: str) -> None:
         bucket, key = parse(self.uri)
-        body = {"token": self._token, "owner": process_name(), "process": _process(os.getpid()), "since": self._since}
+        body = {
+            "token": self._token,
+            "owner": process_name(),
+            "process": _process_identity(os.getpid()),
+            "since": self._since,
+        }
         text = json.dumps(body, indent=2) + "\n"
         client().put_object(Bucket=bucket, Key=key, Body=text.encode(), ContentType="application/json", **condition)
 
-    def _keep(self) -> None:
-        while not self._ended.wait(RENEW_SECONDS):
+    def _renew_until_released(self) -> None:
+        while not self._released.wait(RENEW_SECONDS):
             with suppress(StorageError), translate_errors(self.uri):
-                found = self._found_ours()
-                if found is not None and self._renew(found):
+                state = self._own_state()
+                if state is not None and self._renew(state):
                     self._renewed = time.monotonic()
-                if self._ended.is_set():
-                    # A release that came between must not leave what this renewal wrote.
+                if self._released.is_set():
+                    # Delete what this renewal wrote after a concurrent release.
                     self.release()
 
-    def _renew(self, found: "LockState") -> bool:
-        """Write the lock anew unless somebody has deleted or taken it since it was found."""
+    def _renew(self, state: "LockState") -> bool:
+        """Write the lock again unless another process has deleted or replaced it since `state` was read."""
         try:
-            self._put(IfMatch=found.etag)
-        except boto.ClientError as problem:
-            if code_of(problem) not in _UNKNOWN:
-                # The next look tells what became of it.
+            self._put(IfMatch=state.etag)
+        except boto.ClientError as error:
+            if error_code(error) not in _NOT_IMPLEMENTED:
+                # The next renewal finds out what happened.
                 return False
-            # Somebody may come in between; `check` and the next renewal notice.
+            # Not atomic: `check` and the next renewal detect a concurrent change.
             self._put()
         return True
 
-    def _found_ours(self) -> "LockState | None":
-        """The lock as it lies there; None, with the reason noted, if it is no longer ours."""
+    def _own_state(self) -> "LockState | None":
+        """Return the current lock; None if it is no longer ours, with the reason in `_lost`."""
         try:
-            found = LockState(self.uri)
-            if found.token == self._token:
-                return found
-            self._lost = f"is now that of {found.told()}"
+            state = LockState(self.uri)
+            if state.token == self._token:
+                return state
+            self._lost = f"is now held by {state.owner()}"
         except ObjectNotFound:
             self._lost = "was deleted"
         return None
 
 
 class LockState:
-    """A lock object as it lies there now; raises ObjectNotFound if there is none."""
+    """The current content of a lock object; raises ObjectNotFound if it does not exist."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
@@ -166,33 +171,33 @@ class LockState:
         self.token = str(values.get("token", ""))
         self.etag = response["ETag"]
         self.renewed_at = response["LastModified"]
-        self._owner = str(values.get("owner", "somebody"))
+        self._owner = str(values.get("owner", "an unknown process"))
         self._since = str(values.get("since", "an unknown time"))
         self._process = values.get("process")
-        # Both by the server's clock.
+        # Both times are by the server's clock.
         now = response["ResponseMetadata"]["HTTPHeaders"].get("date")
         self._age = (parsedate_to_datetime(now) - response["LastModified"]).total_seconds() if now else 0.0
 
     def is_stale(self) -> bool:
-        return self._age > STALE_SECONDS or _is_gone(self._process)
+        return self._age > STALE_SECONDS or _has_ended(self._process)
 
-    def told(self) -> str:
+    def owner(self) -> str:
         return f"{self._owner} since {self._since}, last renewed {max(0.0, self._age):.0f} s ago"
 
-    def refusal(self) -> LockHeldError:
-        told = f"{self.told()} (if that one hangs, delete {self.uri})"
-        return LockHeldError(f"{self.uri}: held by {told}; wait for it", told)
+    def held_error(self) -> LockHeldError:
+        owner = f"{self.owner()} (if it hangs, delete {self.uri})"
+        return LockHeldError(f"{self.uri}: locked by {owner}; wait until it ends", owner)
 
     def delete(self) -> None:
-        """Delete this object but not a newer one; what others did meanwhile, `acquire` sees."""
+        """Delete this object but not a newer one; `acquire` detects concurrent changes."""
         bucket, key = parse(self.uri)
         with translate_errors(self.uri):
             try:
                 client().delete_object(Bucket=bucket, Key=key, IfMatch=self.etag)
-            except boto.ClientError as problem:
-                if code_of(problem) in _UNKNOWN:
+            except boto.ClientError as error:
+                if error_code(error) in _NOT_IMPLEMENTED:
                     client().delete_object(Bucket=bucket, Key=key)
-                elif code_of(problem) not in (*_TAKEN, "NoSuchKey", "404"):
+                elif error_code(error) not in (*_CONDITION_FAILED, "NoSuchKey", "404"):
                     raise
 
 
@@ -200,21 +205,21 @@ def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def _process(pid: int) -> list[str] | None:
-    """What tells a process from all others: this start of this machine, its name space, its number, its start."""
+def _process_identity(pid: int) -> list[str] | None:
+    """Return what identifies a process uniquely: boot ID, PID namespace, PID and start time; None if it has ended."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         name_space = str(Path("/proc/self/ns/pid").readlink())
-        # From field 3 of proc(5) on, after the name, which may hold spaces.
+        # Fields from the third on, see proc(5); the second is the command name, which may contain spaces.
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
     return None if state in "ZX" else [boot, name_space, str(pid), fields[18]]
 
 
-def _is_gone(process: Any) -> bool:
-    """Whether a process was one of this machine and has ended."""
-    here = _process(os.getpid())
-    if here is None or not isinstance(process, list) or process[:2] != here[:2] or len(process) != len(here):
+def _has_ended(process: Any) -> bool:
+    """Return whether a process ran on this machine and has ended."""
+    own = _process_identity(os.getpid())
+    if own is None or not isinstance(process, list) or process[:2] != own[:2] or len(process) != len(own):
         return False
-    return str(process[2]).isdigit() and _process(int(process[2])) != process
+    return str(process[2]).isdigit() and _process_identity(int(process[2])) != process

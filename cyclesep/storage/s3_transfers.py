@@ -1,4 +1,4 @@
-"""Large files to and from S3: several at once, in parts, tried again, and taken up where they stopped."""
+"""Uploads and downloads of large files: parallel, in parts, with retries; downloads resume after an interruption."""
 
 import hashlib
 import random
@@ -13,92 +13,95 @@ from botocore import exceptions as boto
 
 from cyclesep.errors import StorageError
 from cyclesep.storage.s3_client import client, transfer_manager
-from cyclesep.storage.s3_errors import INTERRUPTIONS, code_of, translate_errors
+from cyclesep.storage.s3_errors import INTERRUPTIONS, error_code, translate_errors
 from cyclesep.storage.uri import parse
 
 _BLOCK_BYTES = 2**20
-# A download is given up after so many interruptions in a row between which not one byte came.
+# A download fails after this many successive interruptions without a new byte.
 _MAX_STALLS = 6
 _MAX_WAIT_SECONDS = 20.0
 _MAX_UPLOADS = 3
-# The server's names for a body that arrived otherwise than it was sent.
-_DAMAGED_ON_THE_WAY = {"BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"}
+# S3's error codes for a body that was damaged in transit.
+_DAMAGED_IN_TRANSIT = {"BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Upload:
-    """One file to be uploaded."""
+    """A local file and the object to upload it to."""
 
     path: Path
     uri: str
     sha256: str
-    """Of the file; kept as the object's metadata."""
+    """SHA-256 of the file, stored as metadata of the object."""
 
     @classmethod
     def of(cls, path: Path, uri: str) -> "Upload":
-        """The upload of a file as it is now."""
+        """Return the upload of a file with its current content."""
         return cls(path=path, uri=uri, sha256=_sha256(path))
 
 
 class _ChangedError(Exception):
-    """The object is no longer the one that a download began with."""
+    """The object changed since the download began."""
 
 
 def upload(files: Sequence[Upload]) -> None:
-    """Upload several files at once, large ones in parts, and see that what lies there then is what was sent.
+    """Upload files in parallel, large ones in parts, and check that the objects have the size and hash that were sent.
 
-    Requests are tried again on faults, with growing pauses. Raises StorageError; an object appears whole or not at all.
+    Failed requests are retried with growing pauses. An object is replaced atomically. Raises StorageError.
     """
     for file in files:
         parse(file.uri)
     for attempt in range(1, _MAX_UPLOADS + 1):
-        files = _sent(files, last=attempt == _MAX_UPLOADS)
+        files = _send(files, last=attempt == _MAX_UPLOADS)
     for file in files:
-        raise StorageError(f"{file.uri}: arrives damaged each time; look for a fault of the network or of the server")
+        raise StorageError(f"{file.uri}: damaged in every upload; check the network and the server")
 
 
 def download(uri: str, path: Path, *, sha256: str | None = None) -> None:
-    """Fetch an object into the file `path`, which appears whole or not at all; one caller at a time for one path.
+    """Download an object to the file `path`, which is created atomically; not safe for concurrent calls for one path.
 
-    The bytes gather in a hidden `.partial` file beside it. Where a transfer is cut off, also by the end of the process,
-    the next one asks for the rest only, on the condition that the object's ETag is still the same. What came is checked
-    against `sha256`, or what `upload` wrote down with the object, and fetched once more if it differs. Raises
-    ObjectNotFound, and StorageError for all else.
+    Data is written to a hidden `.partial` file in the same folder. After an interruption, even the end of the process,
+    the next call requests only the rest, provided that the object's ETag is unchanged. The result is checked against
+    `sha256`, or the hash that `upload` stored, and downloaded once more if it differs. Raises ObjectNotFound, or
+    StorageError for all other problems.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for _ in range(2):
-            partial, written_down = _fetched(uri, path)
-            expected = sha256 or written_down
+            partial, stored = _fetch(uri, path)
+            expected = sha256 or stored
             if not expected or _sha256(partial) == expected:
                 partial.replace(path)
                 return
             partial.unlink()
-    except OSError as problem:
-        raise StorageError(f"{path}: cannot be written ({problem.strerror or problem}); free space there") from problem
-    remedy = "ingest the corpus again" if sha256 else "put it there again"
-    raise StorageError(f"{uri}: its SHA-256 is not the one that was written down; {remedy}")
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written ({error.strerror or error}); free space there") from error
+    remedy = "ingest the corpus again" if sha256 else "upload it again"
+    raise StorageError(f"{uri}: SHA-256 mismatch; {remedy}")
 
 
 def abort_uploads(uri: str) -> int:
-    """Throw away the parts of unfinished uploads directly below a prefix, which are paid for and not seen; how many."""
+    """Delete the parts of unfinished uploads directly below a prefix, which cost money but are not listed.
+
+    Returns the number of aborted uploads.
+    """
     bucket, key = parse(uri)
     prefix = f"{key}/" if key else ""
     with translate_errors(uri):
         pages = client().get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
         unfinished = [
-            found for page in pages for found in page.get("Uploads", ()) if "/" not in found["Key"].removeprefix(prefix)
+            entry for page in pages for entry in page.get("Uploads", ()) if "/" not in entry["Key"].removeprefix(prefix)
         ]
-        for found in unfinished:
-            client().abort_multipart_upload(Bucket=bucket, Key=found["Key"], UploadId=found["UploadId"])
+        for entry in unfinished:
+            client().abort_multipart_upload(Bucket=bucket, Key=entry["Key"], UploadId=entry["UploadId"])
     return len(unfinished)
 
 
-def _sent(files: Sequence[Upload], *, last: bool) -> list[Upload]:
-    """Upload `files`; those that arrived damaged and have to be sent again."""
+def _send(files: Sequence[Upload], *, last: bool) -> list[Upload]:
+    """Upload `files` and return those that were damaged in transit and must be sent again."""
     if not files:
         return []
-    again = []
+    damaged = []
     with translate_errors(files[0].uri), transfer_manager() as manager:
         futures = {
             manager.upload(str(file.path), *parse(file.uri), extra_args={"Metadata": {"sha256": file.sha256}}): file
@@ -108,52 +111,52 @@ def _sent(files: Sequence[Upload], *, last: bool) -> list[Upload]:
             try:
                 with translate_errors(file.uri):
                     future.result()
-            except StorageError as problem:
-                cause = problem.__cause__
-                if last or not (isinstance(cause, boto.ClientError) and code_of(cause) in _DAMAGED_ON_THE_WAY):
+            except StorageError as error:
+                cause = error.__cause__
+                if last or not (isinstance(cause, boto.ClientError) and error_code(cause) in _DAMAGED_IN_TRANSIT):
                     raise
-                again.append(file)
-    return again + [file for file in files if file not in again and not _arrived(file)]
+                damaged.append(file)
+    return damaged + [file for file in files if file not in damaged and not _is_complete(file)]
 
 
-def _arrived(file: Upload) -> bool:
+def _is_complete(file: Upload) -> bool:
     bucket, key = parse(file.uri)
     with translate_errors(file.uri):
-        found = client().head_object(Bucket=bucket, Key=key)
+        response = client().head_object(Bucket=bucket, Key=key)
     return bool(
-        found["ContentLength"] == file.path.stat().st_size and found["Metadata"].get("sha256", "") == file.sha256
+        response["ContentLength"] == file.path.stat().st_size and response["Metadata"].get("sha256", "") == file.sha256
     )
 
 
-def _fetched(uri: str, path: Path) -> tuple[Path, str]:
-    """The whole object in a file beside `path`, and the SHA-256 that was written down with it, if one was."""
+def _fetch(uri: str, path: Path) -> tuple[Path, str]:
+    """Download the whole object to a partial file; return the file and the SHA-256 stored with the object, if any."""
     stalls = 0
     while True:
-        before = _gathered(path)
+        before = _num_bytes_fetched(path)
         try:
             return _fetch_rest(uri, path)
         except _ChangedError:
             _remove_partials(path)
             stalls += 1
-        except INTERRUPTIONS as problem:
-            stalls = 0 if _gathered(path) > before else stalls + 1
+        except INTERRUPTIONS as error:
+            stalls = 0 if _num_bytes_fetched(path) > before else stalls + 1
             if stalls >= _MAX_STALLS:
-                told = f"the transfer breaks off again and again ({type(problem).__name__}); try again later"
-                raise StorageError(f"{uri}: {told}, it goes on where it stopped") from problem
+                reason = f"the transfer was interrupted repeatedly ({type(error).__name__}); try again later"
+                raise StorageError(f"{uri}: {reason}, it resumes where it stopped") from error
         if stalls >= _MAX_STALLS:
-            raise StorageError(f"{uri}: changes while it is read; wait until nobody writes there")
+            raise StorageError(f"{uri}: changes during the download; wait until no process writes it")
         time.sleep(random.uniform(0.0, min(_MAX_WAIT_SECONDS, 0.5 * 2**stalls)))
 
 
 def _fetch_rest(uri: str, path: Path) -> tuple[Path, str]:
-    """Get what the partial file lacks; raises one of INTERRUPTIONS, or _ChangedError."""
+    """Download what the partial file lacks; raises one of INTERRUPTIONS, or _ChangedError."""
     partial = next(iter(_partials(path)), None)
     response = _get(uri, partial)
     if partial is None:
-        partial = _partial_of(path, response["ETag"])
-    elif _partial_of(path, response["ETag"]) != partial:
+        partial = _partial_path(path, response["ETag"])
+    elif _partial_path(path, response["ETag"]) != partial:
         raise _ChangedError
-    # A server that does not know ranges sends everything.
+    # A server without support for ranges sends the whole object.
     start = int(response["ContentRange"].split()[1].partition("-")[0]) if "ContentRange" in response else 0
     with partial.open("r+b" if partial.exists() else "wb") as file:
         file.seek(start)
@@ -165,21 +168,21 @@ def _fetch_rest(uri: str, path: Path) -> tuple[Path, str]:
 
 def _get(uri: str, partial: Path | None) -> Any:
     bucket, key = parse(uri)
-    # The last byte is asked for again, because a range that begins at the end is refused.
+    # Request the last byte again, because S3 rejects a range that starts at the end.
     rest = {"Range": f"bytes={max(0, partial.stat().st_size - 1)}-", "IfMatch": _etag_of(partial)} if partial else {}
     with translate_errors(uri):
         try:
             return client().get_object(Bucket=bucket, Key=key, **rest)
-        except boto.ClientError as problem:
-            if partial is not None and code_of(problem) in ("PreconditionFailed", "InvalidRange", "412", "416"):
-                raise _ChangedError from problem
+        except boto.ClientError as error:
+            if partial is not None and error_code(error) in ("PreconditionFailed", "InvalidRange", "412", "416"):
+                raise _ChangedError from error
             raise
 
 
-def _partial_of(path: Path, etag: str) -> Path:
-    """The file in which the object of this ETag gathers."""
-    written = quote(etag.strip('"'), safe="").replace(".", "%2E")
-    return path.with_name(f".{path.name}.{written}.partial")
+def _partial_path(path: Path, etag: str) -> Path:
+    """Return the partial file for the object with this ETag."""
+    escaped = quote(etag.strip('"'), safe="").replace(".", "%2E")
+    return path.with_name(f".{path.name}.{escaped}.partial")
 
 
 def _etag_of(partial: Path) -> str:
@@ -187,10 +190,10 @@ def _etag_of(partial: Path) -> str:
 
 
 def _partials(path: Path) -> list[Path]:
-    return [found for found in path.parent.glob(f".{path.name}.*.partial") if found.stat().st_size]
+    return [partial for partial in path.parent.glob(f".{path.name}.*.partial") if partial.stat().st_size]
 
 
-def _gathered(path: Path) -> int:
+def _num_bytes_fetched(path: Path) -> int:
     return sum(partial.stat().st_size for partial in _partials(path))
 
 

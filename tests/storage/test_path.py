@@ -1,4 +1,4 @@
-"""The same verbs on a folder of this machine and on a prefix in S3."""
+"""The same operations on a local folder and on a prefix in S3."""
 
 import fcntl
 import os
@@ -12,7 +12,7 @@ import pytest
 
 from cyclesep.errors import LockHeldError, StorageError
 from cyclesep.storage import atomic_io, s3_lock
-from cyclesep.storage import path as folder_module
+from cyclesep.storage import path as path_module
 from cyclesep.storage.path import StoragePath
 
 
@@ -21,7 +21,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> StoragePath:
     return StoragePath.of(tmp_path / "out" if request.param == "local" else f"{request.getfixturevalue('prefix')}/out")
 
 
-def test_what_was_written_is_read_back_and_listed_with_its_size(folder: StoragePath) -> None:
+def test_files_are_written_read_listed_and_deleted(folder: StoragePath) -> None:
     assert folder.sizes("parts") == {}
     folder.write_text("parts/a b.json", "größer")
     with folder.replacing("parts/deep/b.bin") as path:
@@ -33,33 +33,33 @@ def test_what_was_written_is_read_back_and_listed_with_its_size(folder: StorageP
     with folder.reading("parts/deep/b.bin") as path:
         assert path.read_bytes() == b"12345"
     folder.delete("parts/c.bin")
-    folder.delete("parts/never was")
+    folder.delete("parts/absent")
     assert folder.sizes("parts") == {"a b.json": 8}
 
 
-def write_half(folder: StoragePath, name: str) -> None:
+def fail_halfway(folder: StoragePath, name: str) -> None:
     with folder.replacing(name) as path:
         path.write_text("half")
         raise KeyError(name)
 
 
-def test_a_block_that_fails_leaves_nothing_and_what_was_there_stays(folder: StoragePath) -> None:
+def test_a_failing_block_writes_nothing_and_keeps_the_old_file(folder: StoragePath) -> None:
     folder.write_text("kept.txt", "old")
     for name in ("kept.txt", "new.txt"):
         with pytest.raises(KeyError):
-            write_half(folder, name)
+            fail_halfway(folder, name)
     assert folder.read_text("kept.txt") == "old"
     assert folder.sizes("") == {"kept.txt": 3}
 
 
-def test_a_file_that_is_missing_is_told_by_its_place(folder: StoragePath) -> None:
+def test_the_error_for_a_missing_file_names_its_location(folder: StoragePath) -> None:
     with pytest.raises(StorageError, match=r"out/nowhere\.txt"):
         folder.read_text("nowhere.txt")
     with pytest.raises(StorageError, match=r"out/nowhere\.bin"), folder.reading("nowhere.bin"):
         pass
 
 
-def test_sweeping_removes_abandoned_partial_files_and_nothing_else(tmp_path: Path) -> None:
+def test_remove_stale_deletes_old_partial_files_only(tmp_path: Path) -> None:
     folder = StoragePath.of(tmp_path)
     for name in (".new.json.1234.partial", ".old.json.1234.partial", "old.json"):
         folder.write_text(f"parts/{name}", "x")
@@ -70,7 +70,7 @@ def test_sweeping_removes_abandoned_partial_files_and_nothing_else(tmp_path: Pat
     assert sorted(folder.sizes("parts")) == [".new.json.1234.partial", "old.json"]
 
 
-def test_folders_in_it_are_listed_copied_measured_and_deleted(folder: StoragePath) -> None:
+def test_subfolders_are_listed_copied_measured_and_deleted(folder: StoragePath) -> None:
     assert (folder.exists(), folder.folders(), folder.num_bytes()) == (False, [], 0)
     for name in ("b/one", "b/two", "a/deep/three"):
         folder.write_text(name, name)
@@ -82,23 +82,26 @@ def test_folders_in_it_are_listed_copied_measured_and_deleted(folder: StoragePat
     assert folder.sizes("c") == {"one": 5, "two": 5}
     assert (folder.child("c").local_path("two") / "two").read_text() == "b/two"
     folder.child("b").delete_all()
-    folder.child("never", "was").delete_all()
+    folder.child("not", "there").delete_all()
     assert folder.folders() == ["a", "c"]
     assert folder.child("c").name == "c"
 
 
-def test_who_holds_a_local_folder_keeps_other_processes_out_until_it_is_killed(
+def test_a_local_lock_excludes_other_processes_until_its_owner_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = StoragePath.of(tmp_path / "runs" / "new")
-    holding = "import sys, time; from cyclesep.storage.path import StoragePath\nwith StoragePath.of(sys.argv[1]).lock('.lock'):\n "
-    command = [sys.executable, "-c", holding + "print(flush=True); time.sleep(60)", folder.uri]
+    script = (
+        "import sys, time; from cyclesep.storage.path import StoragePath\n"
+        "with StoragePath.of(sys.argv[1]).lock('.lock'):\n print(flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", script, folder.uri]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        monkeypatch.setattr(folder_module, "_DYING_SECONDS", 0.1)
-        told = rf"\.lock: held by process {other.pid} on .*wait for it"
-        with pytest.raises(LockHeldError, match=told), folder.lock(".lock"):
+        monkeypatch.setattr(path_module, "_LOCAL_OWNER_SECONDS", 0.1)
+        message = rf"\.lock: locked by process {other.pid} on .*wait until it ends"
+        with pytest.raises(LockHeldError, match=message), folder.lock(".lock"):
             pass
         other.kill()
     with folder.lock(".lock"):
@@ -106,30 +109,30 @@ def test_who_holds_a_local_folder_keeps_other_processes_out_until_it_is_killed(
     assert folder.sizes("") == {}
 
 
-def test_a_lock_of_another_machine_is_waited_for_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder_module, "_DYING_SECONDS", 0.0)
+def test_the_lock_of_another_machine_is_waited_for_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(path_module, "_LOCAL_OWNER_SECONDS", 0.0)
     path = tmp_path / ".lock"
-    held = atomic_io.lock_file(path, wait=True)
-    assert held is not None
-    with held:
-        held.write("process 7 on a-machine-that-was-lost")
-        held.flush()
-        # The server of a shared disk forgets that machine.
-        threading.Timer(0.7, lambda: fcntl.flock(held, fcntl.LOCK_UN)).start()
+    file = atomic_io.lock_file(path, wait=True)
+    assert file is not None
+    with file:
+        file.write("process 7 on a-lost-machine")
+        file.flush()
+        # An NFS server drops the locks of a lost machine.
+        threading.Timer(0.7, lambda: fcntl.flock(file, fcntl.LOCK_UN)).start()
         with StoragePath.of(tmp_path).lock(".lock"):
-            assert path.read_text() != "process 7 on a-machine-that-was-lost"
+            assert path.read_text() != "process 7 on a-lost-machine"
 
 
-def test_processes_that_take_turns_meet_no_error(tmp_path: Path) -> None:
-    turns = (
+def test_processes_that_lock_in_turn_succeed(tmp_path: Path) -> None:
+    script = (
         "import sys; from cyclesep.storage.path import StoragePath\n"
         "for _ in range(8):\n with StoragePath.of(sys.argv[1]).lock('.lock'):\n  pass"
     )
-    started = [subprocess.Popen([sys.executable, "-c", turns, str(tmp_path)]) for _ in range(3)]
+    started = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path)]) for _ in range(3)]
     assert [each.wait(60) for each in started] == [0, 0, 0]
 
 
-def test_a_folder_that_cannot_be_locked_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_locked_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(StorageError, match="cannot be written or locked"),
@@ -138,21 +141,24 @@ def test_a_folder_that_cannot_be_locked_is_told(tmp_path: Path) -> None:
         pass
 
 
-def test_who_holds_a_folder_in_s3_keeps_others_out_and_whoever_died_does_not(
+def test_an_s3_lock_excludes_other_processes_until_its_owner_has_crashed(
     prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As on two machines: nobody can tell by its number whether a process lives.
-    monkeypatch.setattr(s3_lock, "_process", lambda _: None)
+    # As on two machines, where a process cannot be looked up by its PID.
+    monkeypatch.setattr(s3_lock, "_process_identity", lambda _: None)
     monkeypatch.setattr(s3_lock, "RENEW_SECONDS", 0.2)
-    monkeypatch.setattr(s3_lock, "_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(s3_lock, "_POLL_SECONDS", 0.1)
     folder = StoragePath.of(prefix)
     with folder.lock(".lock"):
-        with pytest.raises(LockHeldError, match=r"\.lock: held by process .*wait for it"), folder.lock(".lock"):
+        with (
+            pytest.raises(LockHeldError, match=r"\.lock: locked by process .*wait until it ends"),
+            folder.lock(".lock"),
+        ):
             pass
-        left = folder.read_text(".lock")
+        content = folder.read_text(".lock")
     assert folder.sizes("") == {}
-    # What a process leaves that was killed: a lock that nobody renews.
-    folder.write_text(".lock", left)
+    # A killed owner no longer renews its lock.
+    folder.write_text(".lock", content)
     monkeypatch.setattr(s3_lock, "STALE_SECONDS", 2.0)
     with folder.lock(".lock"):
-        assert folder.read_text(".lock") != left
+        assert folder.read_text(".lock") != content

@@ -120,7 +120,7 @@ class S3Server:
     port: int
     access_key: str
     secret_key: str
-    stranger_key: str
+    other_key: str
     """The access key of somebody who may enter nothing; the secret is the same."""
 
 
@@ -209,7 +209,7 @@ class SwiftServer:
             port=ports["proxy"],
             access_key=f"{account}:{user_name}",
             secret_key=secret,
-            stranger_key=f"{account}:stranger",
+            other_key=f"{account}:stranger",
         )
 
     def _wait_for(self, port: int) -> None:

@@ -67,8 +67,8 @@ def test_a_worker_that_fails_leaves_what_it_wrote(folder: StoragePath) -> None:
 def test_a_place_that_cannot_be_written_is_told(s3: "S3", prefix: str) -> None:
     with run_files(StoragePath.of(prefix), 0) as written:
         written.add_metrics(2, {})
-        s3.configure(access_key=s3.server.stranger_key)
-        with pytest.raises(StorageError, match="access is denied"):
+        s3.configure(access_key=s3.server.other_key)
+        with pytest.raises(StorageError, match="access denied"):
             written.publish()
         s3.configure()
 
@@ -96,9 +96,9 @@ def test_sounds_go_to_new_event_files_so_that_each_goes_to_s3_once(
             board.flush()
             written.publish()
         board.close()
-    files = folder.below(TENSORBOARD).sizes("")
+    files = folder.child(TENSORBOARD).sizes("")
     assert len(files) == 4
     assert len(s3.proxy.seen("PUT", "events.out")) == 4
-    events = EventAccumulator(str(folder.below(TENSORBOARD).local_path(*files)), size_guidance={"audio": 0}).Reload()
+    events = EventAccumulator(str(folder.child(TENSORBOARD).local_path(*files)), size_guidance={"audio": 0}).Reload()
     assert [event.value for event in events.Scalars("loss")] == [0.0, 1.0, 2.0, 3.0]
     assert len(events.Audio("crop")) == 4

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from cyclesep import storage
 from cyclesep.data.shards.cache import ShardCache
 from cyclesep.data.shards.manifest import ShardFile
-from cyclesep.errors import ConfigError, StorageError
+from cyclesep.errors import ConfigError, ObjectNotFound, StorageError
+from cyclesep.storage.s3_transfers import Upload, upload
 from tests.support.fault_proxy import Fault
 
 SIZE = 20_000
@@ -41,9 +41,9 @@ def stored(prefix: str, folder: Path, count: int, size: int = SIZE) -> list[tupl
         shard = shard_of(number, size)
         path = folder / shard.name
         path.write_bytes(content(number, size))
-        uploads.append(storage.Upload(path=path, uri=f"{prefix}/{shard.name}", sha256=shard.sha256))
+        uploads.append(Upload(path=path, uri=f"{prefix}/{shard.name}", sha256=shard.sha256))
         wanted.append((f"{prefix}/{shard.name}", shard))
-    storage.upload(uploads)
+    upload(uploads)
     return wanted
 
 
@@ -176,7 +176,7 @@ def test_damage_on_the_way_is_never_kept(s3, prefix, tmp_path):
     cache.discard(item[1])
     with (
         s3.proxy.harming(Fault("flip", contains="track-0", value=77, times=9)),
-        pytest.raises(StorageError, match="track-0.lmdb: its SHA-256 is not the one that was written down"),
+        pytest.raises(StorageError, match="track-0.lmdb: SHA-256 mismatch"),
     ):
         fetch(cache, item)
     assert [path.name for path in cache.folder.iterdir()] == [".ledger"]
@@ -188,7 +188,7 @@ def test_another_object_under_the_name_is_refused_and_its_own_content_gets_a_fil
     fetch(cache, (uri, old))
     new = shard_of(1)
     (tmp_path / "new").write_bytes(content(1))
-    storage.upload([storage.Upload(path=tmp_path / "new", uri=uri, sha256=new.sha256)])
+    upload([Upload(path=tmp_path / "new", uri=uri, sha256=new.sha256)])
     assert fetch(cache, (uri, new)) == content(1)
     assert fetch(cache, (uri, old)) == content(0)
     with pytest.raises(StorageError, match="ingest the corpus again"):
@@ -255,7 +255,7 @@ def test_a_prefetch_that_fails_says_nothing_and_the_reader_is_told(prefix, tmp_p
     item = (f"{prefix}/nothing", shard_of(0))
     cache = ShardCache(tmp_path / "cache", ROOM)
     cache.prefetch([item])
-    with pytest.raises(storage.ObjectNotFound, match=f"{prefix}/nothing: there is no such object"):
+    with pytest.raises(ObjectNotFound, match=f"{prefix}/nothing: object not found"):
         fetch(cache, item)
 
 

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import ray
 
-from cyclesep import storage
 from cyclesep.cli.main import main
 from cyclesep.config import settings
 from cyclesep.data.ingest import ingest
@@ -24,6 +23,9 @@ from cyclesep.data.shards.verification import verify
 from cyclesep.errors import CorpusError, ShardError, StorageError
 from cyclesep.evaluation.config import EvaluateConfig
 from cyclesep.evaluation.references import find_references
+from cyclesep.storage import s3_objects
+from cyclesep.storage.s3_lock import S3Lock
+from cyclesep.storage.s3_transfers import Upload, upload
 from cyclesep.storage.uri import parse
 from cyclesep.training.config import TrainConfig
 from cyclesep.training.fit import fit
@@ -40,7 +42,7 @@ def songs(tmp_path):
 
 def upload_folder(folder: Path, prefix: str) -> None:
     """A corpus in a folder as it is, into a bucket."""
-    storage.upload([storage.Upload(path=path, uri=f"{prefix}/{path.name}", sha256="") for path in folder.iterdir()])
+    upload([Upload(path=path, uri=f"{prefix}/{path.name}", sha256="") for path in folder.iterdir()])
 
 
 def read_all(reader: ShardReader) -> list[np.ndarray]:
@@ -54,7 +56,7 @@ def test_an_ingest_into_a_bucket_is_the_one_into_a_folder_and_is_read_and_checke
     assert report.summary().startswith(f"{prefix}: 3 tracks (3 train, 0 valid, 0 test)")
     assert report.manifest == local.manifest
     sizes = {path.name: path.stat().st_size for path in (tmp_path / "out").iterdir() if path.name != ".ingest.lock"}
-    assert storage.sizes(prefix) == sizes
+    assert s3_objects.sizes(prefix) == sizes
     assert verify(prefix) == local.manifest
 
     reader = ShardReader(prefix + "/")
@@ -85,7 +87,7 @@ def test_a_second_run_uploads_nothing_and_only_changed_tracks_are_redone(s3, pre
     (songs / "a" / "vocals.wav").write_bytes((songs / "b" / "vocals.wav").read_bytes())
     third = ingest(config_of(songs, prefix))
     assert (third.num_ingested, third.num_kept) == (2, 2)
-    assert sorted(name[0] for name in storage.sizes(prefix) if name.endswith(".lmdb")) == ["a", "b", "c", "d"]
+    assert sorted(name[0] for name in s3_objects.sizes(prefix) if name.endswith(".lmdb")) == ["a", "b", "c", "d"]
     assert len(verify(prefix).tracks) == 4
 
 
@@ -104,25 +106,25 @@ def test_an_ingest_outlives_failures_throttling_and_resets(s3, prefix, songs):
 
 
 def test_a_second_ingest_into_a_prefix_in_use_is_refused_and_told_how_to_break_the_lock(prefix, songs):
-    lock = storage.StorageLock(f"{prefix}/.ingest.lock")
+    lock = S3Lock(f"{prefix}/.ingest.lock")
     lock.acquire()
     try:
         with pytest.raises(CorpusError, match="another ingest is writing there, process [0-9]+ on .* delete s3://"):
             ingest(config_of(songs, prefix))
     finally:
         lock.release()
-    assert storage.sizes(prefix) == {}
+    assert s3_objects.sizes(prefix) == {}
     assert ingest(config_of(songs, prefix)).num_ingested == 3
 
 
 def test_an_ingest_that_lost_its_lock_writes_no_manifest(prefix, songs, monkeypatch):
-    def lost(_: storage.StorageLock) -> None:
+    def lost(_: S3Lock) -> None:
         raise StorageError("the lock was lost")
 
-    monkeypatch.setattr(storage.StorageLock, "check", lost)
+    monkeypatch.setattr(S3Lock, "check", lost)
     with pytest.raises(StorageError, match="the lock was lost"):
         ingest(config_of(songs, prefix))
-    assert MANIFEST_NAME not in storage.sizes(prefix)
+    assert MANIFEST_NAME not in s3_objects.sizes(prefix)
     monkeypatch.undo()
 
 
@@ -131,7 +133,7 @@ def test_other_settings_are_refused_and_a_failed_ingest_leaves_nothing(prefix, s
     (tmp_path / "bad" / "a" / "vocals.wav").write_text("not audio")
     with pytest.raises(CorpusError, match="none of 1 tracks could be ingested"):
         ingest(config_of(tmp_path / "bad", prefix))
-    assert storage.sizes(prefix) == {}
+    assert s3_objects.sizes(prefix) == {}
     ingest(config_of(songs, prefix))
     with pytest.raises(CorpusError, match=f"{prefix}: was ingested with sample_rate=8000, not 16000"):
         ingest(config_of(songs, prefix, sample_rate=16000))
@@ -142,7 +144,7 @@ import sys
 from pathlib import Path
 sys.path[:0] = [sys.argv[1]]
 from tests.data.test_ingest import config_of
-from cyclesep.cluster import connect
+from cyclesep.cluster.connect import connect
 from cyclesep.data.ingest import ingest
 with connect():
     ingest(config_of(Path(sys.argv[2]), sys.argv[3]))
@@ -168,12 +170,12 @@ def test_an_ingest_killed_while_it_uploads_leaves_no_corpus_and_the_next_one_fin
         process.wait()
         with pytest.raises(ShardError, match=f"{prefix}: holds no manifest.json, so no ingest was finished here"):
             ShardReader(prefix)
-        assert ".ingest.lock" in storage.sizes(prefix)
+        assert ".ingest.lock" in s3_objects.sizes(prefix)
     release.set()
     report = ingest(config_of(songs, prefix))
     assert (report.num_kept, report.num_ingested) == (4, 2)
     assert len(verify(prefix).tracks) == 6
-    assert ".ingest.lock" not in storage.sizes(prefix)
+    assert ".ingest.lock" not in s3_objects.sizes(prefix)
 
 
 def test_only_the_shards_that_are_read_are_fetched_and_once(s3, prefix, songs):
@@ -243,16 +245,16 @@ def test_verify_looks_into_the_bucket_and_not_into_the_cache(s3, prefix, songs):
     content[-1000] ^= 1
     s3.client().put_object(Bucket=bucket, Key=key, Body=bytes(content))
     s3.client().delete_object(Bucket=bucket, Key=f"{parse(prefix).key}/{manifest.tracks[1].shards[0].name}")
-    with pytest.raises(ShardError, match="its SHA-256 is not the one that was written down") as damage:
+    with pytest.raises(ShardError, match="SHA-256 mismatch") as damage:
         verify(prefix)
-    assert f"{manifest.tracks[1].shards[0].name}: there is no such object" in str(damage.value)
+    assert f"{manifest.tracks[1].shards[0].name}: object not found" in str(damage.value)
     assert f"s3://{bucket}/{key}" in str(damage.value)
 
 
 def test_a_damaged_manifest_in_a_bucket_is_refused(prefix, songs):
     ingest(config_of(songs, prefix))
     uri = f"{prefix}/{MANIFEST_NAME}"
-    storage.write_text(uri, storage.read_text(uri).replace('"channels":1', '"channels":2', 1))
+    s3_objects.write_text(uri, s3_objects.read_text(uri).replace('"channels":1', '"channels":2', 1))
     with pytest.raises(ShardError, match=f"{uri}: damaged, its checksum does not match"):
         ShardReader(prefix)
 
@@ -297,8 +299,8 @@ def test_the_commands_say_in_one_line_what_is_wrong_with_a_bucket(songs, prefix,
         return line
 
     corpus = ("corpus.kind=stems", f"corpus.path={songs}")
-    assert "s3://nowhere/x: there is no such bucket" in told("ingest", *corpus, "output=s3://nowhere/x")
+    assert "s3://nowhere/x: bucket not found" in told("ingest", *corpus, "output=s3://nowhere/x")
     assert f"{prefix}: holds no manifest.json" in told("train", f"shards={prefix}")
-    assert "s3://nowhere/x/manifest.json: there is no such bucket" in told("verify", "s3://nowhere/x")
+    assert "s3://nowhere/x/manifest.json: bucket not found" in told("verify", "s3://nowhere/x")
     assert f"{prefix}: holds no manifest.json" in told("evaluate", f"shards={prefix}")
     assert "nowhere: there is no such" in told("ingest", "corpus.kind=stems", "corpus.path=nowhere", f"output={prefix}")

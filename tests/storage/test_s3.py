@@ -1,3 +1,5 @@
+"""S3 objects, transfers and locks against a real server, with injected faults."""
+
 import concurrent.futures
 import hashlib
 import io
@@ -17,7 +19,7 @@ from cyclesep.errors import LockHeldError, ObjectNotFound, StorageError
 from cyclesep.storage import s3_client, s3_lock, s3_objects, s3_transfers
 from cyclesep.storage.s3_lock import S3Lock
 from cyclesep.storage.s3_transfers import Upload, abort_uploads, download, upload
-from cyclesep.storage.uri import absolute_uri, display_path, is_remote, join_uri, parse
+from cyclesep.storage.uri import parse
 from tests.support.fault_proxy import Fault
 from tests.support.s3_server import free_ports
 
@@ -25,56 +27,32 @@ MIB = 2**20
 
 
 def write(path: Path, num_bytes: int, seed: int = 0) -> Upload:
-    """A file of noise, to be uploaded; its URI is to be put in."""
+    """Write a file of noise; the returned upload has no URI yet."""
     content = b"".join(hashlib.sha256(f"{seed} {n}".encode()).digest() for n in range(-(-num_bytes // 32)))[:num_bytes]
     path.write_bytes(content)
     return Upload(path=path, uri="", sha256=hashlib.sha256(content).hexdigest())
 
 
 def put(prefix: str, path: Path, num_bytes: int, seed: int = 0) -> Upload:
-    """A file of noise that has been uploaded."""
+    """Write and upload a file of noise."""
     file = write(path, num_bytes, seed)
-    there = Upload(path=path, uri=f"{prefix}/{path.name}", sha256=file.sha256)
-    upload([there])
-    return there
-
-
-# Names
-
-
-def test_locations_are_told_from_paths_and_joined_with_single_slashes(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert is_remote("s3://bucket/a")
-    assert not is_remote("/s3://bucket")
-    assert not is_remote(Path("s3://bucket/a"))
-    assert parse("s3://bucket/a/b/") == ("bucket", "a/b")
-    assert parse("s3://bucket") == ("bucket", "")
-    assert join_uri("s3://bucket/a/", "b", "c") == "s3://bucket/a/b/c"
-    assert absolute_uri("s3://bucket/a/") == "s3://bucket/a" == display_path("s3://bucket/a")
-    assert absolute_uri("data/songs") == str(tmp_path / "data" / "songs")
-    assert display_path(absolute_uri("data/songs")) == "data/songs"
-
-
-def test_a_location_with_credentials_is_refused_without_repeating_them():
-    with pytest.raises(StorageError, match="holds no credentials") as refused:
-        s3_objects.read_text("s3://key:hidden@bucket/a")
-    assert "hidden" not in str(refused.value)
-    with pytest.raises(StorageError, match="s3://b/a: is no location in S3; write s3://bucket/prefix"):
-        s3_objects.read_text("s3://b/a")
+    uploaded = Upload(path=path, uri=f"{prefix}/{path.name}", sha256=file.sha256)
+    upload([uploaded])
+    return uploaded
 
 
 # Small objects
 
 
-def test_text_is_read_as_it_was_written_listed_with_its_size_and_deleted(prefix):
+def test_objects_are_written_read_listed_and_deleted(prefix):
     s3_objects.write_text(f"{prefix}/one", "eins\n")
     s3_objects.write_text(f"{prefix}/two", "zwölf")
-    s3_objects.write_text(f"{prefix}/below/three", "3")
+    s3_objects.write_text(f"{prefix}/deep/three", "3")
     assert s3_objects.read_text(f"{prefix}/two") == "zwölf"
     assert s3_objects.sizes(prefix) == {"one": 5, "two": 6}
-    s3_objects.delete(prefix, ["one", "never there"])
+    s3_objects.delete(prefix, ["one", "absent"])
     assert s3_objects.sizes(prefix) == {"two": 6}
-    with pytest.raises(ObjectNotFound, match=f"{prefix}/one: there is no such object"):
+    with pytest.raises(ObjectNotFound, match=f"{prefix}/one: object not found"):
         s3_objects.read_text(f"{prefix}/one")
 
 
@@ -88,17 +66,17 @@ def test_text_is_read_as_it_was_written_listed_with_its_size_and_deleted(prefix)
     ],
     ids=lambda fault: f"{fault.kind}-{fault.value}",
 )
-def test_a_read_outlives_failures_throttling_resets_and_truncated_bodies(s3, prefix, fault):
-    s3_objects.write_text(f"{prefix}/a", "whole")
+def test_a_read_survives_errors_throttling_resets_and_truncated_bodies(s3, prefix, fault):
+    s3_objects.write_text(f"{prefix}/a", "text")
     with s3.proxy.harming(fault):
-        assert s3_objects.read_text(f"{prefix}/a") == "whole"
+        assert s3_objects.read_text(f"{prefix}/a") == "text"
     assert len(s3.proxy.seen("GET", "/a")) == 3
 
 
-# Up
+# Uploads
 
 
-def test_large_files_go_up_in_parts_and_keep_their_hash(s3, prefix, tmp_path, monkeypatch):
+def test_a_large_file_is_uploaded_in_parts_with_its_hash(s3, prefix, tmp_path, monkeypatch):
     monkeypatch.setattr(s3_client, "PART_BYTES", 5 * MIB)
     large, small = write(tmp_path / "large", 11 * MIB), write(tmp_path / "small", 1000, seed=1)
     named = [Upload(path=file.path, uri=f"{prefix}/{file.path.name}", sha256=file.sha256) for file in (large, small)]
@@ -118,58 +96,58 @@ def test_large_files_go_up_in_parts_and_keep_their_hash(s3, prefix, tmp_path, mo
     [Fault("status", "PUT", value=503, times=2), Fault("reset", "PUT", times=2), Fault("flip-sent", "PUT", value=700)],
     ids=lambda fault: fault.kind,
 )
-def test_an_upload_outlives_throttling_resets_and_damage_on_the_way(s3, prefix, tmp_path, fault):
+def test_an_upload_survives_throttling_resets_and_damage_in_transit(s3, prefix, tmp_path, fault):
     with s3.proxy.harming(fault):
         file = put(prefix, tmp_path / "a", 1000)
     assert fault.done == fault.times
     download(file.uri, tmp_path / "back", sha256=file.sha256)
 
 
-def test_an_upload_that_fails_for_good_says_so_and_leaves_no_parts(s3, prefix, tmp_path, monkeypatch):
+def test_a_failed_upload_is_an_error_and_its_parts_are_removed(s3, prefix, tmp_path, monkeypatch):
     monkeypatch.setattr(s3_client, "PART_BYTES", 5 * MIB)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     s3.configure()
     with (
         s3.proxy.harming(Fault("status", "PUT", "partNumber=2", times=99, value=503)),
-        pytest.raises(StorageError, match=r"/a: the server goes on failing; try again later.* \(SlowDown\)"),
+        pytest.raises(StorageError, match=r"/a: the server keeps failing; try again later.* \(SlowDown\)"),
     ):
         put(prefix, tmp_path / "a", 6 * MIB)
     assert s3_objects.sizes(prefix) == {}
     assert abort_uploads(prefix) == 0
 
 
-def test_parts_of_uploads_that_were_killed_are_thrown_away_directly_below_a_prefix_only(s3, prefix):
+def test_abort_uploads_removes_parts_directly_below_a_prefix_only(s3, prefix):
     bucket, key = parse(prefix)
-    for name in ("killed", "below/going-on"):
+    for name in ("killed", "deep/running"):
         s3.client().create_multipart_upload(Bucket=bucket, Key=f"{key}/{name}")
     assert abort_uploads(prefix) == 1
-    assert abort_uploads(f"{prefix}/below") == 1
+    assert abort_uploads(f"{prefix}/deep") == 1
 
 
-# Down
+# Downloads
 
 
-def test_a_transfer_that_is_cut_off_goes_on_where_it_stopped(s3, prefix, tmp_path):
+def test_an_interrupted_download_resumes_where_it_stopped(s3, prefix, tmp_path):
     file = put(prefix, tmp_path / "a", 3 * MIB)
     with s3.proxy.harming(Fault("cut", contains="/a", value=2 * MIB + 17, times=1)):
         download(file.uri, tmp_path / "back", sha256=file.sha256)
     first, second = s3.proxy.seen("GET", "/a")
     assert "range" not in first.headers
-    # The last byte comes twice: a range that begins at the end would be refused.
+    # The last byte is requested again, because S3 rejects a range that starts at the end.
     assert second.headers["range"] == f"bytes={2 * MIB + 16}-"
     assert (tmp_path / "back").read_bytes() == file.path.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "back"]
 
 
-def test_the_next_process_goes_on_where_a_killed_one_stopped(s3, prefix, tmp_path):
+def test_a_download_resumes_after_its_process_was_killed(s3, prefix, tmp_path):
     file = put(prefix, tmp_path / "a", 3 * MIB)
     script = "import sys; from pathlib import Path; from cyclesep.storage.s3_transfers import download; "
     script += "download(sys.argv[1], Path(sys.argv[2]))"
     release = threading.Event()
-    cut, held = Fault("cut", contains="/a", value=MIB), Fault("hold", contains="/a", value=release)
-    with s3.proxy.harming(cut, held):
+    cut, hold = Fault("cut", contains="/a", value=MIB), Fault("hold", contains="/a", value=release)
+    with s3.proxy.harming(cut, hold):
         process = subprocess.Popen([sys.executable, "-c", script, file.uri, str(tmp_path / "back")])
-        while not held.done:
+        while not hold.done:
             assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
@@ -183,22 +161,22 @@ def test_the_next_process_goes_on_where_a_killed_one_stopped(s3, prefix, tmp_pat
     assert request.headers["range"] == f"bytes={MIB - 1}-"
 
 
-def test_an_object_that_changed_in_between_is_fetched_anew_and_not_glued_to_the_old(s3, prefix, tmp_path):
+def test_an_object_that_changed_is_downloaded_from_the_start(s3, prefix, tmp_path):
     file = put(prefix, tmp_path / "a", MIB)
-    partial = s3_transfers._partial_of(
+    partial = s3_transfers._partial_path(
         tmp_path / "back", s3.client().head_object(Bucket="tests", Key=parse(file.uri).key)["ETag"]
     )
     partial.write_bytes(file.path.read_bytes()[:1000])
     changed = put(prefix, tmp_path / "a", MIB, seed=1)
     download(changed.uri, tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == changed.path.read_bytes()
-    conditional, anew = s3.proxy.seen("GET", "/a")
+    conditional, restarted = s3.proxy.seen("GET", "/a")
     assert conditional.headers["range"] == "bytes=999-"
-    assert "range" not in anew.headers
+    assert "range" not in restarted.headers
     assert not partial.exists()
 
 
-def test_a_damaged_body_is_fetched_once_more_and_refused_if_it_stays_so(s3, prefix, tmp_path):
+def test_a_damaged_download_is_retried_once_and_then_an_error(s3, prefix, tmp_path):
     file = put(prefix, tmp_path / "a", 10_000)
     with s3.proxy.harming(Fault("flip", contains="/a", value=5000)):
         download(file.uri, tmp_path / "back", sha256=file.sha256)
@@ -206,70 +184,70 @@ def test_a_damaged_body_is_fetched_once_more_and_refused_if_it_stays_so(s3, pref
     (tmp_path / "back").unlink()
     with (
         s3.proxy.harming(Fault("flip", contains="/a", value=5000, times=9)),
-        pytest.raises(StorageError, match="its SHA-256 is not the one that was written down"),
+        pytest.raises(StorageError, match="SHA-256 mismatch"),
     ):
         download(file.uri, tmp_path / "back", sha256=file.sha256)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_transfer_without_progress_is_given_up_and_can_be_taken_up_later(s3, prefix, tmp_path, monkeypatch):
+def test_a_download_without_progress_fails_and_can_be_resumed(s3, prefix, tmp_path, monkeypatch):
     monkeypatch.setattr(s3_transfers, "_MAX_WAIT_SECONDS", 0.0)
     file = put(prefix, tmp_path / "a", 1000)
     with (
         s3.proxy.harming(Fault("cut", contains="/a", value=1, times=99)),
-        pytest.raises(StorageError, match="breaks off again and again"),
+        pytest.raises(StorageError, match="was interrupted repeatedly"),
     ):
         download(file.uri, tmp_path / "back")
     download(file.uri, tmp_path / "back", sha256=file.sha256)
 
 
-def test_a_full_disk_is_told_and_leaves_no_file(prefix, tmp_path):
+def test_a_target_that_cannot_be_written_is_an_error(prefix, tmp_path):
     file = put(prefix, tmp_path / "a", 1000)
     (tmp_path / "no-folder").write_text("")
     with pytest.raises(StorageError, match="no-folder/back: cannot be written"):
         download(file.uri, tmp_path / "no-folder" / "back")
 
 
-# What can be wrong
+# Errors
 
 
-def test_what_can_be_wrong_is_said_in_one_line_with_its_remedy_and_without_a_secret(s3, prefix, monkeypatch):
-    def told(uri: str = f"{prefix}/a", **configuration) -> str:
+def test_errors_are_one_line_with_a_remedy_and_without_a_secret(s3, prefix, monkeypatch):
+    def message(uri: str = f"{prefix}/a", **configuration) -> str:
         s3.configure(**configuration)
-        with pytest.raises(StorageError) as problem:
+        with pytest.raises(StorageError) as error:
             s3_objects.read_text(uri)
-        text = f"{problem.value}{problem.value.__cause__!r}{pickle.dumps(problem.value)!r}"
+        text = f"{error.value}{error.value.__cause__!r}{pickle.dumps(error.value)!r}"
         assert not any(secret in text for secret in (s3.server.secret_key, "not-the-secret"))
-        assert "\n" not in str(problem.value)
-        return str(problem.value)
+        assert "\n" not in str(error.value)
+        return str(error.value)
 
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     s3_objects.write_text(f"{prefix}/a", "a")
-    assert told("s3://nowhere/a").startswith("s3://nowhere/a: there is no such bucket; create it or correct the name")
-    assert "the credentials are refused; correct AWS_ACCESS_KEY_ID" in told(secret_key="not-the-secret")
-    assert "access is denied to these credentials; ask for the rights" in told(access_key=s3.server.stranger_key)
+    assert message("s3://nowhere/a").startswith("s3://nowhere/a: bucket not found; create it or correct the name")
+    assert "the credentials are rejected; correct AWS_ACCESS_KEY_ID" in message(secret_key="not-the-secret")
+    assert "access denied; ask for permission" in message(access_key=s3.server.other_key)
     (port,) = free_ports(1)
-    assert f"no S3 server answers at http://127.0.0.1:{port} (EndpointConnectionError)" in told(port=port)
+    assert f"no S3 server answers at http://127.0.0.1:{port} (EndpointConnectionError)" in message(port=port)
     monkeypatch.setenv("AWS_PROFILE", "nobody")
-    assert "(nobody) could not be found; correct AWS_PROFILE" in told()
+    assert "(nobody) could not be found; correct AWS_PROFILE" in message()
     monkeypatch.delenv("AWS_PROFILE")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
-    assert "no credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE" in told()
+    assert "no credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE" in message()
     monkeypatch.setenv("AWS_ENDPOINT_URL", "no url")
-    assert "Invalid endpoint: no url; correct AWS_ENDPOINT_URL" in told()
+    assert "Invalid endpoint: no url; correct AWS_ENDPOINT_URL" in message()
 
 
-def test_an_endpoint_with_a_password_is_shown_without_it(s3, prefix, monkeypatch):
+def test_the_password_of_an_endpoint_is_not_shown(s3, prefix, monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     (port,) = free_ports(1)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://user:password@127.0.0.1:{port}")
     s3.configure()
-    with pytest.raises(StorageError, match=f"no S3 server answers at http://127.0.0.1:{port}") as problem:
+    with pytest.raises(StorageError, match=f"no S3 server answers at http://127.0.0.1:{port}") as error:
         s3_objects.read_text(f"{prefix}/a")
-    assert "password" not in str(problem.value)
+    assert "password" not in str(error.value)
 
 
-def test_no_secret_reaches_the_logs_or_what_is_pickled(s3, prefix, tmp_path):
+def test_no_secret_is_logged_or_pickled(s3, prefix, tmp_path):
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     logging.getLogger().addHandler(handler)
@@ -287,7 +265,7 @@ def test_no_secret_reaches_the_logs_or_what_is_pickled(s3, prefix, tmp_path):
         lock.release()
 
 
-def test_a_forked_child_has_a_connection_of_its_own(prefix):
+def test_a_forked_child_creates_its_own_client(prefix):
     s3_objects.write_text(f"{prefix}/a", "parent")
     child = os.fork()
     if not child:
@@ -300,28 +278,28 @@ def test_a_forked_child_has_a_connection_of_its_own(prefix):
 # Locks
 
 
-def test_one_of_many_gets_the_lock_and_the_others_are_told_who(prefix):
-    taken = [S3Lock(f"{prefix}/lock") for _ in range(8)]
+def test_one_of_many_gets_the_lock_and_the_others_learn_the_owner(prefix):
+    locks = [S3Lock(f"{prefix}/lock") for _ in range(8)]
 
     def outcome(lock: S3Lock) -> str:
         try:
             lock.acquire()
-            return "mine"
-        except LockHeldError as problem:
-            return str(problem)
+            return "acquired"
+        except LockHeldError as error:
+            return str(error)
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        outcomes = list(pool.map(outcome, taken))
-    (winner,) = [lock for lock, told in zip(taken, outcomes, strict=True) if told == "mine"]
-    for told in set(outcomes) - {"mine"}:
-        assert f"held by process {os.getpid()} on " in told
-        assert f"delete {prefix}/lock" in told
+        outcomes = list(pool.map(outcome, locks))
+    (winner,) = [lock for lock, result in zip(locks, outcomes, strict=True) if result == "acquired"]
+    for message in set(outcomes) - {"acquired"}:
+        assert f"locked by process {os.getpid()} on " in message
+        assert f"delete {prefix}/lock" in message
     winner.check()
     winner.release()
     assert s3_objects.sizes(prefix) == {}
 
 
-def test_the_lock_of_a_process_that_was_killed_on_this_machine_is_taken_over_at_once(prefix):
+def test_the_lock_of_a_killed_process_of_this_machine_is_taken_over_immediately(prefix):
     script = "import os, sys; from cyclesep.storage.s3_lock import S3Lock; S3Lock(sys.argv[1]).acquire(); "
     script += "os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", script, f"{prefix}/lock"], check=False).returncode == -signal.SIGKILL
@@ -331,8 +309,8 @@ def test_the_lock_of_a_process_that_was_killed_on_this_machine_is_taken_over_at_
     lock.release()
 
 
-def test_a_lock_of_another_machine_is_taken_over_when_it_was_not_renewed_and_its_owner_notices(prefix, monkeypatch):
-    monkeypatch.setattr(s3_lock, "_process", lambda _: None)
+def test_a_stale_lock_of_another_machine_is_taken_over_and_its_owner_notices(prefix, monkeypatch):
+    monkeypatch.setattr(s3_lock, "_process_identity", lambda _: None)
     first, second = (S3Lock(f"{prefix}/lock") for _ in range(2))
     first.acquire()
     with pytest.raises(LockHeldError, match="last renewed [0-9] s ago"):
@@ -341,7 +319,7 @@ def test_a_lock_of_another_machine_is_taken_over_when_it_was_not_renewed_and_its
     second.acquire()
     monkeypatch.setattr(s3_lock, "STALE_SECONDS", 90.0)
     with pytest.raises(
-        StorageError, match=r"the lock was lost, it is now that of process .*run the same command again"
+        StorageError, match=r"the lock was lost, it is now held by process .*run the same command again"
     ):
         first.check()
     first.release()
@@ -350,7 +328,7 @@ def test_a_lock_of_another_machine_is_taken_over_when_it_was_not_renewed_and_its
     second.release()
 
 
-def test_a_lock_is_renewed_while_it_is_held_and_lost_when_it_is_deleted(prefix, monkeypatch):
+def test_a_held_lock_is_renewed_and_lost_when_it_is_deleted(prefix, monkeypatch):
     monkeypatch.setattr(s3_lock, "RENEW_SECONDS", 0.3)
     lock = S3Lock(f"{prefix}/lock")
     lock.acquire()
@@ -364,7 +342,7 @@ def test_a_lock_is_renewed_while_it_is_held_and_lost_when_it_is_deleted(prefix, 
         assert lock._renewed > began
         lock.check()
         for _ in range(200):
-            # Again and again, because Swift refuses a renewal that is bound to what was there.
+            # Repeatedly, because a renewal may write the lock again in between.
             s3_objects.delete(prefix, ["lock"])
             if lock._lost:
                 break
@@ -376,7 +354,7 @@ def test_a_lock_is_renewed_while_it_is_held_and_lost_when_it_is_deleted(prefix, 
     assert s3_objects.sizes(prefix) == {}
 
 
-def test_a_server_without_conditional_requests_still_keeps_the_second_one_out(s3, prefix, monkeypatch):
+def test_a_server_without_conditional_requests_still_excludes_a_second_owner(s3, prefix, monkeypatch):
     monkeypatch.setattr(s3_lock, "_SETTLE_SECONDS", 0.0)
     first, second = (S3Lock(f"{prefix}/lock") for _ in range(2))
     with s3.proxy.harming(Fault("status", "PUT", "/lock", value=501)):
