@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cyclesep import checkpoints
+from cyclesep.checkpoints.metadata import METADATA_FILE
 from tests.support.fault_proxy import FaultProxy
 from tests.support.ray_site import Site
 from tests.support.s3_server import S3, SwiftServer
@@ -69,7 +69,7 @@ def _submitted(site: Site, job: str) -> int:
 
 def _kill_a_node(site: Site, submit: subprocess.Popen[bytes]) -> None:
     """When the run has its first checkpoint, kill one of its two nodes, and start another one."""
-    while not (found := [key for key in site.listed(RUN) if key.endswith(f"/{checkpoints.METADATA}")]):
+    while not (found := [key for key in site.listed(RUN) if key.endswith(f"/{METADATA_FILE}")]):
         if submit.poll() is not None:
             return
         time.sleep(0.2)

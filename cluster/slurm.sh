@@ -7,12 +7,12 @@
 #SBATCH --time=24:00:00
 #SBATCH --requeue
 #SBATCH --signal=B:TERM@120
-# One job on a Ray cluster of the nodes that Slurm gives, which starts with it and ends with it. From the checkout:
+# Run one job on a Ray cluster of the allocated nodes; the cluster exists for this job only. From the checkout:
 #
 #     sbatch cluster/slurm.sh train shards=/scratch/musdb18 output_dir=/scratch/runs name=vocals num_workers=8 use_gpu=true
 #
-# Options for sbatch go before the script (sbatch --nodes=4 cluster/slurm.sh ...). Checkout, .venv, shards and runs lie
-# where all nodes see them. A run that was requeued, or sent again, goes on under its name.
+# Options of sbatch come before the script (sbatch --nodes=4 cluster/slurm.sh ...). Checkout, .venv, shards and runs must
+# be on a file system shared by all nodes. A run that was requeued or submitted again resumes under its name.
 set -euo pipefail
 
 if [ $# -eq 0 ]; then
@@ -20,7 +20,7 @@ if [ $# -eq 0 ]; then
   exit 2
 fi
 
-# Slurm runs a copy of this file.
+# Slurm runs a copy of this script.
 checkout=${SLURM_SUBMIT_DIR:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)}
 export PATH=$checkout/.venv/bin:$PATH
 cd "$checkout"
@@ -29,25 +29,25 @@ job=${SLURM_JOB_ID:?this script runs under sbatch}
 cpus=${SLURM_CPUS_PER_TASK:-1}
 gpus=${SLURM_GPUS_ON_NODE:-0}
 
-# Of this job alone, so that it does not meet the Ray of another user or job on the same node: folder, ports, token. The
-# token stands in the environment, which others cannot read, and not on a command line, which they can.
+# Folder, ports and token of this job, so that it does not interfere with the Ray of another user or job on the same
+# node. The token is in the environment, which others cannot read, and not on a command line, which they can.
 export RAY_TMPDIR=/tmp/ray-$job
 port=$((20000 + job % 5000 * 2))
 token=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$token RAY_USAGE_STATS_ENABLED=0
-# One cache a node, shared by the jobs of this user; on local disk where the site has one.
+# One cache per node, shared by the jobs of this user; on a local disk if there is one.
 export CYCLESEP_CACHE=${CYCLESEP_CACHE:-${SLURM_TMPDIR:-/tmp}/cyclesep-cache-$(id -u)}
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${nodes[0]}
 head_address=$(srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address)
-# The first of several, and no IPv6 one.
+# The first IPv4 address.
 head_address=$(tr ' ' '\n' <<< "$head_address" | grep -m 1 -E '^[0-9]+(\.[0-9]+){3}$')
 export RAY_ADDRESS=$head_address:$port
 
 steps=()
 run=""
-end() { # Ends the job first, which may have something to write, then its cluster.
+end() { # Stop the job first, which may save a checkpoint, then its cluster.
   trap - EXIT TERM INT
   if [ -n "$run" ]; then
     kill "$run" 2> /dev/null && wait "$run" || true
@@ -63,7 +63,7 @@ trap 'end; exit 143' TERM INT
 start_ray() { # NODE OPTION...
   local node=$1
   shift
-  # RAY_ADDRESS would tell the head to join a cluster. What Ray leaves in its folder goes when Ray has ended.
+  # Unset RAY_ADDRESS because it would make the head join a cluster. Delete Ray's folder after Ray has ended.
   # shellcheck disable=SC2016
   env -u RAY_ADDRESS srun --overlap --nodes=1 --ntasks=1 --cpus-per-task="$cpus" --nodelist="$node" --export=ALL \
     bash -c 'mkdir -p -m 700 "$RAY_TMPDIR"; ray start --block "$@" & ray=$!
@@ -73,7 +73,7 @@ start_ray() { # NODE OPTION...
   steps+=("$!")
 }
 
-# No dashboard, for nobody sends jobs to this cluster; what is left of it takes a port all the same.
+# No dashboard, because no jobs are submitted to this cluster; its agent still takes a port.
 start_ray "$head" --head --node-ip-address="$head_address" --port="$port" --include-dashboard=false \
   --dashboard-port="$((port + 1))"
 for node in "${nodes[@]:1}"; do
@@ -94,15 +94,15 @@ while True:
         ray.shutdown()
         if found >= wanted:
             break
-        told = f"{found} of {wanted} nodes"
-    except (ConnectionError, RuntimeError) as problem:
-        told = str(problem)
+        state = f"{found} of {wanted} nodes"
+    except (ConnectionError, RuntimeError) as error:
+        state = str(error)
     if time.monotonic() > until:
-        sys.exit(f"slurm.sh: the Ray cluster did not come up in 300 s: {told}")
+        sys.exit(f"slurm.sh: the Ray cluster did not start in 300 s: {state}")
     time.sleep(2)
 PYTHON
 
-# In the background, so that Slurm's signal reaches this script at once; `end` hands it on.
+# In the background, so that this script receives Slurm's signal immediately; `end` forwards it.
 python "jobs/$1.py" "${@:2}" &
 run=$!
 wait "$run"
