@@ -1,4 +1,4 @@
-"""The pages are true: they build, their links lead somewhere, and what they tell one to type is accepted."""
+"""The pages of the documentation: links resolve, and commands and settings are valid."""
 
 import re
 import shlex
@@ -29,10 +29,10 @@ from tests.support.paths import CHECKOUT
 ROOT = CHECKOUT
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
-# These tell what was run on a day, whatever it is called since.
+# Records of past runs, whose names may have changed since.
 HISTORY = [DOCS / "log.md", *(DOCS / "results").glob("*.md")]
 PRESENT = [page for page in PAGES if page not in HISTORY]
-# Its commands need what it adds to the code.
+# Its commands need the code that the page adds.
 EXTENDING = DOCS / "extending.md"
 
 ENDS_COMMAND = {">", ">>", "|", "&&", ";"}
@@ -40,13 +40,13 @@ ENDS_COMMAND = {">", ">>", "|", "&&", ";"}
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """What a page tells one to type after `cyclesep`."""
+    """A command in a page: the arguments after `cyclesep`."""
 
     page: Path
     line: int
     words: tuple[str, ...]
     whole: bool
-    """Whether it could be typed as it is: nothing is left out."""
+    """Whether it can be run as it is, without omissions."""
 
     def __str__(self) -> str:
         return f"{self.page.relative_to(ROOT)}:{self.line}"
@@ -57,7 +57,7 @@ def tokens(page: Path) -> list[Token]:
 
 
 def code(page: Path) -> Iterator[tuple[int, str, bool]]:
-    """Line, text and whether it stands alone, of each command line in a block and each span of code."""
+    """Yield line, text and whether it is a whole line, for each line of a code block and each code span."""
     for token in tokens(page):
         line = token.map[0] + 1 if token.map else 0
         if token.type == "fence" and token.info in ("", "text", "bash"):
@@ -85,7 +85,7 @@ def commands(page: Path) -> Iterator[Command]:
         words = ["benchmark", *words] if starts and typed[starts[0]] == "jobs/benchmark.py" else words
         end = next((at for at, word in enumerate(words) if word in ENDS_COMMAND), len(words))
         words = words[:end]
-        # In a table of scores a number follows, in an output a colon.
+        # In a table of scores a number follows the name, in an output a colon.
         if words and re.fullmatch(r"[a-z]+", words[0]):
             whole = alone and "..." not in words
             yield Command(page=page, line=line, words=tuple(word for word in words if word != "..."), whole=whole)
@@ -103,14 +103,14 @@ def links(page: Path) -> Iterator[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """The slugs that GitHub gives to the headings of a page."""
+    """Return GitHub's slugs of the headings of a page."""
     found = tokens(page)
     titles = [after.content for token, after in pairwise(found) if token.type == "heading_open"]
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_of_a_page_lead_to_files_and_headings(page: Path) -> None:
+def test_links_resolve_to_files_and_headings(page: Path) -> None:
     for link in links(page):
         parts = urlsplit(link)
         if parts.scheme:
@@ -121,18 +121,18 @@ def test_links_of_a_page_lead_to_files_and_headings(page: Path) -> None:
         assert not parts.fragment or parts.fragment in anchors(target), f"{link}: no such heading"
 
 
-def test_the_pages_hold_commands() -> None:
+def test_pages_have_commands_for_every_job() -> None:
     assert len(COMMANDS) > 50
     assert set(JOBS) <= {command.words[0] for command in COMMANDS}
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=str)
-def test_a_command_is_accepted(
+def test_command_is_valid(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "jobs").symlink_to(ROOT / "jobs")
     monkeypatch.chdir(tmp_path)
-    words = accepted_words(command)
+    words = validating_arguments(command)
     if not words:
         return
     name, *rest = words
@@ -141,8 +141,8 @@ def test_a_command_is_accepted(
     assert ended.value.code == 0, f"cyclesep {shlex.join(command.words)}\n{capsys.readouterr().err}"
 
 
-def accepted_words(command: Command) -> list[str]:
-    """What to give to `main`, so that it reads a command but does not run it; empty if it only names a job."""
+def validating_arguments(command: Command) -> list[str]:
+    """Return arguments with which `main` validates a command without running it; empty if it only names a job."""
     name, *rest = command.words
     if name in ("config", "completion"):
         return [name, *rest]
@@ -152,14 +152,14 @@ def accepted_words(command: Command) -> list[str]:
     if name == "benchmark":
         assert rest[0] in BENCHMARKS
         return [name, *rest, "--print-config"]
-    assert name in JOBS, f"there is no job {name}"
+    assert name in JOBS, f"no job named {name}"
     if stand_in(JOBS[name], rest) or not command.whole:
         return ["config", name, *without_options(JOBS[name], rest)]
     return [name, *rest, "--print-config"]
 
 
 def stand_in(job: Job, words: Sequence[str]) -> bool:
-    """Make the files that a user would have; whether any was missing. Configs of the repository must be there."""
+    """Create the files that a user would have, and return whether any was created; configs in jobs/ must exist."""
     made = False
     for word in words:
         path = Path(word)
@@ -186,7 +186,7 @@ def without_options(job: Job, words: Sequence[str]) -> list[str]:
 
 
 def spans_of_settings() -> list[tuple[str, str]]:
-    """Spans of code that hold nothing but `name=value` words, with the page."""
+    """Return page and text of code spans that consist of `name=value` overrides."""
     found = {
         (str(page.relative_to(ROOT)), text)
         for page in PRESENT
@@ -203,12 +203,12 @@ def known_settings() -> list[tuple[Job, set[str]]]:
 
 
 @pytest.mark.parametrize(("page", "text"), spans_of_settings(), ids=str)
-def test_settings_that_a_page_names_are_those_of_a_job(page: str, text: str) -> None:
+def test_settings_in_a_page_are_valid_for_a_job(page: str, text: str) -> None:
     words = text.split()
     names = {word.partition("=")[0] for word in words}
     takers = [job for job, known in known_settings() if names <= known]
     assert takers, f"{page}: no job has {' and '.join(names)}"
-    assert any(takes(job, words) for job in takers), f"{page}: {text} is refused"
+    assert any(takes(job, words) for job in takers), f"{page}: no job accepts {text}"
 
 
 def takes(job: Job, words: Sequence[str]) -> bool:
@@ -220,14 +220,14 @@ def takes(job: Job, words: Sequence[str]) -> bool:
 
 
 @pytest.mark.parametrize("page", PRESENT, ids=lambda page: str(page.relative_to(ROOT)))
-def test_make_has_the_targets_that_a_page_names(page: Path) -> None:
+def test_make_targets_in_a_page_exist(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = {match for _, text, _ in code(page) for match in re.findall(r"(?:^|`)make ([a-z-]+)", text)}
     assert named <= targets
 
 
-def test_the_separator_and_the_recipe_of_the_page_train(tmp_path: Path) -> None:
-    """Its changes go into a copy of the code, which then takes a step with both and accepts the page's commands."""
+def test_separator_and_recipe_of_the_extending_page_train(tmp_path: Path) -> None:
+    """Apply the page's changes to a copy of the code, run its examples and validate its commands."""
     shutil.copytree(ROOT / "cyclesep", tmp_path / "cyclesep", ignore=shutil.ignore_patterns("__pycache__"))
     blocks = {kind: [token.content for token in tokens(EXTENDING) if token.info == kind] for kind in ("diff", "python")}
     for change in blocks["diff"]:

@@ -1,4 +1,4 @@
-"""The site that `make docs` makes: it builds without a warning, holds together, and opens without a network."""
+"""The site built by `make docs`: no warnings, no broken links, no external resources."""
 
 import shlex
 import subprocess
@@ -16,13 +16,13 @@ from tests.support.paths import CHECKOUT
 
 ROOT = CHECKOUT
 DOCS = ROOT / "docs"
-# One of two processes builds it, once.
+# All in one process, which builds the site once.
 pytestmark = pytest.mark.xdist_group("site")
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built as `make docs` builds it: any warning is an error."""
+    """The site, built with the options of `make docs`, so that any warning is an error."""
     place = tmp_path_factory.mktemp("site")
     recipe = next(line for line in (ROOT / "Makefile").read_text().splitlines() if " -m sphinx " in line)
     words = shlex.split(recipe.partition(" -m sphinx ")[2])
@@ -33,7 +33,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Page(HTMLParser):
-    """What a page of the site names, loads and links to."""
+    """The ids, loaded resources and links of a page."""
 
     def __init__(self, file: Path) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Page(HTMLParser):
             self.loaded.append(given["src"] or "")
 
 
-def test_the_site_holds_together_and_needs_no_network(site: Path) -> None:
+def test_links_resolve_and_no_resource_is_external(site: Path) -> None:
     pages = {file: Page(file) for file in site.rglob("*.html")}
     assert len(pages) > len(list(DOCS.rglob("*.md")))
     for file, page in pages.items():
