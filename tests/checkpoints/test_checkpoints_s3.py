@@ -9,7 +9,9 @@ import pytest
 import torch
 
 import cyclesep
-from cyclesep import checkpoints
+from cyclesep.checkpoints.metadata import CONFIG_FILE, METADATA_FILE, TRAINING_STATE_FILE, WEIGHTS_FILE, read_metadata
+from cyclesep.checkpoints.run_folder import download_checkpoint, find_run
+from cyclesep.checkpoints.separator import load_separator
 from cyclesep.cli.info import describe
 from cyclesep.cli.info.config import InfoConfig
 from cyclesep.errors import CheckpointError, CyclesepError
@@ -28,64 +30,64 @@ STEP = "step-00000002"
 def run(prefix: str, tmp_path: Path) -> StoragePath:
     """A finished run in S3 with one checkpoint."""
     local, run = save_separator(tmp_path / "made"), StoragePath.of(f"{prefix}/runs/tiny")
-    run.child(STEP).copy_files(StoragePath.of(local), last=checkpoints.METADATA)
-    run.write_text(checkpoints.CONFIG, (local / checkpoints.CONFIG).read_text())
-    checkpoints.write_run(run, best=STEP, last=STEP)
+    run.child(STEP).copy_files(StoragePath.of(local), last=METADATA_FILE)
+    run.write_text(CONFIG_FILE, (local / CONFIG_FILE).read_text())
+    find_run(run).write_result(best=STEP, last=STEP)
     return run
 
 
 def test_a_run_and_its_checkpoint_are_loaded_as_local_ones_are(run: StoragePath, tmp_path: Path) -> None:
-    local = checkpoints.load_separator(tmp_path / "made")
+    local = load_separator(tmp_path / "made")
     for place in (run.uri, f"{run.uri}/{STEP}", f"{run.uri}/"):
-        there = checkpoints.load_separator(place)
+        there = load_separator(place)
         assert there.digest == local.digest
         assert there.uri == f"{run.uri}/{STEP}"
-        assert there.path == checkpoints.find(place)
+        assert there.path == download_checkpoint(place)
     assert cyclesep.load(run.uri, device="cpu").targets == ("vocals",)
 
 
 def test_the_weights_come_once_and_the_training_state_only_if_it_is_wanted(s3: "S3", run: StoragePath) -> None:
     for _ in range(3):
-        checkpoints.load_separator(run.uri)
-    assert len(s3.proxy.seen("GET", checkpoints.WEIGHTS)) == 1
-    assert len(s3.proxy.seen("GET", checkpoints.STATE)) == 0
-    copy = checkpoints.find(run.uri)
-    assert not (copy / checkpoints.STATE).exists()
-    run.child(STEP).local_path(checkpoints.STATE)
-    assert torch.load(copy / checkpoints.STATE, weights_only=True)["step"] == 0
+        load_separator(run.uri)
+    assert len(s3.proxy.seen("GET", WEIGHTS_FILE)) == 1
+    assert len(s3.proxy.seen("GET", TRAINING_STATE_FILE)) == 0
+    copy = download_checkpoint(run.uri)
+    assert not (copy / TRAINING_STATE_FILE).exists()
+    run.child(STEP).local_path(TRAINING_STATE_FILE)
+    assert torch.load(copy / TRAINING_STATE_FILE, weights_only=True)["step"] == 0
 
 
 def test_a_checkpoint_that_was_written_anew_is_fetched_anew(run: StoragePath, tmp_path: Path) -> None:
-    before = checkpoints.find(run.uri)
-    with run.child(STEP).replacing(checkpoints.METADATA) as file:
-        file.write_text((tmp_path / "made" / checkpoints.METADATA).read_text().replace('"step": 0', '"step": 7'))
-    after = checkpoints.find(run.uri)
+    before = download_checkpoint(run.uri)
+    with run.child(STEP).replacing(METADATA_FILE) as file:
+        file.write_text((tmp_path / "made" / METADATA_FILE).read_text().replace('"step": 0', '"step": 7'))
+    after = download_checkpoint(run.uri)
     assert after != before
-    assert checkpoints.read_metadata(after).step == checkpoints.read_metadata(run.child(STEP)).step == 7
+    assert read_metadata(after).step == read_metadata(run.child(STEP)).step == 7
 
 
 def test_a_copy_that_was_cut_short_is_fetched_anew(run: StoragePath) -> None:
-    copy = checkpoints.find(run.uri) / checkpoints.WEIGHTS
+    copy = download_checkpoint(run.uri) / WEIGHTS_FILE
     whole = copy.read_bytes()
     copy.write_bytes(whole[:100])
-    checkpoints.load_separator(run.uri)
+    load_separator(run.uri)
     assert copy.read_bytes() == whole
 
 
 def test_several_processes_at_once_fetch_it_once(s3: "S3", run: StoragePath) -> None:
     script = "import sys; from cyclesep.storage.path import StoragePath; print(StoragePath.of(sys.argv[1]).local_path(sys.argv[2]))"
-    words = [sys.executable, "-c", script, f"{run.uri}/{STEP}", checkpoints.STATE]
+    words = [sys.executable, "-c", script, f"{run.uri}/{STEP}", TRAINING_STATE_FILE]
     processes = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert len({process.communicate()[0] for process in processes}) == 1
     assert [process.returncode for process in processes] == [0, 0, 0]
-    assert len(s3.proxy.seen("GET", checkpoints.STATE)) == 1
+    assert len(s3.proxy.seen("GET", TRAINING_STATE_FILE)) == 1
 
 
 def test_damage_on_the_way_is_seen_and_the_file_fetched_again(s3: "S3", run: StoragePath, tmp_path: Path) -> None:
-    with s3.proxy.harming(Fault("flip", "GET", checkpoints.WEIGHTS, value=5000)):
-        loaded = checkpoints.load_separator(run.uri)
-    assert loaded.digest == checkpoints.load_separator(tmp_path / "made").digest
-    assert len(s3.proxy.seen("GET", checkpoints.WEIGHTS)) == 2
+    with s3.proxy.injecting(Fault("flip", "GET", WEIGHTS_FILE, value=5000)):
+        loaded = load_separator(run.uri)
+    assert loaded.digest == load_separator(tmp_path / "made").digest
+    assert len(s3.proxy.seen("GET", WEIGHTS_FILE)) == 2
 
 
 def test_copies_that_nobody_used_for_long_go_but_for_the_latest(
@@ -95,14 +97,14 @@ def test_copies_that_nobody_used_for_long_go_but_for_the_latest(
     monkeypatch.setattr(download_cache, "NUM_KEPT", 2)
     kept = []
     for name in ("a", "b", "c"):
-        run.child(name).copy_files(StoragePath.of(tmp_path / "made"), last=checkpoints.METADATA)
-        kept.append(run.child(name).local_path(checkpoints.METADATA))
+        run.child(name).copy_files(StoragePath.of(tmp_path / "made"), last=METADATA_FILE)
+        kept.append(run.child(name).local_path(METADATA_FILE))
     assert [folder.exists() for folder in kept] == [False, True, True]
 
 
 def told(place: str) -> str:
     with pytest.raises(CyclesepError) as raised:
-        checkpoints.load_separator(place)
+        load_separator(place)
     message = str(raised.value)
     assert "\n" not in message
     return message
@@ -114,16 +116,16 @@ def test_what_is_absent_or_damaged_is_told_by_its_place(s3: "S3", run: StoragePa
     place = run.child(STEP)
     bucket, key = place.uri.removeprefix("s3://").split("/", 1)
     s3.client().put_object(
-        Bucket=bucket, Key=f"{key}/{checkpoints.WEIGHTS}", Body=b"other", Metadata={"sha256": "0" * 64}
+        Bucket=bucket, Key=f"{key}/{WEIGHTS_FILE}", Body=b"other", Metadata={"sha256": "0" * 64}
     )
-    weights = place.file_uri(checkpoints.WEIGHTS)
+    weights = place.file_uri(WEIGHTS_FILE)
     assert f"{weights}: SHA-256 mismatch" in told(run.uri)
-    s3.client().put_object(Bucket=bucket, Key=f"{key}/{checkpoints.WEIGHTS}", Body=b"other")
+    s3.client().put_object(Bucket=bucket, Key=f"{key}/{WEIGHTS_FILE}", Body=b"other")
     assert f"{weights}: is missing or damaged" in told(run.uri)
-    place.delete(checkpoints.WEIGHTS)
+    place.delete(WEIGHTS_FILE)
     assert f"{weights}: is missing or damaged" in told(run.uri)
-    place.write_text(checkpoints.METADATA, "{")
-    assert f"{place.file_uri(checkpoints.METADATA)}: is missing or damaged" in told(run.uri)
+    place.write_text(METADATA_FILE, "{")
+    assert f"{place.file_uri(METADATA_FILE)}: is missing or damaged" in told(run.uri)
 
 
 def test_what_is_forbidden_is_told_and_never_taken_for_absent(s3: "S3", run: StoragePath) -> None:

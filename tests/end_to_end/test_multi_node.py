@@ -17,9 +17,10 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from cyclesep import checkpoints
+from cyclesep.checkpoints.metadata import METADATA_FILE, TRAINING_STATE_FILE
+from cyclesep.checkpoints.run_folder import RunFolder
 from tests.support import processes
-from tests.support.ray_site import Driver, Site
+from tests.support.multi_node_cluster import Driver, MultiNodeCluster
 from tests.support.s3_server import S3
 from tests.support.tiny_evaluation import save_separator
 from tests.support.tiny_models import flattened
@@ -30,23 +31,23 @@ pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(1800)]
 STEPS, EVERY = 80, 10
 TRAINING = (
     f"steps={STEPS}", f"validate_every={EVERY}", "num_workers=2", "use_gpu=false", "num_validation_crops=4",
-    "num_dataloader_workers=0", "keep_checkpoints=2", "max_failures=20", "scale_up_timeout_minutes=2", "crops.crop_seconds=0.5",
-    "crops.batch_size=8", "method.recipe=supervised", "method.separator.name=waveunet",
+    "num_dataloader_workers=0", "keep_checkpoints=2", "max_failures=20", "scale_up_timeout_minutes=2",
+    "crops.crop_seconds=0.5", "crops.batch_size=8", "method.recipe=supervised", "method.separator.name=waveunet",
     "method.separator.channels=8", "method.separator.depth=2", "method.optimizer.schedule=constant",
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def site(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with Site(s3, tmp_path_factory.mktemp("site")) as running:
+def cluster(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MultiNodeCluster]:
+    with MultiNodeCluster(s3, tmp_path_factory.mktemp("cluster")) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def shards(site: Site, tiny_shards: Path) -> str:
+def shards(cluster: MultiNodeCluster, tiny_shards: Path) -> str:
     """The tiny corpus in S3."""
-    place = site.s3.new_prefix()
-    site.upload(tiny_shards, place)
+    place = cluster.s3.new_prefix()
+    cluster.upload(tiny_shards, place)
     return place
 
 
@@ -62,193 +63,197 @@ def scoring(tmp_path_factory: pytest.TempPathFactory, shards: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def scored(site: Site, scoring: list[str]) -> pa.Table:
+def scored(cluster: MultiNodeCluster, scoring: list[str]) -> pa.Table:
     """The table of an uninterrupted evaluation on three nodes."""
-    site.has(3)
-    output = site.s3.new_prefix()
-    driver = site.start(*scoring, f"output={output}")
+    cluster.ensure_nodes(3)
+    output = cluster.s3.new_prefix()
+    driver = cluster.start(*scoring, f"output={output}")
     assert driver.status() == 0, driver.output
-    return frames(site, output)
+    return frames(cluster, output)
 
 
-def frames(site: Site, output: str) -> pa.Table:
-    return pyarrow.parquet.read_table(site.content(f"{output}/scores.parquet"))
+def frames(cluster: MultiNodeCluster, output: str) -> pa.Table:
+    return pyarrow.parquet.read_table(cluster.open_object(f"{output}/scores.parquet"))
 
 
-def outcomes(site: Site, output: str) -> list[str]:
-    return [name for name in site.listed(f"{output}/parts") if name.endswith(".json")]
+def outcomes(cluster: MultiNodeCluster, output: str) -> list[str]:
+    return [name for name in cluster.list_keys(f"{output}/parts") if name.endswith(".json")]
 
 
 @pytest.mark.slow
 def test_evaluation_scores_each_track_once_when_a_node_is_lost(
-    site: Site, scoring: list[str], scored: pa.Table
+    cluster: MultiNodeCluster, scoring: list[str], scored: pa.Table
 ) -> None:
-    site.has(3)
-    output = site.s3.new_prefix()
-    driver = site.start(*scoring, f"output={output}")
-    driver.wait_for(lambda: len(outcomes(site, output)) >= 3)
-    site.nodes[1].kill()
+    cluster.ensure_nodes(3)
+    output = cluster.s3.new_prefix()
+    driver = cluster.start(*scoring, f"output={output}")
+    driver.wait_for(lambda: len(outcomes(cluster, output)) >= 3)
+    cluster.nodes[1].kill()
     assert driver.is_running
     assert driver.status() == 0, driver.output
-    assert frames(site, output).equals(scored)
-    assert len(outcomes(site, output)) == 18
-    rows = pyarrow.parquet.read_table(site.content(f"{output}/tracks.parquet"))
+    assert frames(cluster, output).equals(scored)
+    assert len(outcomes(cluster, output)) == 18
+    rows = pyarrow.parquet.read_table(cluster.open_object(f"{output}/tracks.parquet"))
     keys = list(zip(*(rows[name].to_pylist() for name in ("system", "track_id", "target")), strict=True))
     assert len(keys) == len(set(keys)) == 36
     # Each node has downloaded shards into its own cache.
-    assert sum(size > 0 for size in site.cached_bytes().values()) >= 3
+    assert sum(size > 0 for size in cluster.cached_bytes().values()) >= 3
 
 
 # Training
 
 
 @pytest.fixture(scope="module")
-def trained(site: Site, shards: str) -> Callable[[], Any]:
+def trained(cluster: MultiNodeCluster, shards: str) -> Callable[[], Any]:
     """Return the final state of an uninterrupted run on two nodes."""
 
     def train() -> Any:
-        site.has(2)
-        run = site.s3.new_prefix()
-        assert training(site, shards, run).status() == 0
-        return state(site, run)
+        cluster.ensure_nodes(2)
+        run = cluster.s3.new_prefix()
+        assert training(cluster, shards, run).status() == 0
+        return state(cluster, run)
 
     return functools.cache(train)
 
 
-def training(site: Site, shards: str, run: str) -> Driver:
+def training(cluster: MultiNodeCluster, shards: str, run: str) -> Driver:
     """Start or resume a training run in the folder `run`."""
     output_dir, _, name = run.rpartition("/")
-    return site.start("train", *TRAINING, f"shards={shards}", f"output_dir={output_dir}", f"name={name}")
+    return cluster.start("train", *TRAINING, f"shards={shards}", f"output_dir={output_dir}", f"name={name}")
 
 
-def steps(site: Site, run: str) -> list[int]:
+def steps(cluster: MultiNodeCluster, run: str) -> list[int]:
     """Return the steps of complete checkpoints in S3."""
-    names = [name for name in site.listed(run) if name.endswith(f"/{checkpoints.METADATA}")]
+    names = [name for name in cluster.list_keys(run) if name.endswith(f"/{METADATA_FILE}")]
     return sorted(int(name.split("/")[0].removeprefix("step-")) for name in names)
 
 
-def state(site: Site, run: str) -> Any:
+def state(cluster: MultiNodeCluster, run: str) -> Any:
     """Return the final training state in a form in which == compares every bit."""
-    last = json.loads(site.content(f"{run}/{checkpoints.RUN}").read())["last"]
+    last = json.loads(cluster.open_object(f"{run}/{RunFolder.RESULT}").read())["last"]
     assert last == f"step-{STEPS:08d}"
-    return flattened(torch.load(site.content(f"{run}/{last}/{checkpoints.STATE}"), weights_only=True))
+    return flattened(torch.load(cluster.open_object(f"{run}/{last}/{TRAINING_STATE_FILE}"), weights_only=True))
 
 
-def started_run(site: Site, shards: str) -> tuple[str, Driver]:
+def started_run(cluster: MultiNodeCluster, shards: str) -> tuple[str, Driver]:
     """Start a run on two nodes and wait for its first checkpoint in S3."""
-    site.has(2)
-    run = site.s3.new_prefix()
-    driver = training(site, shards, run)
-    driver.wait_for(lambda: bool(steps(site, run)))
+    cluster.ensure_nodes(2)
+    run = cluster.s3.new_prefix()
+    driver = training(cluster, shards, run)
+    driver.wait_for(lambda: bool(steps(cluster, run)))
     return run, driver
 
 
-def assert_resumes(site: Site, shards: str, run: str, expected: Any) -> None:
+def assert_resumes(cluster: MultiNodeCluster, shards: str, run: str, expected: Any) -> None:
     """Check that the same command completes the run with the state of an uninterrupted one."""
-    again = training(site, shards, run)
-    assert again.status() == 0, again.told
-    assert state(site, run) == expected
+    again = training(cluster, shards, run)
+    assert again.status() == 0, again.output
+    assert state(cluster, run) == expected
 
 
 @pytest.mark.slow
 def test_training_resumes_from_s3_on_a_new_node_when_a_node_is_lost(
-    site: Site, shards: str, trained: Callable[[], Any]
+    cluster: MultiNodeCluster, shards: str, trained: Callable[[], Any]
 ) -> None:
     expected = trained()
-    run, driver = started_run(site, shards)
-    site.nodes[0].kill()
-    site.has(2)
+    run, driver = started_run(cluster, shards)
+    cluster.nodes[0].kill()
+    cluster.ensure_nodes(2)
     assert driver.status() == 0, driver.output
-    assert state(site, run) == expected
-    assert sum(size > 0 for size in site.cached_bytes().values()) >= 3
+    assert state(cluster, run) == expected
+    assert sum(size > 0 for size in cluster.cached_bytes().values()) >= 3
 
 
 @pytest.mark.slow
 def test_training_resumes_on_the_remaining_node_when_a_node_is_lost(
-    site: Site, shards: str, trained: Callable[[], Any]
+    cluster: MultiNodeCluster, shards: str, trained: Callable[[], Any]
 ) -> None:
     trained()
-    run, driver = started_run(site, shards)
-    site.nodes[0].kill()
+    run, driver = started_run(cluster, shards)
+    cluster.nodes[0].kill()
     driver.process.kill()
     driver.process.wait()
-    before = steps(site, run)
+    before = steps(cluster, run)
     output_dir, _, name = run.rpartition("/")
     words = [*TRAINING, "num_workers=1", f"shards={shards}", f"output_dir={output_dir}", f"name={name}"]
-    alone = site.start("train", *words)
-    assert alone.status() == 0, alone.told
-    state(site, run)
-    assert min(steps(site, run)) >= min(before)
+    alone = cluster.start("train", *words)
+    assert alone.status() == 0, alone.output
+    state(cluster, run)
+    assert min(steps(cluster, run)) >= min(before)
 
 
 @pytest.mark.slow
-def test_sigterm_to_a_node_writes_a_checkpoint_first(site: Site, shards: str, trained: Callable[[], Any]) -> None:
+def test_sigterm_to_a_node_writes_a_checkpoint_first(
+    cluster: MultiNodeCluster, shards: str, trained: Callable[[], Any]
+) -> None:
     expected = trained()
-    run, driver = started_run(site, shards)
-    site.nodes[0].interrupt()
-    driver.wait_for(lambda: any(step % EVERY for step in steps(site, run)))
-    assert site.nodes[0].process.poll() is None
-    site.has(2)
+    run, driver = started_run(cluster, shards)
+    cluster.nodes[0].interrupt()
+    driver.wait_for(lambda: any(step % EVERY for step in steps(cluster, run)))
+    assert cluster.nodes[0].process.poll() is None
+    cluster.ensure_nodes(2)
     assert driver.status() == 0, driver.output
-    assert state(site, run) == expected
+    assert state(cluster, run) == expected
 
 
 @pytest.mark.slow
 def test_sigterm_to_a_driver_writes_a_checkpoint_to_resume_from(
-    site: Site, shards: str, trained: Callable[[], Any]
+    cluster: MultiNodeCluster, shards: str, trained: Callable[[], Any]
 ) -> None:
     expected = trained()
-    run, driver = started_run(site, shards)
+    run, driver = started_run(cluster, shards)
     driver.process.send_signal(signal.SIGTERM)
     assert driver.status() == 143, driver.output
-    last = steps(site, run)[-1]
+    last = steps(cluster, run)[-1]
     assert f"stopped after step {last} of {STEPS}" in driver.output
     assert 0 < last < STEPS
-    assert_resumes(site, shards, run, expected)
+    assert_resumes(cluster, shards, run, expected)
 
 
 @pytest.mark.slow
-def test_the_same_command_resumes_on_a_new_head(site: Site, shards: str, trained: Callable[[], Any]) -> None:
+def test_the_same_command_resumes_on_a_new_head(
+    cluster: MultiNodeCluster, shards: str, trained: Callable[[], Any]
+) -> None:
     expected = trained()
-    run, driver = started_run(site, shards)
-    site.replace_head()
+    run, driver = started_run(cluster, shards)
+    cluster.replace_head()
     driver.process.kill()
     driver.process.wait()
-    before = steps(site, run)
+    before = steps(cluster, run)
     assert before
     assert before[-1] < STEPS
-    assert_resumes(site, shards, run, expected)
+    assert_resumes(cluster, shards, run, expected)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_ten_random_kills_do_not_change_results(
-    site: Site, shards: str, scoring: list[str], scored: pa.Table, trained: Callable[[], Any]
+    cluster: MultiNodeCluster, shards: str, scoring: list[str], scored: pa.Table, trained: Callable[[], Any]
 ) -> None:
     expected = trained()
     rng = np.random.default_rng(10)
-    run, output = site.s3.new_prefix(), site.s3.new_prefix()
+    run, output = cluster.s3.new_prefix(), cluster.s3.new_prefix()
     survive(
-        site,
+        cluster,
         rng.permutation(["worker", "worker", "driver", "node", "node"]).tolist(),
-        start=lambda: training(site, shards, run),
-        progress=lambda: max(steps(site, run), default=0),
+        start=lambda: training(cluster, shards, run),
+        progress=lambda: max(steps(cluster, run), default=0),
         rng=rng,
     )
-    assert state(site, run) == expected
+    assert state(cluster, run) == expected
     survive(
-        site,
+        cluster,
         rng.permutation(["worker", "worker", "driver", "node", "node"]).tolist(),
-        start=lambda: site.start(*scoring, f"output={output}"),
-        progress=lambda: len(outcomes(site, output)),
+        start=lambda: cluster.start(*scoring, f"output={output}"),
+        progress=lambda: len(outcomes(cluster, output)),
         rng=rng,
     )
-    assert frames(site, output).equals(scored)
-    assert len(outcomes(site, output)) == 18
+    assert frames(cluster, output).equals(scored)
+    assert len(outcomes(cluster, output)) == 18
 
 
 def survive(
-    site: Site,
+    cluster: MultiNodeCluster,
     victims: list[str],
     *,
     start: Callable[[], Driver],
@@ -256,7 +261,7 @@ def survive(
     rng: np.random.Generator,
 ) -> None:
     """Run a job to its end while victims are killed one by one, each after the job has made progress."""
-    site.has(2)
+    cluster.ensure_nodes(2)
     driver, done = start(), progress()
     for victim in victims:
         driver.wait_for(lambda done=done: progress() > done)
@@ -265,10 +270,10 @@ def survive(
             driver.process.wait()
             driver = start()
         elif victim == "node":
-            site.nodes[int(rng.integers(2))].kill()
-            site.has(2)
+            cluster.nodes[int(rng.integers(2))].kill()
+            cluster.ensure_nodes(2)
         else:
-            driver.wait_for(lambda: kill_one(site.workers(), rng))
+            driver.wait_for(lambda: kill_one(cluster.workers(), rng))
         done = progress()
     assert driver.status() == 0, driver.output
 

@@ -67,7 +67,7 @@ def test_transfers_survive_faults_and_damage_in_transit(s3: "S3", prefix: str, t
         Fault("flip", "GET", "b.bin", value=3),
         Fault("reset", "HEAD", "b.bin"),
     )
-    with s3.proxy.harming(*faults):
+    with s3.proxy.injecting(*faults):
         pyarrow.fs.copy_files(str(tmp_path / "original"), base, destination_filesystem=filesystem)
         pyarrow.fs.copy_files(base, str(tmp_path / "copy"), source_filesystem=filesystem)
     assert [fault.done for fault in faults] == [1, 1, 1, 1, 1]

@@ -68,7 +68,7 @@ def test_objects_are_written_read_listed_and_deleted(prefix):
 )
 def test_a_read_survives_errors_throttling_resets_and_truncated_bodies(s3, prefix, fault):
     s3_objects.write_text(f"{prefix}/a", "text")
-    with s3.proxy.harming(fault):
+    with s3.proxy.injecting(fault):
         assert s3_objects.read_text(f"{prefix}/a") == "text"
     assert len(s3.proxy.seen("GET", "/a")) == 3
 
@@ -97,7 +97,7 @@ def test_a_large_file_is_uploaded_in_parts_with_its_hash(s3, prefix, tmp_path, m
     ids=lambda fault: fault.kind,
 )
 def test_an_upload_survives_throttling_resets_and_damage_in_transit(s3, prefix, tmp_path, fault):
-    with s3.proxy.harming(fault):
+    with s3.proxy.injecting(fault):
         file = put(prefix, tmp_path / "a", 1000)
     assert fault.done == fault.times
     download(file.uri, tmp_path / "back", sha256=file.sha256)
@@ -108,7 +108,7 @@ def test_a_failed_upload_is_an_error_and_its_parts_are_removed(s3, prefix, tmp_p
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     s3.configure()
     with (
-        s3.proxy.harming(Fault("status", "PUT", "partNumber=2", times=99, value=503)),
+        s3.proxy.injecting(Fault("status", "PUT", "partNumber=2", times=99, value=503)),
         pytest.raises(StorageError, match=r"/a: the server keeps failing; try again later.* \(SlowDown\)"),
     ):
         put(prefix, tmp_path / "a", 6 * MIB)
@@ -129,7 +129,7 @@ def test_abort_uploads_removes_parts_directly_below_a_prefix_only(s3, prefix):
 
 def test_an_interrupted_download_resumes_where_it_stopped(s3, prefix, tmp_path):
     file = put(prefix, tmp_path / "a", 3 * MIB)
-    with s3.proxy.harming(Fault("cut", contains="/a", value=2 * MIB + 17, times=1)):
+    with s3.proxy.injecting(Fault("cut", contains="/a", value=2 * MIB + 17, times=1)):
         download(file.uri, tmp_path / "back", sha256=file.sha256)
     first, second = s3.proxy.seen("GET", "/a")
     assert "range" not in first.headers
@@ -145,7 +145,7 @@ def test_a_download_resumes_after_its_process_was_killed(s3, prefix, tmp_path):
     script += "download(sys.argv[1], Path(sys.argv[2]))"
     release = threading.Event()
     cut, hold = Fault("cut", contains="/a", value=MIB), Fault("hold", contains="/a", value=release)
-    with s3.proxy.harming(cut, hold):
+    with s3.proxy.injecting(cut, hold):
         process = subprocess.Popen([sys.executable, "-c", script, file.uri, str(tmp_path / "back")])
         while not hold.done:
             assert process.poll() is None
@@ -178,12 +178,12 @@ def test_an_object_that_changed_is_downloaded_from_the_start(s3, prefix, tmp_pat
 
 def test_a_damaged_download_is_retried_once_and_then_an_error(s3, prefix, tmp_path):
     file = put(prefix, tmp_path / "a", 10_000)
-    with s3.proxy.harming(Fault("flip", contains="/a", value=5000)):
+    with s3.proxy.injecting(Fault("flip", contains="/a", value=5000)):
         download(file.uri, tmp_path / "back", sha256=file.sha256)
     assert (tmp_path / "back").read_bytes() == file.path.read_bytes()
     (tmp_path / "back").unlink()
     with (
-        s3.proxy.harming(Fault("flip", contains="/a", value=5000, times=9)),
+        s3.proxy.injecting(Fault("flip", contains="/a", value=5000, times=9)),
         pytest.raises(StorageError, match="SHA-256 mismatch"),
     ):
         download(file.uri, tmp_path / "back", sha256=file.sha256)
@@ -194,7 +194,7 @@ def test_a_download_without_progress_fails_and_can_be_resumed(s3, prefix, tmp_pa
     monkeypatch.setattr(s3_transfers, "_MAX_WAIT_SECONDS", 0.0)
     file = put(prefix, tmp_path / "a", 1000)
     with (
-        s3.proxy.harming(Fault("cut", contains="/a", value=1, times=99)),
+        s3.proxy.injecting(Fault("cut", contains="/a", value=1, times=99)),
         pytest.raises(StorageError, match="was interrupted repeatedly"),
     ):
         download(file.uri, tmp_path / "back")
@@ -357,7 +357,7 @@ def test_a_held_lock_is_renewed_and_lost_when_it_is_deleted(prefix, monkeypatch)
 def test_a_server_without_conditional_requests_still_excludes_a_second_owner(s3, prefix, monkeypatch):
     monkeypatch.setattr(s3_lock, "_SETTLE_SECONDS", 0.0)
     first, second = (S3Lock(f"{prefix}/lock") for _ in range(2))
-    with s3.proxy.harming(Fault("status", "PUT", "/lock", value=501)):
+    with s3.proxy.injecting(Fault("status", "PUT", "/lock", value=501)):
         first.acquire()
     with pytest.raises(LockHeldError):
         second.acquire()

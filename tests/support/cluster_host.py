@@ -1,14 +1,14 @@
-"""A Ray cluster of several nodes on this machine, in a process of its own, so that a test may kill its nodes.
+"""A Ray cluster of several local nodes in its own process, so that a test can kill its nodes.
 
-Prints its address, then obeys lines on stdin, `add NAME` and `kill NAME`, answering each with a line; ends with stdin.
+Prints its address, then reads commands from stdin, `add NAME` and `kill NAME`, and answers each with a line.
 """
 
 import sys
 
 from ray.cluster_utils import Cluster
 
-# Sets Ray's environment before Ray is import_object.
-from cyclesep.cluster.connect import ray  # noqa: F401
+# Sets Ray's environment variables, which the processes of the nodes inherit.
+import cyclesep.cluster  # noqa: F401
 
 STORE_BYTES = 100 * 2**20
 NODE = {"num_cpus": 1, "object_store_memory": STORE_BYTES}
@@ -24,7 +24,7 @@ def main() -> None:
             if verb == "add":
                 nodes[name] = cluster.add_node(**NODE)
             else:
-                # SIGKILL of the raylet; its workers go with it.
+                # SIGKILL to the raylet; its workers end with it.
                 cluster.remove_node(nodes.pop(name), allow_graceful=False)
             print(f"{verb} {name}: done", flush=True)
     finally:

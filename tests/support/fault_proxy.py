@@ -1,4 +1,4 @@
-"""An HTTP proxy between a client and a server of this machine that counts requests and does them harm on demand."""
+"""An HTTP proxy in front of a local server that records requests and injects faults."""
 
 import http.client
 import socket
@@ -15,23 +15,23 @@ SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Reduce y
 
 @dataclass(frozen=True)
 class Request:
-    """One request as it came."""
+    """A received request."""
 
     method: str
     target: str
     """Path and query."""
     headers: dict[str, str]
-    """Their names in lower case."""
+    """By lower-case name."""
 
 
 @dataclass
 class Fault:
-    """What happens to requests of a method whose target contains a text, the first `times` of them."""
+    """A fault for the first `times` requests with a given method whose target contains a text."""
 
     kind: str
-    """status: answered with `value`; reset: the connection is broken; cut: the answer's body ends after `value` bytes;
-    flip: byte `value` of the answer's body is another; flip-sent: the same of the request's body; hold: waits for the
-    event `value` before the request is passed on."""
+    """status: the response has the status `value`; reset: the connection is reset; cut: the response body ends after
+    `value` bytes; flip: a bit in byte `value` of the response body is flipped; flip-sent: the same in the request body;
+    hold: the request is forwarded after the event `value` is set."""
     method: str = "GET"
     contains: str = ""
     times: int = 1
@@ -40,12 +40,12 @@ class Fault:
 
 
 class FaultProxy:
-    """Passes requests on to a port of this machine, from a port of its own, until `stop`."""
+    """Forwards requests from its own port to another local port until `stop`."""
 
     def __init__(self, port: int) -> None:
         self.requests: list[Request] = []
         self._faults: list[Fault] = []
-        self._guard = threading.Lock()
+        self._lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"proxy": self, "target_port": port})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
@@ -57,29 +57,29 @@ class FaultProxy:
         self._server.server_close()
 
     def clear(self) -> None:
-        """Forget requests and faults."""
-        with self._guard:
+        """Discard recorded requests and faults."""
+        with self._lock:
             self.requests, self._faults = [], []
 
     @contextmanager
-    def harming(self, *faults: Fault) -> Iterator[None]:
-        """Harm the requests of the block."""
-        with self._guard:
+    def injecting(self, *faults: Fault) -> Iterator[None]:
+        """Inject faults into the requests of the block."""
+        with self._lock:
             self._faults += faults
         try:
             yield
         finally:
-            with self._guard:
+            with self._lock:
                 self._faults = [fault for fault in self._faults if fault not in faults]
 
     def seen(self, method: str, contains: str = "") -> list[Request]:
-        """Requests so far of a method whose target contains a text."""
-        with self._guard:
-            return [found for found in self.requests if found.method == method and contains in found.target]
+        """Return the recorded requests with a method whose target contains a text."""
+        with self._lock:
+            return [request for request in self.requests if request.method == method and contains in request.target]
 
-    def note(self, request: Request) -> Fault | None:
-        """Count a request; the fault that it meets."""
-        with self._guard:
+    def record(self, request: Request) -> Fault | None:
+        """Record a request and return the fault to inject, if any."""
+        with self._lock:
             self.requests.append(request)
             for fault in self._faults:
                 if fault.method == request.method and fault.contains in request.target and fault.done < fault.times:
@@ -99,9 +99,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         body = bytearray(self.rfile.read(int(self.headers.get("Content-Length", 0))))
         headers = {name.lower(): value for name, value in self.headers.items()}
-        fault = self.proxy.note(Request(self.command, self.path, headers)) or Fault("none")
+        fault = self.proxy.record(Request(self.command, self.path, headers)) or Fault("none")
         if fault.kind == "status":
-            self._answer(fault.value, {"Content-Type": "application/xml"}, SLOW_DOWN)
+            self._respond(fault.value, {"Content-Type": "application/xml"}, SLOW_DOWN)
         elif fault.kind == "reset":
             self._reset()
         else:
@@ -109,11 +109,11 @@ class _Handler(BaseHTTPRequestHandler):
                 fault.value.wait()
             if fault.kind == "flip-sent":
                 body[fault.value] ^= 0x10
-            self._pass_on(bytes(body), fault)
+            self._forward(bytes(body), fault)
 
     do_PUT = do_POST = do_DELETE = do_HEAD = do_GET
 
-    def _pass_on(self, body: bytes, fault: Fault) -> None:
+    def _forward(self, body: bytes, fault: Fault) -> None:
         server = http.client.HTTPConnection("127.0.0.1", self.target_port, timeout=60)
         try:
             server.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
@@ -121,20 +121,20 @@ class _Handler(BaseHTTPRequestHandler):
                 if name.lower() not in ("connection", "expect"):
                     server.putheader(name, value)
             server.endheaders(body)
-            answer = server.getresponse()
-            content = bytearray(answer.read())
+            response = server.getresponse()
+            content = bytearray(response.read())
         finally:
             server.close()
         hop = ("connection", "transfer-encoding", "content-length")
-        headers = {name: value for name, value in answer.getheaders() if name.lower() not in hop}
-        length = answer.headers.get("Content-Length") if self.command == "HEAD" else None
+        headers = {name: value for name, value in response.getheaders() if name.lower() not in hop}
+        length = response.headers.get("Content-Length") if self.command == "HEAD" else None
         if fault.kind == "flip":
             content[fault.value] ^= 0x10
-        self._answer(
-            answer.status, headers, bytes(content), cut=fault.value if fault.kind == "cut" else None, length=length
+        self._respond(
+            response.status, headers, bytes(content), cut=fault.value if fault.kind == "cut" else None, length=length
         )
 
-    def _answer(
+    def _respond(
         self, status: int, headers: dict[str, str], body: bytes, *, cut: int | None = None, length: str | None = None
     ) -> None:
         try:
@@ -150,11 +150,11 @@ class _Handler(BaseHTTPRequestHandler):
                 self.connection.shutdown(socket.SHUT_RDWR)
                 self.close_connection = True
         except OSError:
-            # The client has gone.
+            # The client has disconnected.
             self.close_connection = True
 
     def _reset(self) -> None:
-        """Close the connection in the way in which the other side sees a reset."""
+        """Close the connection with a TCP reset."""
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
         self.close_connection = True

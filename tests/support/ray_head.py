@@ -1,4 +1,4 @@
-"""Ray nodes of this machine for tests, as `ray start` makes them, behind a token, on their own ports."""
+"""Local Ray nodes for tests, started by `ray start`, with a token and their own ports."""
 
 import os
 import secrets
@@ -19,18 +19,18 @@ from tests.support import processes
 
 _START_SECONDS = 90.0
 _RAY = str(Path(sys.executable).parent / "ray")
-# What workers print stays in their own files.
+# Keep the output of workers in their log files.
 _QUIET = ("--include-log-monitor", "false")
 _STORE = ("--object-store-memory", str(100 * 2**20))
 
 
 class _RayStart:
-    """A `ray start --block` with a folder of its own; a context manager, at whose end nothing of it is left."""
+    """A `ray start --block` with its own folder; a context manager that removes all traces at its end."""
 
-    def __init__(self, token: str, environment: dict[str, str], words: tuple[str, ...]) -> None:
-        # Not below TMPDIR, which may be long: the paths of Ray's sockets may have 107 characters.
+    def __init__(self, token: str, environment: dict[str, str], options: tuple[str, ...]) -> None:
+        # Not below TMPDIR, which may be long: the paths of Ray's sockets are limited to 107 characters.
         self.folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
-        self._log = (self.folder / "start.log").open("w")
+        self._log_file = (self.folder / "start.log").open("w")
         own = {
             "RAY_TMPDIR": str(self.folder),
             "RAY_AUTH_MODE": "token",
@@ -38,9 +38,9 @@ class _RayStart:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_TRAIN_V2_ENABLED": "1",
             "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-            # How long a node that gets SIGTERM lets its workers go on.
+            # How long a node continues after SIGTERM.
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-            # The tests need little of a disk, however full it is.
+            # The tests need little disk space; suppress the warning about a full disk.
             "RAY_local_fs_capacity_threshold": "1",
             "OMP_NUM_THREADS": "1",
             "PYTHONUNBUFFERED": "1",
@@ -48,46 +48,46 @@ class _RayStart:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self.process = subprocess.Popen(
-            # A node without a folder of its own shares the head's, and deletes there what its jobs no longer need.
-            [_RAY, "start", "--block", "--temp-dir", str(self.folder / "ray"), *_STORE, *words],
+            # A node without its own folder would share the head's and delete files of other jobs there.
+            [_RAY, "start", "--block", "--temp-dir", str(self.folder / "ray"), *_STORE, *options],
             env=kept | own | {"PATH": path} | environment,
-            stdout=self._log,
+            stdout=self._log_file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
 
     def __exit__(self, *_: object) -> None:
-        children = processes.below(self.process.pid)
+        children = processes.descendants(self.process.pid)
         self.process.terminate()
         try:
             self.process.wait(20)
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-        processes.kill({child: command for child, command in children.items() if _is_there(child, command)})
-        self._log.close()
+        processes.kill({child: command for child, command in children.items() if _is_running(child, command)})
+        self._log_file.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
-    def told(self) -> str:
-        """The end of what it has printed."""
+    def log(self) -> str:
+        """The end of its output."""
         return (self.folder / "start.log").read_text()[-2000:]
 
-    def _wait(self, is_up: Callable[[], bool]) -> None:
+    def _wait(self, is_ready: Callable[[], bool]) -> None:
         until = time.monotonic() + _START_SECONDS
-        while not is_up():
+        while not is_ready():
             if time.monotonic() > until or self.process.poll() is not None:
-                told = self.told
+                log = self.log
                 self.__exit__()
-                raise RuntimeError(f"Ray did not start: {told}")
+                raise RuntimeError(f"Ray did not start: {log}")
             time.sleep(0.2)
 
     def _runs(self) -> bool:
-        return "Ray runtime started" in self.told
+        return "Ray runtime started" in self.log
 
 
 class RayHead(_RayStart):
-    """A head, with the dashboard that takes jobs or, in fewer processes, without it."""
+    """A head, with the dashboard that receives jobs, or without it in fewer processes."""
 
     def __init__(
         self,
@@ -101,15 +101,15 @@ class RayHead(_RayStart):
         ports = {name: str(_free_port()) for name in ("gcs", "dashboard", "agent", "client")}
         self.url = f"http://127.0.0.1:{ports['dashboard']}"
         self.address = f"{node_address or '127.0.0.1'}:{ports['gcs']}"
-        """Where nodes and drivers join."""
-        words = [
+        """Address at which nodes and drivers connect."""
+        options = [
             "--head", "--num-cpus", str(num_cpus), "--port", ports["gcs"], "--dashboard-host", "127.0.0.1",
             "--dashboard-port", ports["dashboard"], "--dashboard-agent-listen-port", ports["agent"],
             "--ray-client-server-port", ports["client"],
         ]  # fmt: skip
-        words += ["--node-ip-address", node_address] if node_address else []
-        words += [] if dashboard else ["--include-dashboard=false", *_QUIET]
-        super().__init__(self.token, environment or {}, tuple(words))
+        options += ["--node-ip-address", node_address] if node_address else []
+        options += [] if dashboard else ["--include-dashboard=false", *_QUIET]
+        super().__init__(self.token, environment or {}, tuple(options))
         self._wait(self._answers if dashboard else self._runs)
 
     def __enter__(self) -> "RayHead":
@@ -117,12 +117,12 @@ class RayHead(_RayStart):
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a shell needs to reach this head."""
+        """Environment variables with which a shell reaches this head."""
         return {"RAY_ADDRESS": self.url, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
 
     def kill(self) -> None:
-        """SIGKILL everything of it at once, as when its machine goes."""
-        children = processes.below(self.process.pid)
+        """SIGKILL all its processes at once, as when its machine is lost."""
+        children = processes.descendants(self.process.pid)
         self.process.kill()
         processes.kill(children)
         self.process.wait()
@@ -135,34 +135,34 @@ class RayHead(_RayStart):
 
 
 class RayNode(_RayStart):
-    """A node that joins a head, with an address of its own (127.0.0.2 and up), resources and environment."""
+    """A node that joins a head, with its own address (127.0.0.2 and up), resources and environment."""
 
     def __init__(
         self, head: RayHead, node_address: str, environment: dict[str, str] | None = None, *, num_cpus: int = 1
     ) -> None:
         self.is_leaving = False
-        words = ("--address", head.address, "--node-ip-address", node_address, "--num-cpus", str(num_cpus))
+        options = ("--address", head.address, "--node-ip-address", node_address, "--num-cpus", str(num_cpus))
         ports = ("--dashboard-agent-listen-port", str(_free_port()))
-        super().__init__(head.token, environment or {}, (*words, *ports, *_QUIET))
+        super().__init__(head.token, environment or {}, (*options, *ports, *_QUIET))
         self._wait(self._runs)
 
     def __enter__(self) -> "RayNode":
         return self
 
     def kill(self) -> None:
-        """SIGKILL its raylet, with which its workers go; `ray start` sees that and ends."""
-        # A worker that it is about to start looks like it for a moment.
-        assert processes.kill(processes.below(self.process.pid), called="/raylet ") >= 1
+        """SIGKILL its raylet, with which its workers end; `ray start` notices and ends."""
+        # A worker that the raylet is forking may have the same command line for a moment.
+        assert processes.kill(processes.descendants(self.process.pid), called="/raylet ") >= 1
         self.process.wait(60)
 
     def interrupt(self) -> None:
-        """SIGTERM, as a pod or a machine gets it that will be taken away."""
+        """SIGTERM, as sent to a pod or machine before it is removed."""
         self.is_leaving = True
         self.process.send_signal(signal.SIGTERM)
 
 
-def _is_there(process: int, command: str) -> bool:
-    """Whether a process still runs, and is no other one that has got its id."""
+def _is_running(process: int, command: str) -> bool:
+    """Return whether a process is still running, and its PID was not reused."""
     try:
         return Path(f"/proc/{process}/cmdline").read_text().replace("\0", " ") == command
     except OSError:

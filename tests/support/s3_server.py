@@ -1,4 +1,4 @@
-"""A real S3 server of this machine for tests: OpenStack Swift with its S3 middleware, as five processes on loopback."""
+"""A real local S3 server for tests: OpenStack Swift with its S3 middleware, as four processes on loopback."""
 
 import json
 import os
@@ -52,7 +52,7 @@ pipeline = {kind}-server
 use = egg:swift#{kind}
 """
 
-# A memcache that nobody listens on: without one Swift works, and every answer is fresh.
+# No memcache listens at this address: Swift works without one, and no response is cached.
 _PROXY = """
 [DEFAULT]
 bind_ip = 127.0.0.1
@@ -90,7 +90,7 @@ dns_compliant_bucket_names = yes
 [filter:tempauth]
 use = egg:swift#tempauth
 user_{account}_{user_name} = {secret} .admin
-user_{account}_stranger = {secret}
+user_{account}_other = {secret}
 [filter:copy]
 use = egg:swift#copy
 [filter:slo]
@@ -100,7 +100,7 @@ rate_limit_after_segment = 10000
 use = egg:swift#dlo
 """
 
-# In a process of its own: swift brings a scheduler of its own with it.
+# Run in its own process because Swift installs its own scheduler (eventlet).
 _RINGS = """
 import json, sys
 from swift.common.ring import RingBuilder
@@ -115,17 +115,17 @@ for kind, port in json.loads(sys.argv[2]).items():
 
 @dataclass(frozen=True)
 class S3Server:
-    """Where the server listens and who may use it."""
+    """Port and credentials of the server."""
 
     port: int
     access_key: str
     secret_key: str
     other_key: str
-    """The access key of somebody who may enter nothing; the secret is the same."""
+    """Access key of a user without any permissions, with the same secret."""
 
 
 class S3:
-    """A running server behind its proxy, and the files from which boto3 learns of it."""
+    """A running server behind its proxy, and boto3's configuration files for it."""
 
     def __init__(self, server: S3Server, proxy: FaultProxy, aws_folder: Path) -> None:
         self.server = server
@@ -135,7 +135,7 @@ class S3:
         self.is_changed = False
 
     def configure(self, *, access_key: str = "", secret_key: str = "", port: int = 0) -> None:
-        """Write endpoint and credentials where boto3 looks for them, and let this process forget those it had."""
+        """Write endpoint and credentials to boto3's configuration files, and reset this process's client."""
         key, secret = access_key or self.server.access_key, secret_key or self.server.secret_key
         credentials = f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n"
         endpoint = f"http://127.0.0.1:{port or self.proxy.port}"
@@ -147,18 +147,18 @@ class S3:
         self.is_changed = True
 
     def client(self) -> Any:
-        """A client of boto3's own, always with the right credentials."""
+        """Return a separate boto3 client, always with the right credentials."""
         if self._client is None:
             self._client = boto3.session.Session().client("s3")
         return self._client
 
     def new_prefix(self) -> str:
-        """A prefix that holds nothing."""
+        """Return an unused prefix."""
         return f"s3://tests/{uuid.uuid4().hex[:12]}"
 
 
 class SwiftServer:
-    """Starts on entering and ends, by process number, on leaving; its data go with it."""
+    """A context manager that runs the server, and deletes its data at the end."""
 
     def __init__(self) -> None:
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -209,7 +209,7 @@ class SwiftServer:
             port=ports["proxy"],
             access_key=f"{account}:{user_name}",
             secret_key=secret,
-            other_key=f"{account}:stranger",
+            other_key=f"{account}:other",
         )
 
     def _wait_for(self, port: int) -> None:
@@ -219,42 +219,44 @@ class SwiftServer:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/healthcheck", timeout=30).close()
                 return
             except urllib.error.HTTPError:
-                # What the servers behind the front one answer: they know no such question.
+                # The storage servers have no health check and answer with an error.
                 return
-            except OSError as problem:
+            except OSError as error:
                 ended = [process.args for process in self._processes if process.poll() is not None]
                 if ended or time.monotonic() > deadline:
                     logs = "".join(path.read_text()[-2000:] for path in self._folder.glob("*.log"))
-                    raise RuntimeError(f"Swift did not start; ended: {ended}; {logs}") from problem
+                    raise RuntimeError(f"Swift did not start; ended: {ended}; {logs}") from error
                 time.sleep(0.1)
 
 
 def free_ports(number: int) -> list[int]:
-    """Ports of loopback that nobody listens on now."""
+    """Return free loopback ports."""
     sockets = [socket.socket() for _ in range(number)]
     try:
-        for listening in sockets:
-            listening.bind(("127.0.0.1", 0))
-        return [listening.getsockname()[1] for listening in sockets]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
     finally:
-        for listening in sockets:
-            listening.close()
+        for each in sockets:
+            each.close()
 
 
 def _folder_with_attributes() -> Path:
-    """A temporary folder on a file system with extended attributes, in which Swift keeps what it knows of an object."""
-    for place in (None, "/var/tmp", "/dev/shm", Path.home()):
-        folder = Path(tempfile.mkdtemp(prefix="s3-", dir=place))
+    """Create a temporary folder on a file system with extended attributes, which Swift requires."""
+    for parent in (None, "/var/tmp", "/dev/shm", Path.home()):
+        folder = Path(tempfile.mkdtemp(prefix="s3-", dir=parent))
         try:
             os.setxattr(folder, "user.swift", b"x" * 1024)
             return folder
         except OSError:
             folder.rmdir()
-    raise RuntimeError("no temporary folder takes extended attributes (user.*), which Swift needs; set TMPDIR to one")
+    raise RuntimeError(
+        "no temporary folder supports extended attributes (user.*), which Swift needs; set TMPDIR to one that does"
+    )
 
 
 def _build_rings(conf: Path, ports: dict[str, int]) -> None:
-    """The tables that tell where data lie: 64 partitions, one copy, one device."""
+    """Write the tables of data locations: 64 partitions, one replica, one device."""
     done = subprocess.run([sys.executable, "-c", _RINGS, conf, json.dumps(ports)], capture_output=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"the rings could not be built: {done.stderr.decode()}")
+        raise RuntimeError(f"building the rings failed: {done.stderr.decode()}")

@@ -171,11 +171,11 @@ def test_five_percent_of_the_disk_stay_free_by_default(prefix, tmp_path, monkeyp
 def test_damage_on_the_way_is_never_kept(s3, prefix, tmp_path):
     (item,) = stored(prefix, tmp_path, 1)
     cache = ShardCache(tmp_path / "cache", ROOM)
-    with s3.proxy.harming(Fault("flip", contains="track-0", value=77)):
+    with s3.proxy.injecting(Fault("flip", contains="track-0", value=77)):
         assert fetch(cache, item) == content(0)
     cache.discard(item[1])
     with (
-        s3.proxy.harming(Fault("flip", contains="track-0", value=77, times=9)),
+        s3.proxy.injecting(Fault("flip", contains="track-0", value=77, times=9)),
         pytest.raises(StorageError, match="track-0.lmdb: SHA-256 mismatch"),
     ):
         fetch(cache, item)
@@ -206,7 +206,7 @@ def test_what_a_killed_process_leaves_is_taken_up_and_its_promise_of_room_is_voi
     )
     release = threading.Event()
     held = Fault("hold", contains="track-0", value=release)
-    with s3.proxy.harming(Fault("cut", contains="track-0", value=2 * 2**20), held):
+    with s3.proxy.injecting(Fault("cut", contains="track-0", value=2 * 2**20), held):
         words = [str(Path(__file__).parent), str(folder), wanted[0][0]]
         process = subprocess.Popen([sys.executable, "-c", script, *words])
         while not held.done:

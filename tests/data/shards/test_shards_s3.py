@@ -99,7 +99,7 @@ def test_an_ingest_outlives_failures_throttling_and_resets(s3, prefix, songs):
         Fault("status", "PUT", ".track.json", value=500),
         Fault("status", "PUT", MANIFEST_NAME, value=503),
     ]
-    with s3.proxy.harming(*faults):
+    with s3.proxy.injecting(*faults):
         assert ingest(config_of(songs, prefix)).num_ingested == 3
     assert [fault.done for fault in faults] == [fault.times for fault in faults]
     assert len(verify(prefix).tracks) == 3
@@ -157,7 +157,7 @@ def test_an_ingest_killed_while_it_uploads_leaves_no_corpus_and_the_next_one_fin
     held = [Fault("hold", "PUT", f"/{name}-", value=release) for name in "ef"]
     words = [str(Path(__file__).parent), str(songs), prefix]
     address = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    with s3.proxy.harming(*held):
+    with s3.proxy.injecting(*held):
         process = subprocess.Popen(
             [sys.executable, "-c", SCRIPT, *words], env={**os.environ, **address}, stderr=subprocess.DEVNULL
         )
