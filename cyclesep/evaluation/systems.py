@@ -11,9 +11,10 @@ from typing import Any
 import yaml
 from typing_extensions import override
 
-from cyclesep import checkpoints
 from cyclesep.audio import audio_io
 from cyclesep.audio.audio_io import Waveform
+from cyclesep.checkpoints.metadata import CONFIG_FILE, read_metadata
+from cyclesep.checkpoints.separator import load_separator
 from cyclesep.data.shards.manifest import MIXTURE
 from cyclesep.errors import ConfigError, ScoringError
 from cyclesep.evaluation.config import EvaluateConfig, Oracle
@@ -73,8 +74,8 @@ class SeparatorSystem(System):
 
     @override
     def card(self) -> dict[str, Any]:
-        config = yaml.safe_load(StoragePath.of(self.checkpoint).read_text(checkpoints.CONFIG))
-        progress = asdict(checkpoints.read_metadata(self.checkpoint))
+        config = yaml.safe_load(StoragePath.of(self.checkpoint).read_text(CONFIG_FILE))
+        progress = asdict(read_metadata(self.checkpoint))
         return {"path": self.checkpoint, "progress": progress, "config": config}
 
     @override
@@ -227,12 +228,12 @@ def _evaluated_systems(config: EvaluateConfig) -> list[System]:
     if config.checkpoint is not None:
         if config.targets:
             raise ConfigError("targets: the checkpoint defines its targets; omit this setting")
-        loaded = checkpoints.load_separator(config.checkpoint)
+        loaded = load_separator(config.checkpoint)
         systems.append(
             SeparatorSystem(
                 name=config.name,
                 targets=loaded.targets,
-                checkpoint=absolute_uri(loaded.place),
+                checkpoint=absolute_uri(loaded.uri),
                 weights=loaded.digest,
                 separation=config.separation,
             )

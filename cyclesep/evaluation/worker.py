@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cyclesep import checkpoints
 from cyclesep.audio.audio_io import Waveform, from_pcm16, pcm16_gain, to_pcm16, write_wav
+from cyclesep.checkpoints.separator import LoadedSeparator, load_separator
 from cyclesep.data.shards.manifest import MIXTURE
 from cyclesep.errors import CyclesepError
 from cyclesep.evaluation.excerpts import make_excerpt
@@ -69,7 +69,7 @@ class SeparationActor:
     """Holds a separator and separates tracks one at a time; the next track is read while one is separated."""
 
     def __init__(self, checkpoint: str, config: SeparationConfig, device: str) -> None:
-        self._load = lru_cache(maxsize=1)(lambda: checkpoints.load_separator(checkpoint, choose_device(device)))
+        self._load = lru_cache(maxsize=1)(lambda: load_separator(checkpoint, choose_device(device)))
         self._config = config
         self._lock = threading.Lock()
 
@@ -169,7 +169,7 @@ def _save_scores(
 
 
 def _separate(
-    separator: checkpoints.LoadedSeparator, mixture: Waveform, config: SeparationConfig
+    separator: LoadedSeparator, mixture: Waveform, config: SeparationConfig
 ) -> tuple[dict[str, Waveform], SeparationStats]:
     """Return the estimates of all targets, with the accompaniment of a single one, and time and memory used."""
     clock = Stopwatch()
@@ -181,9 +181,9 @@ def _separate(
 
 
 @lru_cache(maxsize=1)
-def _load_cached(checkpoint: str) -> checkpoints.LoadedSeparator:
+def _load_cached(checkpoint: str) -> LoadedSeparator:
     """Load a separator on the CPU and keep it for the next track."""
-    return checkpoints.load_separator(checkpoint)
+    return load_separator(checkpoint)
 
 
 def _write_estimates(task: EvaluationTask, estimates: Mapping[str, Waveform]) -> None:

@@ -20,7 +20,8 @@ from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from cyclesep import __version__, checkpoints
+from cyclesep import __version__
+from cyclesep.checkpoints.separator import load_separator
 from cyclesep.errors import ConfigError
 from cyclesep.inference.chunked_inference import Geometry, SeparationConfig
 from cyclesep.inference.stems import residual_name
@@ -86,7 +87,7 @@ def export(config: ExportConfig) -> ModelCard:
     output = Path(config.output)
     if output.suffix not in (ONNX, TORCH):
         raise ConfigError(f"output: {config.output} ends neither in {ONNX} nor in {TORCH}; name it so, for its kind")
-    separator = checkpoints.load_separator(config.checkpoint)
+    separator = load_separator(config.checkpoint)
     windows = SeparationConfig(
         segment_seconds=config.segment_seconds,
         context_seconds=config.context_seconds,

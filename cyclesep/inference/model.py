@@ -6,10 +6,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cyclesep import checkpoints
 from cyclesep.audio import audio_io
 from cyclesep.audio.audio_io import Samples, Waveform
-from cyclesep.checkpoints import LoadedSeparator
+from cyclesep.checkpoints.separator import LoadedSeparator, load_separator
 from cyclesep.config import settings
 from cyclesep.errors import AudioError
 from cyclesep.inference.chunked_inference import SeparationConfig, choose_device
@@ -71,7 +70,7 @@ class Model:
 def load_model(path: str | Path, *, device: Device = "auto", config: SeparationConfig | None = None) -> Model:
     """See `cyclesep.load`; `config` says how audio is cut into windows, and `device` is taken over its own."""
     config = settings.replace(config or SeparationConfig(), {"device": device})
-    return Model(checkpoints.load_separator(path, choose_device(device)), config)
+    return Model(load_separator(path, choose_device(device)), config)
 
 
 def _waveform(samples: ArrayLike, sample_rate: int) -> Waveform:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from cyclesep import checkpoints
 from cyclesep.audio.audio_io import Samples
+from cyclesep.checkpoints.separator import load_separator
 from cyclesep.errors import ConfigError, CyclesepError
 from cyclesep.inference import output_names
 from cyclesep.inference.audio_reader import AudioSource
@@ -32,7 +32,7 @@ def separate_paths(config: SeparateConfig, separator: Separator | None = None) -
     refuse_impossible(config)
     device = choose_device(config.separation.device)
     tracks = find_inputs(config.inputs, output=Path(config.output))
-    separator = separator or checkpoints.load_separator(config.checkpoint, device)
+    separator = separator or load_separator(config.checkpoint, device)
     # What is wrong with this name is wrong for all files.
     _planned(separator, config, "track")
     planned: dict[Path, dict[str, Path]] = {}

@@ -1,6 +1,6 @@
 """Steps of a run in this process, before any worker is started: what cannot work is told at once, and once."""
 
-from cyclesep import checkpoints
+from cyclesep.checkpoints.training_state import load_training_state
 from cyclesep.cyclegan.model import CycleGAN
 from cyclesep.data.crops.dataset import Batch, CropStream
 from cyclesep.data.shards.reading import ShardReader
@@ -33,7 +33,7 @@ def dry_run_step(config: TrainConfig, reader: ShardReader) -> None:
             seed=config.seed,
         )
         if config.init_from is not None:
-            checkpoints.load_state(config.init_from, model)
+            load_training_state(config.init_from, model)
         batch = stream.batch(0)
         num_crops = _NUM_CROPS * config.method.gradient_accumulation_steps
         crops = Batch(

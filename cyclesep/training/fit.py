@@ -10,8 +10,8 @@ import ray
 import ray.train
 import ray.train.torch
 
-from cyclesep import checkpoints, storage
-from cyclesep.checkpoints import CheckpointMetadata
+from cyclesep.checkpoints.metadata import CheckpointMetadata, read_metadata
+from cyclesep.checkpoints.run_folder import find_checkpoint, find_run, resolve_folder
 from cyclesep.cluster import run_metadata
 from cyclesep.config import settings
 from cyclesep.data.crops.pairing import validation_layout
@@ -20,6 +20,7 @@ from cyclesep.data.shards.reading import ShardReader
 from cyclesep.errors import ClusterError, ConfigError, StorageError, TrainingError, TrainingStopped
 from cyclesep.storage.filesystem import for_ray, from_ray
 from cyclesep.storage.path import StoragePath
+from cyclesep.storage.uri import absolute_uri, display_path
 from cyclesep.training.config import TrainConfig
 from cyclesep.training.dry_run import dry_run_step
 from cyclesep.training.failures import unwrap_error
@@ -57,14 +58,14 @@ def fit(
     TrainingStopped if this process got SIGTERM and the run has saved a checkpoint, and StorageError if the storage
     cannot be used, or if another process is at the same run there.
     """
-    folder = StoragePath.of(config.output_dir).below(config.name)
+    folder = StoragePath.of(config.output_dir).child(config.name)
     reader = ShardReader(config.shards)
     use_gpu = _use_gpu(config)
     config = with_separator(config, folder, sample_rate=reader.manifest.sample_rate, use_gpu=use_gpu)
     _refuse_impossible(config, reader)
     refuse_other_audio(folder, config.shards, reader.manifest.digest)
     _tell_if_nothing_is_validated(config, reader)
-    with folder.held(LOCK):
+    with folder.lock(LOCK):
         create_or_resume(folder, config)
         return _trained(config, folder, callbacks, show=show, use_gpu=use_gpu, gpus_per_trial=gpus_per_trial)
 
@@ -87,7 +88,7 @@ def _trained(
             train_worker,
             train_loop_config={
                 "config": settings.to_dict(_with_absolute_paths(config)),
-                "folder": folder.place,
+                "folder": folder.uri,
                 "commit": run_metadata.commit(),
                 "board": board,
                 "bell": request.bell,
@@ -103,19 +104,19 @@ def _trained(
     report = _report(folder, result)
     if request.is_made and report.progress.step < config.steps:
         raise TrainingStopped(
-            f"{storage.shown(folder.place)}: stopped after step {report.progress.step} of {config.steps}, where it has "
+            f"{display_path(folder.uri)}: stopped after step {report.progress.step} of {config.steps}, where it has "
             "saved a checkpoint; run the same command again to go on"
         )
     if report.progress.step < config.steps:
         raise TrainingError(
-            f"{storage.shown(folder.place)}: the workers ended after step {report.progress.step} of {config.steps} "
+            f"{display_path(folder.uri)}: the workers ended after step {report.progress.step} of {config.steps} "
             f"without being asked to; see {LOGS} there, and run the same command again to go on"
         )
     return report
 
 
 def _run_config(config: TrainConfig, callbacks: tuple[Any, ...]) -> ray.train.RunConfig:
-    path, filesystem = for_ray(storage.absolute(config.output_dir))
+    path, filesystem = for_ray(absolute_uri(config.output_dir))
     return ray.train.RunConfig(
         name=config.name,
         storage_path=path,
@@ -154,7 +155,7 @@ def _refuse_impossible(config: TrainConfig, reader: ShardReader) -> None:
     if len(set(config.targets)) < len(config.targets):
         raise ConfigError(f"targets: {', '.join(config.targets)} names one stem twice; name each once")
     if config.init_from is not None:
-        done = checkpoints.read_metadata(checkpoints.located(config.init_from)).step
+        done = read_metadata(find_checkpoint(config.init_from)).step
         if done >= config.steps:
             raise ConfigError(f"steps={config.steps}: {config.init_from} has done {done} steps; ask for more")
     dry_run_step(config, reader)
@@ -197,11 +198,11 @@ def _use_gpu(config: TrainConfig) -> bool:
 
 def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
     """Workers run in a folder of their own."""
-    init_from = config.init_from and storage.absolute(checkpoints.run_folder(config.init_from).place)
+    init_from = config.init_from and absolute_uri(resolve_folder(config.init_from).uri)
     return replace(
         config,
-        shards=storage.absolute(config.shards),
-        output_dir=storage.absolute(config.output_dir),
+        shards=absolute_uri(config.shards),
+        output_dir=absolute_uri(config.output_dir),
         init_from=init_from,
     )
 
@@ -209,16 +210,16 @@ def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
 def _report(folder: StoragePath, result: ray.train.Result) -> TrainingReport:
     if result.checkpoint is None:
         problem = result.return_value or "the run ended without a checkpoint; remove the folder and start again"
-        raise TrainingError(f"{storage.shown(folder.place)}: {problem}")
+        raise TrainingError(f"{display_path(folder.uri)}: {problem}")
     ranked = sorted(result.best_checkpoints, key=lambda kept: kept[1]["score"])
     best, last = (
-        StoragePath(from_ray(checkpoint.path, checkpoint.filesystem))
+        StoragePath.of(from_ray(checkpoint.path, checkpoint.filesystem))
         for checkpoint in (ranked[-1][0], result.checkpoint)
     )
-    progress = checkpoints.read_metadata(last)
-    checkpoints.write_run(folder, best=best.name, last=last.name)
+    progress = read_metadata(last)
+    find_run(folder).write_result(best=best.name, last=last.name)
     if result.return_value is not None:
-        raise TrainingError(f"{storage.shown(folder.place)}: {result.return_value}")
+        raise TrainingError(f"{display_path(folder.uri)}: {result.return_value}")
     return TrainingReport(folder=folder, best=best, last=last, progress=progress)
 
 

@@ -13,8 +13,9 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from cyclesep import __version__, checkpoints
-from cyclesep.checkpoints import CheckpointMetadata
+from cyclesep import __version__
+from cyclesep.checkpoints.metadata import CheckpointMetadata
+from cyclesep.checkpoints.training_state import load_training_state, save_checkpoint
 from cyclesep.cluster import run_metadata
 from cyclesep.config import settings
 from cyclesep.config.nesting import flatten
@@ -48,7 +49,7 @@ def train_worker(loop: dict[str, Any]) -> str | None:
     """
     _quieten_ray_train()
     rank = ray.train.get_context().get_world_rank()
-    with run_files(StoragePath(loop["folder"]), rank) as written:
+    with run_files(StoragePath.of(loop["folder"]), rank) as written:
         run = _Run(loop, written)
         with logged(written.path, run=run.config.name, rank=rank, step=lambda: run.progress.step):
             _log.info("started", extra={"num_workers": run.world, "hardware": run.progress.hardware})
@@ -181,7 +182,7 @@ class _Run:
         self.trackers.flush()
         self.written.publish()
         with tempfile.TemporaryDirectory(prefix="cyclesep-checkpoint-") as folder:
-            checkpoints.save(Path(folder), self.model, self.config, self.progress)
+            save_checkpoint(Path(folder), self.model, self.config, self.progress)
             ray.train.report(reported, checkpoint=ray.train.Checkpoint.from_directory(folder), checkpoint_dir_name=name)
 
     def close(self) -> None:
@@ -192,9 +193,9 @@ class _Run:
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is not None:
             # Not as_directory(): of two workers of one machine the later one downloads over what the other is reading.
-            return checkpoints.load_state(StoragePath(from_ray(checkpoint.path, checkpoint.filesystem)), self.model)
+            return load_training_state(StoragePath.of(from_ray(checkpoint.path, checkpoint.filesystem)), self.model)
         if self.config.init_from is not None:
-            return checkpoints.load_state(self.config.init_from, self.model)
+            return load_training_state(self.config.init_from, self.model)
         return None
 
     def _validated(self) -> dict[str, float]:

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from cyclesep import checkpoints
-from cyclesep.checkpoints import CheckpointMetadata
+from cyclesep.checkpoints.metadata import CheckpointMetadata
+from cyclesep.checkpoints.run_folder import find_run
+from cyclesep.checkpoints.separator import load_separator
+from cyclesep.checkpoints.training_state import load_training_state, save_checkpoint
 from cyclesep.config import settings
 from cyclesep.cyclegan.model import CycleGAN
 from cyclesep.data.crops.dataset import Batch
@@ -38,12 +40,12 @@ def make_model(config: TrainConfig, seed: int) -> CycleGAN:
 
 @pytest.fixture
 def saved(tmp_path: Path, config: TrainConfig) -> Path:
-    checkpoints.save(tmp_path / "checkpoint", make_model(config, seed=1), config, PROGRESS)
+    save_checkpoint(tmp_path / "checkpoint", make_model(config, seed=1), config, PROGRESS)
     return tmp_path / "checkpoint"
 
 
 def test_the_folder_alone_gives_the_averaged_separator(saved: Path, config: TrainConfig) -> None:
-    loaded = checkpoints.load_separator(saved)
+    loaded = load_separator(saved)
     assert (loaded.targets, loaded.sample_rate, loaded.channels, loaded.path) == (("vocals", "drums"), 8000, 1, saved)
     mixture = torch.randn(1, 1, 1234)
     assert torch.equal(loaded.module(mixture), make_model(config, seed=1).ema_separator(mixture))
@@ -52,7 +54,7 @@ def test_the_folder_alone_gives_the_averaged_separator(saved: Path, config: Trai
 
 def test_the_state_comes_back_whole(saved: Path, config: TrainConfig) -> None:
     model = make_model(config, seed=2)
-    assert checkpoints.load_state(saved, model) == PROGRESS
+    assert load_training_state(saved, model) == PROGRESS
     before, after = make_model(config, seed=1).state_dict(), model.state_dict()
     assert after["step"] == 1
     for name, tensor in before["networks"]["separator"].items():
@@ -60,15 +62,15 @@ def test_the_state_comes_back_whole(saved: Path, config: TrainConfig) -> None:
 
 
 def test_equal_weights_have_equal_digests(saved: Path, tmp_path: Path, config: TrainConfig) -> None:
-    checkpoints.save(tmp_path / "again", make_model(config, seed=1), config, replace(PROGRESS, commit="other"))
-    checkpoints.save(tmp_path / "other", make_model(config, seed=2), config, PROGRESS)
-    first, again, other = (checkpoints.load_separator(path) for path in (saved, tmp_path / "again", tmp_path / "other"))
+    save_checkpoint(tmp_path / "again", make_model(config, seed=1), config, replace(PROGRESS, commit="other"))
+    save_checkpoint(tmp_path / "other", make_model(config, seed=2), config, PROGRESS)
+    first, again, other = (load_separator(path) for path in (saved, tmp_path / "again", tmp_path / "other"))
     assert first.digest == again.digest != other.digest
 
 
 def test_a_run_folder_stands_for_its_best_checkpoint(saved: Path) -> None:
-    checkpoints.write_run(saved.parent, best="checkpoint", last="elsewhere")
-    assert checkpoints.load_separator(saved.parent).path == saved
+    find_run(saved.parent).write_result(best="checkpoint", last="elsewhere")
+    assert load_separator(saved.parent).path == saved
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ def test_a_run_folder_stands_for_its_best_checkpoint(saved: Path) -> None:
 def test_damage_is_told_by_file_and_remedy(saved: Path, name: str, content: bytes | None, told: str) -> None:
     (saved / name).unlink() if content is None else (saved / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=told) as raised:
-        checkpoints.load_separator(saved)
+        load_separator(saved)
     assert "\n" not in str(raised.value)
 
 
@@ -93,14 +95,14 @@ def test_weights_of_another_network_are_told(saved: Path, config: TrainConfig) -
     wider = settings.replace(config, {"method.separator.channels": 16})
     (saved / "config.yaml").write_text(settings.to_yaml(wider))
     with pytest.raises(CheckpointError, match="does not fit the network"):
-        checkpoints.load_separator(saved)
+        load_separator(saved)
     with pytest.raises(CheckpointError, match="use the config"):
-        checkpoints.load_state(saved, make_model(wider, seed=1))
+        load_training_state(saved, make_model(wider, seed=1))
 
 
 def test_a_folder_of_something_else_is_told(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="neither a checkpoint nor a finished run"):
-        checkpoints.load_separator(tmp_path)
+        load_separator(tmp_path)
 
 
 def test_nothing_in_a_checkpoint_is_code(saved: Path) -> None:

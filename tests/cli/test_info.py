@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cyclesep import checkpoints
 from cyclesep.audio.audio_io import Samples
+from cyclesep.checkpoints.run_folder import find_run
+from cyclesep.checkpoints.separator import load_separator
 from cyclesep.cli.info.runs import describe_checkpoint, describe_run
 from cyclesep.cli.info.shards import describe_shards
 from cyclesep.cli.info.show import format_bytes, format_duration
@@ -51,7 +52,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = Path("runs/tiny")
     save_separator(folder / "step-1")
     save_separator(folder / "step-2")
-    checkpoints.write_run(folder, best="step-1", last="step-2")
+    find_run(folder).write_result(best="step-1", last="step-2")
     row = {
         "split": "test",
         "scoring_group": "vocals",
@@ -124,7 +125,7 @@ def test_shards_in_s3_are_described_from_the_manifest_alone(prefix: str, shards:
 
 def test_parameters_and_changed_settings_of_a_checkpoint(run: Path) -> None:
     described = describe_checkpoint(StoragePath.of(run / "step-1"))
-    separator = checkpoints.load_separator(run / "step-1")
+    separator = load_separator(run / "step-1")
     assert described.parameters == sum(parameter.numel() for parameter in separator.module.parameters())
     assert described.changed_settings == {
         "method.separator.name": "waveunet",

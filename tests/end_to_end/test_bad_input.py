@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from cyclesep import checkpoints
+from cyclesep.checkpoints.metadata import (
+    CONFIG_FILE,
+    METADATA_FILE,
+    TRAINING_STATE_FILE,
+    WEIGHTS_FILE,
+    CheckpointMetadata,
+)
+from cyclesep.checkpoints.training_state import save_checkpoint
 from cyclesep.cli.main import run_job
 from cyclesep.config import settings
 from cyclesep.cyclegan.model import CycleGAN
@@ -123,19 +130,19 @@ def write_checkpoints(root: Path, shards: Path) -> None:
     small = {"method.separator.channels": 8, "method.separator.depth": 2, "crops.crop_seconds": 0.5}
     config = settings.replace(TrainConfig(shards=str(shards)), {**small, "crops.batch_size": 4})
     model = CycleGAN(config.method, targets=("vocals",), channels=1, sample_rate=RATE)
-    progress = checkpoints.CheckpointMetadata(step=2, targets=("vocals",), sample_rate=RATE, channels=1)
+    progress = CheckpointMetadata(step=2, targets=("vocals",), sample_rate=RATE, channels=1)
     good = root / "good"
-    checkpoints.save(good, model, config, progress)
-    damaged(good, "cut-weights", checkpoints.WEIGHTS, (good / checkpoints.WEIGHTS).read_bytes()[:1000])
-    damaged(good, "other-weights", checkpoints.WEIGHTS, b"x" * 5000)
-    damaged(good, "no-weights", checkpoints.WEIGHTS, None)
-    damaged(good, "no-config", checkpoints.CONFIG, None)
-    damaged(good, "bad-config", checkpoints.CONFIG, b"[")
-    damaged(good, "bad-progress", checkpoints.METADATA, b"{")
-    damaged(good, "list-progress", checkpoints.METADATA, b"[1]")
-    damaged(good, "cut-state", checkpoints.STATE, (good / checkpoints.STATE).read_bytes()[:1000])
-    damaged(good, "other-state", checkpoints.STATE, b"not a checkpoint")
-    damaged(good, "no-state", checkpoints.STATE, None)
+    save_checkpoint(good, model, config, progress)
+    damaged(good, "cut-weights", WEIGHTS_FILE, (good / WEIGHTS_FILE).read_bytes()[:1000])
+    damaged(good, "other-weights", WEIGHTS_FILE, b"x" * 5000)
+    damaged(good, "no-weights", WEIGHTS_FILE, None)
+    damaged(good, "no-config", CONFIG_FILE, None)
+    damaged(good, "bad-config", CONFIG_FILE, b"[")
+    damaged(good, "bad-progress", METADATA_FILE, b"{")
+    damaged(good, "list-progress", METADATA_FILE, b"[1]")
+    damaged(good, "cut-state", TRAINING_STATE_FILE, (good / TRAINING_STATE_FILE).read_bytes()[:1000])
+    damaged(good, "other-state", TRAINING_STATE_FILE, b"not a checkpoint")
+    damaged(good, "no-state", TRAINING_STATE_FILE, None)
 
 
 DAMAGED_SEPARATORS = [

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 import torch
 
-from cyclesep.checkpoints import STATE, read_metadata
+from cyclesep.checkpoints.metadata import TRAINING_STATE_FILE, read_metadata
 from cyclesep.cli.main import run_job
 from cyclesep.data.corpora.composer.track import SyntheticConfig, SyntheticTrack, synthetic_tracks
 from cyclesep.data.corpora.composer.writers import write_musdb_hq, write_stem_mp4
@@ -233,7 +233,7 @@ def test_training_from_a_copied_checkpoint_is_bit_exact(trained: Callable[[str],
     assert read_metadata(copy).step == 2
     assert run("train", copy, "name=longer", f"output_dir={tmp_path}/runs") == 0
     resumed, expected = (
-        torch.load(folder / STATE, weights_only=True)
+        torch.load(folder / TRAINING_STATE_FILE, weights_only=True)
         for folder in (tmp_path / "runs" / "longer" / "step-00000004", late)
     )
     assert read_metadata(tmp_path / "runs" / "longer" / "step-00000004").step == 4

@@ -16,18 +16,21 @@ import pytest
 import ray
 import torch
 
-from cyclesep import checkpoints
+from cyclesep.checkpoints.metadata import TRAINING_STATE_FILE
+from cyclesep.checkpoints.run_folder import RunFolder
+from cyclesep.checkpoints.separator import load_separator
 from cyclesep.config import settings
 from cyclesep.evaluation.config import EvaluateConfig
 from cyclesep.evaluation.evaluate import evaluate
 from cyclesep.reports.training_report import write_training_report
+from cyclesep.storage import s3_objects
 from cyclesep.storage.path import StoragePath
 from cyclesep.training.config import TrainConfig
 from cyclesep.training.fit import TrainingReport, fit
 from cyclesep.tuning.config import TuneConfig
 from cyclesep.tuning.search import search
 from cyclesep.tuning.search_result import SearchReport
-from tests.support.tiny_evaluation import WINDOWS
+from tests.support.tiny_evaluation import SHORT_SEGMENTS
 from tests.support.tiny_models import flattened
 
 if TYPE_CHECKING:
@@ -82,8 +85,8 @@ def resumed(s3: "S3", configured: Configured) -> TrainingReport:
 
 def state(report: TrainingReport) -> Any:
     """Return the final training state in a form in which == compares every bit."""
-    folder = report.last.local_path(checkpoints.STATE)
-    return flattened(torch.load(folder / checkpoints.STATE, weights_only=True))
+    folder = report.last.local_path(TRAINING_STATE_FILE)
+    return flattened(torch.load(folder / TRAINING_STATE_FILE, weights_only=True))
 
 
 def metrics(report: TrainingReport) -> list[dict[str, float]]:
@@ -102,7 +105,7 @@ def test_the_run_folder_in_s3_has_the_files_of_a_local_one(
 ) -> None:
     there, here = resumed.folder, uninterrupted.folder
     assert there.sizes("").keys() == here.sizes("").keys() >= {"run.json", "config.yaml", "metrics.jsonl", SNAPSHOT}
-    assert there.folders() == here.folders() == sorted({"logs", "tensorboard", *checkpoints.steps_of(here)})
+    assert there.folders() == here.folders() == sorted({"logs", "tensorboard", *(step.name for step in RunFolder(here).checkpoints())})
     assert there.sizes("step-00000008").keys() == here.sizes("step-00000008").keys()
     log = [json.loads(line)["message"] for line in there.read_text("logs/rank-0.jsonl").splitlines()]
     assert log.count("started") == log.count("ended") == 2
@@ -111,7 +114,7 @@ def test_the_run_folder_in_s3_has_the_files_of_a_local_one(
 
 
 def test_the_report_covers_both_parts_of_a_resumed_run(resumed: TrainingReport, uninterrupted: TrainingReport) -> None:
-    assert write_training_report(resumed.folder) == resumed.folder.path_of("report.html")
+    assert write_training_report(resumed.folder) == resumed.folder.file_uri("report.html")
     write_training_report(uninterrupted.folder)
     there, here = (report.folder.read_text("report.html") for report in (resumed, uninterrupted))
     resumed.folder.delete("report.html")
@@ -122,7 +125,7 @@ def test_the_report_covers_both_parts_of_a_resumed_run(resumed: TrainingReport, 
 
 def test_no_secret_is_stored_in_the_run_or_in_files_of_ray(s3: "S3", resumed: TrainingReport) -> None:
     secret = s3.server.secret_key.encode()
-    for name in s3.list_objects(resumed.folder.place):
+    for name in s3_objects.list_objects(resumed.folder.uri):
         with resumed.folder.reading(name) as file:
             assert secret not in file.read_bytes(), name
     session = Path(ray._private.worker._global_node.get_session_dir_path())
@@ -134,27 +137,26 @@ def test_no_secret_is_stored_in_the_run_or_in_files_of_ray(s3: "S3", resumed: Tr
 def test_a_run_in_s3_is_evaluated_and_used_as_init_from(
     resumed: TrainingReport, configured: Configured, tiny_shards: Path, tmp_path: Path
 ) -> None:
-    run = resumed.folder.place
+    run = resumed.folder.uri
     config = EvaluateConfig(
-        checkpoint=run, shards=str(tiny_shards), separation=WINDOWS, heuristic=False, output=str(tmp_path / "out")
+        checkpoint=run, shards=str(tiny_shards), separation=SHORT_SEGMENTS, heuristic=False, output=str(tmp_path / "out")
     )
     done = evaluate(config)
     assert done.failed == ()
     (card,) = [
         each["card"] for each in json.loads((tmp_path / "out/summary.json").read_text())["systems"] if each["card"]
     ]
-    assert card["path"] == resumed.best.place
-    further = fit(configured(tmp_path / "runs", name="further", init_from=resumed.last.place, steps=10))
+    assert card["path"] == resumed.best.uri
+    further = fit(configured(tmp_path / "runs", name="further", init_from=resumed.last.uri, steps=10))
     assert [line["step"] for line in metrics(further)] == [10]
 
 
 DRIVER = """
 import sys
 from cyclesep.config import settings
-from cyclesep.cluster import connect
+from cyclesep.cluster.connect import connect
 from cyclesep.training.config import TrainConfig
 from cyclesep.training.fit import fit
-from cyclesep.storage import s3
 if __name__ == "__main__":
     with connect():
         fit(settings.load(TrainConfig, [sys.argv[1]]))
@@ -251,7 +253,7 @@ TUNED = {
 
 
 def kept_checkpoints(report: SearchReport) -> set[str]:
-    names = s3.list_objects(report.folder.place)
+    names = s3_objects.list_objects(report.folder.uri)
     return {name.rpartition("/step-")[0] for name in names if "/step-" in name}
 
 
@@ -261,7 +263,7 @@ def test_a_search_in_s3_has_the_files_of_a_local_one_and_is_not_run_again(prefix
     config = settings.build(TuneConfig, TUNE | {"output_dir": f"{prefix}/searches", "train": train})
     report = search(config)
     folder = report.folder
-    assert folder.place == f"{prefix}/searches/hunt"
+    assert folder.uri == f"{prefix}/searches/hunt"
     assert {"best.yaml", "trials.parquet", "report.html", "summary.json", "run.json"} <= folder.sizes("").keys()
     assert ".tune.lock" not in folder.sizes("")
     with folder.reading("trials.parquet") as file:
@@ -269,7 +271,7 @@ def test_a_search_in_s3_has_the_files_of_a_local_one_and_is_not_run_again(prefix
     assert [row.outcome for row in report.rows] == ["completed", "completed"]
     # The winning final and the better of the two trials.
     assert len(kept_checkpoints(report)) == 2
-    assert checkpoints.load_separator(folder.place).targets == ("vocals",)
+    assert load_separator(folder.uri).targets == ("vocals",)
     again = search(config)
     assert (again.rows, again.finals) == (report.rows, report.finals)
     # The trial table can be rebuilt from the state of Ray Tune.

@@ -13,7 +13,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyclesep import checkpoints
+from cyclesep.checkpoints.metadata import CONFIG_FILE, METADATA_FILE, TRAINING_STATE_FILE, WEIGHTS_FILE, read_metadata
+from cyclesep.checkpoints.run_folder import RunFolder, download_checkpoint
+from cyclesep.checkpoints.separator import load_separator
+from cyclesep.checkpoints.training_state import load_training_state
 from cyclesep.config import settings
 from cyclesep.cyclegan.model import CycleGAN
 from cyclesep.data.corpora import musdb18
@@ -162,16 +165,16 @@ def test_linked_track_folders_keep_their_own_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", ["../../escaped", "a/b", ".."])
 def test_a_checkpoint_with_a_path_as_target_raises(tmp_path: Path, target: str) -> None:
     progress = {"step": 1, "targets": [target], "sample_rate": 8000, "channels": 1}
-    (tmp_path / checkpoints.METADATA).write_text(json.dumps(progress))
+    (tmp_path / METADATA_FILE).write_text(json.dumps(progress))
     with pytest.raises(CheckpointError, match="is no name"):
-        checkpoints.read_metadata(tmp_path)
+        read_metadata(tmp_path)
 
 
 @pytest.mark.parametrize("best", ["../other", "/etc", "..", 3, None])
 def test_a_run_resolves_only_to_a_checkpoint_inside_it(tmp_path: Path, best: object) -> None:
-    (tmp_path / checkpoints.RUN).write_text(json.dumps({"best": best, "last": "step-1"}))
+    (tmp_path / RunFolder.RESULT).write_text(json.dumps({"best": best, "last": "step-1"}))
     with pytest.raises(CheckpointError, match=r"run\.json: best is"):
-        checkpoints.find(tmp_path)
+        download_checkpoint(tmp_path)
 
 
 class Exploit:
@@ -184,21 +187,21 @@ class Exploit:
         return os.mkdir, (str(self._path),)
 
 
-@pytest.mark.parametrize("name", [checkpoints.STATE, checkpoints.WEIGHTS, checkpoints.CONFIG])
+@pytest.mark.parametrize("name", [TRAINING_STATE_FILE, WEIGHTS_FILE, CONFIG_FILE])
 def test_code_in_a_checkpoint_is_not_executed(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "step-1"
     folder.mkdir()
-    (folder / checkpoints.METADATA).write_text(json.dumps(settings.to_dict(PROGRESS)))
-    (folder / checkpoints.CONFIG).write_text(settings.to_yaml(TrainConfig(targets=PROGRESS.targets)))
-    if name == checkpoints.CONFIG:
+    (folder / METADATA_FILE).write_text(json.dumps(settings.to_dict(PROGRESS)))
+    (folder / CONFIG_FILE).write_text(settings.to_yaml(TrainConfig(targets=PROGRESS.targets)))
+    if name == CONFIG_FILE:
         (folder / name).write_text(f"method: !!python/object/apply:os.mkdir ['{tmp_path}/made']\n")
-    elif name == checkpoints.STATE:
+    elif name == TRAINING_STATE_FILE:
         torch.save({"networks": Exploit(tmp_path / "made")}, folder / name)
     else:
         (folder / name).write_bytes(pickle.dumps(Exploit(tmp_path / "made")))
     model = CycleGAN(TrainConfig().method, targets=PROGRESS.targets, channels=1, sample_rate=8000, seed=0)
     with pytest.raises(CheckpointError):
-        checkpoints.load_state(folder, model) if name == checkpoints.STATE else checkpoints.load_separator(folder)
+        load_training_state(folder, model) if name == TRAINING_STATE_FILE else load_separator(folder)
     assert not (tmp_path / "made").exists()
 
 

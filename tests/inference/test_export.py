@@ -16,9 +16,11 @@ import stempeg
 import torch
 from torch import nn
 
-from cyclesep import checkpoints
 from cyclesep.audio import audio_io
 from cyclesep.audio.audio_io import Samples
+from cyclesep.checkpoints.metadata import CheckpointMetadata
+from cyclesep.checkpoints.separator import load_separator
+from cyclesep.checkpoints.training_state import save_checkpoint
 from cyclesep.cli.main import run_job
 from cyclesep.config import settings
 from cyclesep.cyclegan.model import CycleGAN
@@ -42,11 +44,11 @@ def save(folder: Path, separator: dict[str, object], *, targets: tuple[str, ...]
     """A checkpoint of an untrained network, whose weights are far from zero."""
     config = settings.replace(TrainConfig(), {f"method.separator.{key}": value for key, value in separator.items()})
     model = CycleGAN(config.method, targets=targets, channels=channels, sample_rate=RATE, seed=1)
-    checkpoints.save(
+    save_checkpoint(
         folder,
         model,
         config,
-        checkpoints.CheckpointMetadata(step=0, targets=targets, sample_rate=RATE, channels=channels),
+        CheckpointMetadata(step=0, targets=targets, sample_rate=RATE, channels=channels),
     )
     return folder
 
@@ -84,7 +86,7 @@ def windows(channels: int = 2, num_samples: int = 4000) -> Samples:
 
 def reference(checkpoint: Path, mixtures: Samples) -> Samples:
     with torch.inference_mode():
-        estimates: torch.Tensor = checkpoints.load_separator(checkpoint).module(torch.from_numpy(mixtures))
+        estimates: torch.Tensor = load_separator(checkpoint).module(torch.from_numpy(mixtures))
     return estimates.numpy()
 
 
@@ -146,7 +148,7 @@ def test_the_snippet_of_the_page_separates_as_we_do(
     exec(snippet, {})
     config = SeparationConfig(segment_seconds=0.5, context_seconds=0.05, overlap_seconds=0.1)
     pieces = separate_blocks(
-        checkpoints.load_separator(saved["tfsep"]), [song], channels=2, sample_rate=RATE, config=config
+        load_separator(saved["tfsep"]), [song], channels=2, sample_rate=RATE, config=config
     )
     expected = np.concatenate([estimates[0] for _, estimates in pieces], axis=1)
     vocals = soundfile.read("vocals.wav", dtype="float32")[0].T
@@ -176,7 +178,7 @@ def test_the_json_beside_it_says_all_that_using_it_needs(saved: dict[str, Path],
     assert card["hop_samples"] == 8000 - 2 * 800 - 800
     assert card["input_shape"] == ["batch", 2, 8000]
     assert card["output_shape"] == ["batch", 2, 2, 8000]
-    assert card["checkpoint_digest"] == checkpoints.load_separator(saved["seed"]).digest
+    assert card["checkpoint_digest"] == load_separator(saved["seed"]).digest
 
 
 class OwnTransform(nn.Module):
@@ -187,7 +189,7 @@ class OwnTransform(nn.Module):
 def test_a_network_that_onnx_cannot_hold_is_refused_and_another_format_named(
     saved: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = dataclasses.replace(checkpoints.load_separator(saved["seed"]), module=OwnTransform())
+    own = dataclasses.replace(load_separator(saved["seed"]), module=OwnTransform())
     monkeypatch.setattr(checkpoints, "load_separator", lambda _: own)
     output = tmp_path / "model.onnx"
     with pytest.raises(ConfigError, match=r"complex numbers.*model\.pt2 for torch\.export"):

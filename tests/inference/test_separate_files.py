@@ -14,9 +14,9 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from cyclesep import checkpoints
 from cyclesep.audio import audio_io, ffmpeg
 from cyclesep.audio.audio_io import Waveform, write_wav
+from cyclesep.checkpoints.run_folder import download_checkpoint
 from cyclesep.cli.main import run_job
 from cyclesep.errors import AudioError, CheckpointError, ConfigError
 from cyclesep.inference.audio_reader import AudioSource
@@ -262,8 +262,8 @@ def test_mistakes_are_one_line_that_says_what_was_meant(
 @pytest.mark.usefixtures("command")
 def test_an_unknown_run_is_told_with_those_that_are_there() -> None:
     with pytest.raises(CheckpointError, match="runs here: tiny"):
-        checkpoints.find("something-else")
-    assert checkpoints.find("tiny") == Path("runs/tiny/step-1")
+        download_checkpoint("something-else")
+    assert download_checkpoint("tiny") == Path("runs/tiny/step-1")
 
 
 def test_the_bar_tells_the_file_and_how_far_it_is() -> None:
@@ -302,7 +302,7 @@ def test_stems_with_names_as_long_as_may_be_are_written(tmp_path: Path, sample_f
         path.name for path in done.stems.values()
     )
     (failure,) = separate_paths(replace(config, name=f"x{longest}." + "{stem}"), identity()).failed
-    assert "a name may have 255 bytes; choose a shorter one" in failure.reason
+    assert "a name may have at most 255 bytes; choose a shorter one" in failure.reason
     assert ".partial" not in failure.reason
 
 

@@ -16,7 +16,7 @@ import pytest
 import ray
 import torch
 
-from cyclesep import checkpoints
+from cyclesep.checkpoints.metadata import METADATA_FILE, TRAINING_STATE_FILE
 from cyclesep.config import settings
 from cyclesep.training.config import TrainConfig
 from cyclesep.training.fit import TrainingReport, fit
@@ -68,7 +68,7 @@ def undisturbed(configured: Configured) -> Callable[[], TrainingReport]:
 def state(report: TrainingReport) -> Any:
     """The whole training state at the end, so that == compares every bit."""
     assert report.progress.step == STEPS
-    return flattened(torch.load(report.last.path / checkpoints.STATE, weights_only=True))
+    return flattened(torch.load(report.last.path / TRAINING_STATE_FILE, weights_only=True))
 
 
 def curve(report: TrainingReport) -> dict[int, float]:
@@ -87,7 +87,7 @@ def wait_for(there: Callable[[], bool], seconds: float = 240.0) -> None:
 
 
 def checkpointed(config: TrainConfig) -> bool:
-    return any((Path(config.output_dir) / config.name).glob(f"step-*/{checkpoints.METADATA}"))
+    return any((Path(config.output_dir) / config.name).glob(f"step-*/{METADATA_FILE}"))
 
 
 def workers_of_this_process() -> list[int]:
@@ -161,7 +161,7 @@ def test_a_killed_worker_is_replaced_and_leaves_no_trace(
 DRIVER = """
 import sys
 from cyclesep.config import settings
-from cyclesep.cluster import connect
+from cyclesep.cluster.connect import connect
 from cyclesep.training.config import TrainConfig
 from cyclesep.training.fit import fit
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cyclesep import checkpoints
+from cyclesep.checkpoints.metadata import METADATA_FILE
 from cyclesep.config import settings
 from cyclesep.errors import ConfigError
 from cyclesep.storage import atomic_io
@@ -54,7 +54,7 @@ def test_the_number_of_parts_of_a_batch_may_change(tmp_path: Path) -> None:
 
 def checkpoint_of(run: Path, step: int, digest: str) -> None:
     progress = {"step": step, "targets": ["a"], "sample_rate": 8000, "channels": 1, "manifest_digest": digest}
-    atomic_io.write_text(run / f"step-{step:08d}" / checkpoints.METADATA, json.dumps(progress))
+    atomic_io.write_text(run / f"step-{step:08d}" / METADATA_FILE, json.dumps(progress))
 
 
 def test_a_run_does_not_go_on_with_other_audio(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from cyclesep import checkpoints
+from cyclesep.checkpoints.metadata import read_metadata
+from cyclesep.checkpoints.run_folder import find_checkpoint
+from cyclesep.checkpoints.separator import load_separator
 from cyclesep.config import settings
 from cyclesep.cyclegan.adversarial import AdversarialLoss
 from cyclesep.data.shards.reading import ShardReader
@@ -50,7 +52,7 @@ def test_two_workers_leave_a_checkpoint_that_separates(
     assert report.progress.manifest_digest == ShardReader(tiny_shards).manifest.digest
     assert {"validation/sdr", "validation/si_sdr", "validation/si_sdr_gain"} <= set(report.progress.metrics)
 
-    loaded = checkpoints.load_separator(report.folder)
+    loaded = load_separator(report.folder)
     assert (loaded.targets, loaded.sample_rate, loaded.channels) == (("vocals",), 8000, 1)
     assert loaded.module(torch.zeros(1, 1, 999)).shape == (1, 1, 1, 999)
 
@@ -72,7 +74,7 @@ def test_a_collapse_that_shall_end_the_run_ends_it_at_the_first_attempt(
     events = [json.loads(line) for line in (folder / "logs/rank-0.jsonl").read_text().splitlines()]
     assert [event["message"] for event in events] == ["started", "validated", "ended"]
     assert "collapsed to silence" in events[-1]["problem"]
-    assert checkpoints.read_metadata(checkpoints.located(str(folder))).step == 4
+    assert read_metadata(find_checkpoint(str(folder))).step == 4
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cyclesep.checkpoints import CheckpointMetadata
+    from cyclesep.checkpoints.metadata import CheckpointMetadata
 
 
 @dataclass(frozen=True, kw_only=True)

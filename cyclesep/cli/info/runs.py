@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 from safetensors import SafetensorError, safe_open
 
-from cyclesep import checkpoints
+from cyclesep.checkpoints.metadata import CONFIG_FILE, METADATA_FILE, WEIGHTS_FILE, read_metadata
+from cyclesep.checkpoints.run_folder import RunFolder, find_checkpoint, resolve_folder
 from cyclesep.cli.info.descriptions import CheckpointDescription, EvaluationScores, RunDescription
 from cyclesep.config import settings
 from cyclesep.cyclegan.config import MethodConfig
@@ -23,17 +24,17 @@ SUMMARY = "summary.json"
 
 def describe_model(path: str) -> CheckpointDescription | RunDescription:
     """Describe a checkpoint folder, or a run by its folder or name; raises ConfigError for a path that is neither."""
-    folder = checkpoints.run_folder(path)
-    if folder.has_file(checkpoints.METADATA):
+    folder = resolve_folder(path)
+    if folder.has_file(METADATA_FILE):
         return describe_checkpoint(folder)
-    if folder.has_file(checkpoints.RUN) or folder.has_file(checkpoints.CONFIG):
+    if folder.has_file(RunFolder.RESULT) or folder.has_file(CONFIG_FILE):
         return describe_run(folder)
     if not folder.exists():
         # Raises an error that suggests the names of existing runs.
-        checkpoints.located(path)
+        find_checkpoint(path)
     raise ConfigError(
-        f"{folder.uri}: not a run, a checkpoint or shards; give a folder with {checkpoints.RUN}, "
-        f"{checkpoints.METADATA} or {MANIFEST_NAME}"
+        f"{folder.uri}: not a run, a checkpoint or shards; give a folder with {RunFolder.RESULT}, "
+        f"{METADATA_FILE} or {MANIFEST_NAME}"
     )
 
 
@@ -44,7 +45,7 @@ def describe_checkpoint(folder: StoragePath) -> CheckpointDescription:
     trained = {name: config.get(name, {}) for name in defaults}
     return CheckpointDescription(
         path=display_path(folder.uri),
-        metadata=checkpoints.read_metadata(folder),
+        metadata=read_metadata(folder),
         separator=str(config.get("method", {}).get("separator", {}).get("name") or "waveunet"),
         parameters=_parameters(folder),
         changed_settings=dict(_changed(trained, defaults)),
@@ -54,14 +55,14 @@ def describe_checkpoint(folder: StoragePath) -> CheckpointDescription:
 
 def describe_run(folder: StoragePath) -> RunDescription:
     """Describe a run folder, finished or not; raises CheckpointError if its best checkpoint is damaged."""
-    found = checkpoints.steps_of(folder)
-    finished = folder.has_file(checkpoints.RUN)
-    best = checkpoints.located(folder) if finished else folder.child(found[-1]) if found else None
+    run = RunFolder(folder)
+    checkpoints = run.checkpoints()
+    best = run.best_checkpoint() if run.is_finished else checkpoints[-1] if checkpoints else None
     return RunDescription(
         path=display_path(folder.uri),
         best=describe_checkpoint(best) if best is not None else None,
-        checkpoints=tuple(found),
-        finished=finished,
+        checkpoints=tuple(checkpoint.name for checkpoint in checkpoints),
+        finished=run.is_finished,
         evaluations=tuple(_evaluations(folder)),
         disk_bytes=folder.num_bytes(),
     )
@@ -70,9 +71,9 @@ def describe_run(folder: StoragePath) -> RunDescription:
 def _read_config(folder: StoragePath) -> dict[str, Any]:
     """Read config.yaml without validation, because another version of cyclesep may have written it."""
     try:
-        return dict(yaml.safe_load(folder.read_text(checkpoints.CONFIG)))
+        return dict(yaml.safe_load(folder.read_text(CONFIG_FILE)))
     except (ObjectNotFound, ValueError, TypeError, yaml.YAMLError) as problem:
-        file = folder.file_uri(checkpoints.CONFIG)
+        file = folder.file_uri(CONFIG_FILE)
         raise CheckpointError(f"{file}: missing or damaged; copy the checkpoint again") from problem
 
 
@@ -88,12 +89,12 @@ def _changed(values: dict[str, Any], defaults: dict[str, Any], prefix: str = "")
 
 def _parameters(folder: StoragePath) -> int:
     """Count the parameters in the weights file from its header."""
-    weights = folder.local_path(checkpoints.WEIGHTS) / checkpoints.WEIGHTS
+    weights = folder.local_path(WEIGHTS_FILE) / WEIGHTS_FILE
     try:
         with safe_open(weights, framework="numpy") as file:
             return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
     except (OSError, SafetensorError) as problem:
-        uri = folder.file_uri(checkpoints.WEIGHTS)
+        uri = folder.file_uri(WEIGHTS_FILE)
         raise CheckpointError(f"{uri}: missing or damaged; copy the checkpoint again") from problem
 
 

@@ -6,7 +6,7 @@ from cyclesep.cli.job import Job
 from cyclesep.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from cyclesep.checkpoints import CheckpointMetadata
+    from cyclesep.checkpoints.metadata import CheckpointMetadata
 
 
 def run(config: TrainConfig) -> int:
