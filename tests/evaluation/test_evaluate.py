@@ -16,8 +16,8 @@ import pytest
 import soundfile
 from ray import cloudpickle
 
-from cyclesep import checkpoints
 from cyclesep.audio.audio_io import Waveform, write_wav
+from cyclesep.checkpoints.separator import load_separator
 from cyclesep.config import settings
 from cyclesep.config.sources import parse_override
 from cyclesep.data.corpora.corpus import CorpusConfig
@@ -37,7 +37,7 @@ from cyclesep.evaluation.worker import Pcm16Estimates, SeparationActor, score
 from cyclesep.inference.stems import separate_waveform
 from cyclesep.metrics import ScoreTable, score_track
 from cyclesep.storage.path import StoragePath
-from tests.support.tiny_evaluation import WINDOWS, save_separator
+from tests.support.tiny_evaluation import SHORT_SEGMENTS, save_separator
 
 # Ray's workers cannot import this module, but receive some tracks of a class that it defines.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -54,7 +54,11 @@ def configured(checkpoint: Path, tiny_shards: Path) -> Callable[..., EvaluateCon
     """Build a config for the checkpoint and the two test songs of the tiny corpus, with changes."""
 
     def build(**changes: object) -> EvaluateConfig:
-        values: dict[str, object] = {"checkpoint": str(checkpoint), "shards": str(tiny_shards), "separation": WINDOWS}
+        values: dict[str, object] = {
+            "checkpoint": str(checkpoint),
+            "shards": str(tiny_shards),
+            "separation": SHORT_SEGMENTS,
+        }
         return EvaluateConfig(**(values | changes))  # type: ignore[arg-type]
 
     return build
@@ -97,7 +101,7 @@ def test_the_table_contains_the_scores_of_the_separator(
     reader = ShardReader(tiny_shards)
     track = next(track for track in reader.manifest.tracks if track.track_id == "Song 9")
     stems = ShardTrack(folder=tiny_shards, record=track).read()
-    separated = separate_waveform(checkpoints.load_separator(checkpoint), stems["mixture"], WINDOWS)
+    separated = separate_waveform(load_separator(checkpoint), stems["mixture"], SHORT_SEGMENTS)
     references = {name: stems[name] for name in ("vocals", "drums")}
     expected = score_track(references, separated, track_id="Song 9").of("vocals")
     assert sdr(evaluated.table, "separator", "Song 9") == pytest.approx(np.nanmedian(expected.sdr), abs=1e-6)
@@ -125,7 +129,7 @@ def test_all_output_files_exist(evaluated: EvaluationReport) -> None:
 def test_there_is_a_row_per_system_track_and_target(evaluated: EvaluationReport, checkpoint: Path) -> None:
     rows = pyarrow.parquet.read_table(Path(evaluated.output) / "tracks.parquet").to_pylist()
     keys = [(row["system"], row["checkpoint"], row["track_id"], row["target"]) for row in rows]
-    digest = checkpoints.load_separator(checkpoint).digest
+    digest = load_separator(checkpoint).digest
     assert keys[4:8] + keys[8:12] == [
         *[("heuristic", "", song, target) for song in ("Song 8", "Song 9") for target in ("vocals", "accompaniment")],
         *[
@@ -396,7 +400,7 @@ def test_sixteen_bit_estimates_round_trip_exactly() -> None:
 def test_an_unreadable_track_has_a_reason_from_the_actor_and_from_the_scorer(
     checkpoint: Path, tiny_shards: Path
 ) -> None:
-    actor = SeparationActor(str(checkpoint), WINDOWS, "cpu")
+    actor = SeparationActor(str(checkpoint), SHORT_SEGMENTS, "cpu")
     record = ShardReader(tiny_shards).manifest.tracks[0]
     missing = ShardTrack(folder=tiny_shards / "missing", record=record)
     stats, estimates = actor.separate(missing)
@@ -450,7 +454,7 @@ def test_a_request_beyond_the_cluster_raises_config_error(
 ) -> None:
     with pytest.raises(ConfigError, match="num_separation_actors: 64, but the cluster has 2 CPUs"):
         evaluate(configured(output=str(tmp_path), num_separation_actors=64))
-    cuda = settings.replace(WINDOWS, {"device": "cuda"})
+    cuda = settings.replace(SHORT_SEGMENTS, {"device": "cuda"})
     with pytest.raises(ConfigError, match="the cluster has no GPU"):
         evaluate(configured(output=str(tmp_path), separation=cuda))
 

@@ -1,4 +1,4 @@
-"""Evaluations whose driver or node is killed: only what is missing is done again, and the table is the same."""
+"""Evaluations whose driver or node is killed: finished results are kept, and the final table is identical."""
 
 import os
 import shutil
@@ -23,27 +23,28 @@ DEADLINE_SECONDS = 200.0
 
 
 @dataclass(kw_only=True)
-class Host:
-    """The process that holds the cluster."""
+class ClusterHost:
+    """The process that runs the cluster."""
 
     process: subprocess.Popen[str]
     address: str
     environment: dict[str, str]
 
-    def tell(self, line: str) -> None:
+    def send(self, line: str) -> None:
+        """Send a command and wait until it is done."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         print(line, file=self.process.stdin, flush=True)
         # Ray may print to stdout as well.
         while f"{line}: done" not in (answer := self.process.stdout.readline()):
-            assert answer, "the cluster has ended"
+            assert answer, "the cluster has stopped"
 
-    def driver(self, *words: str, output: Path) -> subprocess.Popen[str]:
-        """`cyclesep evaluate` as a process of its own."""
+    def start_driver(self, *arguments: str, output: Path) -> subprocess.Popen[str]:
+        """Start `cyclesep evaluate` in a process of its own."""
         main = "from cyclesep.cli.main import main; main()"
         with output.with_suffix(".log").open("a") as log:
             return subprocess.Popen(
-                [sys.executable, "-c", main, "evaluate", *words, f"output={output}"],
+                [sys.executable, "-c", main, "evaluate", *arguments, f"output={output}"],
                 env={**self.environment, "RAY_ADDRESS": self.address},
                 stdout=log,
                 stderr=log,
@@ -51,7 +52,7 @@ class Host:
 
 
 @pytest.fixture(scope="module")
-def host() -> Iterator[Host]:
+def host() -> Iterator[ClusterHost]:
     """A cluster of one node with one CPU; tests add others."""
     folder = tempfile.mkdtemp(prefix="cyclesep-kills-", dir="/tmp")
     environment = {**os.environ, "RAY_TMPDIR": folder, "OMP_NUM_THREADS": "1"}
@@ -67,7 +68,7 @@ def host() -> Iterator[Host]:
     try:
         assert process.stdout is not None
         address = next(line.strip() for line in process.stdout if line.count(":") == 1 and line[0].isdigit())
-        yield Host(process=process, address=address, environment=environment)
+        yield ClusterHost(process=process, address=address, environment=environment)
     finally:
         assert process.stdin is not None
         process.stdin.close()
@@ -76,22 +77,22 @@ def host() -> Iterator[Host]:
 
 
 @pytest.fixture(scope="module")
-def words(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> list[str]:
-    """Six songs under the mixture, an untrained separator and an oracle: 18 items."""
+def arguments(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path) -> list[str]:
+    """Arguments for six songs with mixture, an untrained separator and an oracle: 18 tasks."""
     checkpoint = save_separator(tmp_path_factory.mktemp("checkpoint"))
     small = ["separation.segment_seconds=1.5", "separation.context_seconds=0.2", "heuristic=false"]
     return [f"checkpoint={checkpoint}", f"shards={tiny_shards}", "split=train", *small]
 
 
 @pytest.fixture(scope="module")
-def expected(host: Host, words: list[str], tmp_path_factory: pytest.TempPathFactory) -> pyarrow.Table:
-    """The table of a run that nobody disturbed."""
-    output = tmp_path_factory.mktemp("undisturbed") / "out"
-    assert ended(host.driver(*words, output=output), output) == 0
+def expected(host: ClusterHost, arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> pyarrow.Table:
+    """The table of an uninterrupted run."""
+    output = tmp_path_factory.mktemp("uninterrupted") / "out"
+    assert wait_for_exit(host.start_driver(*arguments, output=output), output) == 0
     return pyarrow.parquet.read_table(output / "scores.parquet")
 
 
-def ended(driver: subprocess.Popen[str], output: Path, seconds: float = DEADLINE_SECONDS) -> int:
+def wait_for_exit(driver: subprocess.Popen[str], output: Path, seconds: float = DEADLINE_SECONDS) -> int:
     try:
         return driver.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -100,7 +101,7 @@ def ended(driver: subprocess.Popen[str], output: Path, seconds: float = DEADLINE
 
 
 def parts(output: Path) -> dict[str, int]:
-    """The outcomes that are there, and when each was written."""
+    """Return the finished results and their modification times."""
     return {path.name: path.stat().st_mtime_ns for path in (output / "parts").glob("*.json")}
 
 
@@ -112,23 +113,23 @@ def wait_for_parts(output: Path, count: int, driver: subprocess.Popen[str]) -> N
         time.sleep(0.005)
 
 
-def test_a_driver_that_is_killed_again_and_again_leaves_the_same_table(
-    host: Host, words: list[str], expected: pyarrow.Table, tmp_path: Path
+def test_a_repeatedly_killed_driver_resumes_with_an_identical_table(
+    host: ClusterHost, arguments: list[str], expected: pyarrow.Table, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
     rng = np.random.default_rng(7)
     for _ in range(2):
         before = parts(output)
-        driver = host.driver(*words, output=output)
+        driver = host.start_driver(*arguments, output=output)
         wait_for_parts(output, len(before) + int(rng.integers(1, 5)), driver)
         driver.kill()
         assert driver.wait() == -9
         assert not (output / "scores.parquet").exists()
-    # Ray ends the tasks of a lost driver by itself; one that was writing may still have come to its end.
+    # Ray stops the tasks of a lost driver; one that was writing may still have finished.
     time.sleep(1.0)
     before = parts(output)
     assert 2 <= len(before) < 18
-    assert ended(host.driver(*words, output=output), output) == 0
+    assert wait_for_exit(host.start_driver(*arguments, output=output), output) == 0
     assert pyarrow.parquet.read_table(output / "scores.parquet").equals(expected)
     after = parts(output)
     assert len(after) == 18
@@ -136,47 +137,53 @@ def test_a_driver_that_is_killed_again_and_again_leaves_the_same_table(
 
 
 @pytest.mark.parametrize("num_separation_actors", [pytest.param(None, marks=pytest.mark.slow), 1])
-def test_a_node_that_is_killed_costs_time_and_nothing_else(
-    host: Host, words: list[str], expected: pyarrow.Table, tmp_path: Path, num_separation_actors: int | None
+def test_a_killed_node_does_not_change_the_table(
+    host: ClusterHost, arguments: list[str], expected: pyarrow.Table, tmp_path: Path, num_separation_actors: int | None
 ) -> None:
     output = tmp_path / "out"
     name = f"victim-{num_separation_actors}"
-    host.tell(f"add {name}")
+    host.send(f"add {name}")
     pool = [f"num_separation_actors={num_separation_actors}"] if num_separation_actors else []
-    driver = host.driver(*words, *pool, output=output)
+    driver = host.start_driver(*arguments, *pool, output=output)
     wait_for_parts(output, 3, driver)
-    host.tell(f"kill {name}")
-    assert ended(driver, output) == 0, output.with_suffix(".log").read_text()[-3000:]
+    host.send(f"kill {name}")
+    assert wait_for_exit(driver, output) == 0, output.with_suffix(".log").read_text()[-3000:]
     assert pyarrow.parquet.read_table(output / "scores.parquet").equals(expected)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_forty_songs_survive_kills_of_the_driver_and_of_nodes_in_turn(
-    host: Host, words: list[str], tmp_path: Path
+def test_forty_songs_with_repeated_kills_of_driver_and_nodes(
+    host: ClusterHost, arguments: list[str], tmp_path: Path
 ) -> None:
     music = tmp_path / "music"
     songs = synthetic_tracks(SyntheticConfig(num_train=0, num_valid=0, num_test=40, seconds=20.0))
     write_musdb_hq(songs, music)
-    words = [words[0], "corpus.kind=musdb18", f"corpus.path={music}", "num_separation_actors=1", "oracles=[IRM2,MWF]"]
-    calm = tmp_path / "calm"
-    assert ended(host.driver(*words, output=calm), calm, seconds=800) == 0
+    arguments = [
+        arguments[0],
+        "corpus.kind=musdb18",
+        f"corpus.path={music}",
+        "num_separation_actors=1",
+        "oracles=[IRM2,MWF]",
+    ]
+    uninterrupted = tmp_path / "uninterrupted"
+    assert wait_for_exit(host.start_driver(*arguments, output=uninterrupted), uninterrupted, seconds=800) == 0
     output = tmp_path / "out"
     rng = np.random.default_rng(11)
     for number in range(6):
         before = parts(output)
-        host.tell(f"add node-{number}")
-        driver = host.driver(*words, output=output)
+        host.send(f"add node-{number}")
+        driver = host.start_driver(*arguments, output=output)
         wait_for_parts(output, len(before) + int(rng.integers(3, 9)), driver)
-        host.tell(f"kill node-{number}")
+        host.send(f"kill node-{number}")
         wait_for_parts(output, len(parts(output)) + int(rng.integers(2, 6)), driver)
         driver.kill()
         assert driver.wait() == -9
     time.sleep(1.0)
     before = parts(output)
     assert 30 <= len(before) < 200
-    assert ended(host.driver(*words, output=output), output, seconds=800) == 0
-    # As bytes: silent frames are NaN, which Arrow's tables do not call equal.
-    assert (output / "scores.parquet").read_bytes() == (calm / "scores.parquet").read_bytes()
+    assert wait_for_exit(host.start_driver(*arguments, output=output), output, seconds=800) == 0
+    # Compared as bytes, because silent frames are NaN, which Arrow does not consider equal.
+    assert (output / "scores.parquet").read_bytes() == (uninterrupted / "scores.parquet").read_bytes()
     after = parts(output)
     assert {name: after[name] for name in before} == before

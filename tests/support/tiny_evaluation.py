@@ -6,7 +6,7 @@ from cyclesep.checkpoints.metadata import CheckpointMetadata
 from cyclesep.checkpoints.training_state import save_checkpoint
 from cyclesep.config import settings
 from cyclesep.cyclegan.model import CycleGAN
-from cyclesep.inference.chunked_inference import SeparationConfig
+from cyclesep.inference.config import SeparationConfig
 from cyclesep.training.config import TrainConfig
 
 SHORT_SEGMENTS = SeparationConfig(segment_seconds=1.5, context_seconds=0.2, overlap_seconds=0.05, device="cpu")
