@@ -4,7 +4,7 @@ PYTHON ?= python3
 RUN := .venv/bin
 PROTOC := $(RUN)/python -m grpc_tools.protoc -Iprotos
 
-.PHONY: quickstart tune-demo cluster-demo notebook test test-slow check format protos docs ffmpeg chromium clean help
+.PHONY: quickstart tune-demo cluster-demo notebook test test-fast test-slow check format protos docs ffmpeg chromium clean help
 
 help:
 	@echo "make quickstart   compose songs, train a separator on them, separate and score its test split (under 10 minutes)"
@@ -12,6 +12,7 @@ help:
 	@echo "make cluster-demo run four jobs on a Ray head, two nodes and an S3 server on loopback, and kill one node (under 10 minutes)"
 	@echo "make notebook     run docs/notebook.ipynb and save it with its outputs (some minutes)"
 	@echo "make test         check format, lint, types and generated code, and run all tests except the slow ones"
+	@echo "make test-fast    run the tests that need neither Ray, a browser nor a server (under two minutes)"
 	@echo "make test-slow    run the tests that take longer than a minute"
 	@echo "make format       format the sources"
 	@echo "make docs         build the documentation as HTML: build/docs/index.html"
@@ -34,6 +35,9 @@ notebook: .venv/.installed-dev | ffmpeg
 
 test: check | chromium
 	@$(RUN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadgroup
+
+test-fast: .venv/.installed-dev | ffmpeg
+	@$(RUN)/python -m pytest -m "not slow and not services" --numprocesses 2 --dist loadgroup
 
 test-slow: .venv/.installed-dev | ffmpeg chromium
 	@$(RUN)/python -m pytest -m slow

@@ -21,12 +21,19 @@ TINY_RATE = 8000
 os.environ.update(RAY_local_fs_capacity_threshold="1")
 
 
+# Fixtures that start Ray, an S3 server, a browser or the build of the documentation.
+SERVICE_FIXTURES = {"ray_cluster", "s3", "browser", "site"}
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One of the two processes that `make test` runs takes all tests on the Ray cluster, so that there is only one."""
+    """Run all tests on the Ray cluster in one process, so that there is only one, and mark tests that start services."""
     for item in items:
-        if "ray_cluster" in getattr(item, "fixturenames", ()):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if "ray_cluster" in fixtures:
             item.add_marker(pytest.mark.xdist_group("ray"))
+        if fixtures & SERVICE_FIXTURES or item.get_closest_marker("xdist_group") is not None:
+            item.add_marker(pytest.mark.services)
 
 
 def tiny_song(seed: int, seconds: float) -> dict[str, Samples]:
