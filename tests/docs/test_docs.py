@@ -70,19 +70,20 @@ def code(page: Path) -> Iterator[tuple[int, str, bool]]:
 
 def commands(page: Path) -> Iterator[Command]:
     for line, text, alone in code(page):
-        if not re.search(r"(^|[\s/])(cyclesep|submit|benchmark\.py) [a-z]+(\s|$)", text):
+        if not re.search(r"(^|[\s/])(cyclesep [a-z]+|submit [a-z-]\S*|\w+\.py [a-z]\S*)(\s|$)", text):
             continue
         typed = shlex.split(text, comments=True)
         starts = [
             at
             for at, word in enumerate(typed)
-            if word.rpartition("/")[2] == "cyclesep" or word in ("cluster/submit", "jobs/benchmark.py")
+            if word.rpartition("/")[2] == "cyclesep" or word == "cluster/submit" or re.fullmatch(r"jobs/\w+\.py", word)
         ]
         words = typed[starts[0] + 1 :] if starts else []
         if starts and typed[starts[0]] == "cluster/submit" and "--" in words:
             # Options of `ray job submit`.
             words = words[words.index("--") + 1 :]
-        words = ["benchmark", *words] if starts and typed[starts[0]] == "jobs/benchmark.py" else words
+        if starts and typed[starts[0]].endswith(".py"):
+            words = [Path(typed[starts[0]]).stem, *words]
         end = next((at for at, word in enumerate(words) if word in ENDS_COMMAND), len(words))
         words = words[:end]
         # In a table of scores a number follows the name, in an output a colon.
