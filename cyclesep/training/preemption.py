@@ -1,6 +1,6 @@
 """A run that is asked to stop, or one of whose machines will be taken away, saves a checkpoint at once.
 
-SIGTERM to the process that called `fit` (`cyclesep submit stop`, Slurm before its time limit, a pod that is deleted)
+SIGTERM to the process that called `fit` (`ray job stop`, Slurm before its time limit, a pod that is deleted)
 ends the run after that checkpoint. SIGTERM to a node's `ray start --block` (a spot machine or its pod), or `ray
 drain-node`, tells Ray that the node will go: the run saves and goes on until it is gone, and Ray Train starts it again
 from there.
