@@ -16,7 +16,7 @@ from cyclesep.config import settings
 from cyclesep.data.corpora.composer.track import SyntheticConfig, synthetic_tracks
 from cyclesep.data.crops.config import CropConfig
 from cyclesep.errors import ConfigError
-from cyclesep.reports.tensorboard_reader import Told, read_scalars
+from cyclesep.reports.tensorboard_reader import ScalarSeries, read_scalars
 from cyclesep.training.config import TrainConfig
 from cyclesep.training.fit import fit
 
@@ -91,7 +91,7 @@ def _measured(train: TrainConfig, workers: int, batch_size: int) -> _Speed:
     )
     report = fit(train, show=False)
     scalars = read_scalars(report.folder)
-    rates = scalars.get("perf/crops_per_second", Told())
+    rates = scalars.get("perf/crops_per_second", ScalarSeries())
     # The last value covers a fraction of a second only.
     counted = [i for i, step in enumerate(rates.steps) if _WARM_UP * train.steps < step < train.steps]
     if not counted:

@@ -19,7 +19,7 @@ from cyclesep.data.shards.manifest import MIXTURE
 from cyclesep.errors import ConfigError, ScoringError
 from cyclesep.evaluation.config import EvaluateConfig, Oracle
 from cyclesep.evaluation.references import ReferenceTrack
-from cyclesep.inference.chunked_inference import SeparationConfig
+from cyclesep.inference.config import SeparationConfig
 from cyclesep.metrics import oracles
 from cyclesep.metrics.track_score import ACCOMPANIMENT
 from cyclesep.storage.atomic_io import as_name
@@ -75,8 +75,8 @@ class SeparatorSystem(System):
     @override
     def card(self) -> dict[str, Any]:
         config = yaml.safe_load(StoragePath.of(self.checkpoint).read_text(CONFIG_FILE))
-        progress = asdict(read_metadata(self.checkpoint))
-        return {"path": self.checkpoint, "progress": progress, "config": config}
+        metadata = asdict(read_metadata(self.checkpoint))
+        return {"path": self.checkpoint, "metadata": metadata, "config": config}
 
     @override
     def digest(self, track: ReferenceTrack) -> list[Any]:

@@ -1,4 +1,4 @@
-"""The report of an evaluation: tables, distributions over tracks, some tracks to hear and see, and the card."""
+"""The HTML report of an evaluation: tables, distributions over tracks, excerpts with players, and details."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,39 +15,41 @@ from cyclesep.evaluation.results import EVALUATED_KINDS, SCORES, SUMMARY, TRACKS
 from cyclesep.evaluation.track_scores import METRICS, TrackRow, TrackScores, summary_rows
 from cyclesep.metrics import ScoreTable
 from cyclesep.reports.audio_player import FrameScores, Player, make_player
-from cyclesep.reports.figures import Curve, Group, Mark, curve_figure, strip_figure
+from cyclesep.reports.figures import Curve, PointGroup, PointLabel, curve_figure, strip_figure
 from cyclesep.reports.jinja import Column, number, read_object, write_page
-from cyclesep.reports.model_card import checkpoint_card, shown_card
+from cyclesep.reports.model_card import checkpoint_card, nonempty_card
 from cyclesep.storage.path import StoragePath
 
-MEANINGS = {
-    "SDR": "signal to distortion: how much of everything that is not the reference is there",
-    "ISR": "image to spatial distortion: how far the target is from its own gain, panning and colour",
-    "SIR": "signal to interference: how much of the other sources is there",
-    "SAR": "signal to artifacts: how much is there that no source explains",
-    "SI-SDR": "as SDR over the whole track, whatever the gain",
-    "uSDR": "as SDR over the whole track at once, so that loud passages decide",
-    "NaN": "frames without a value, because something in them is silent; they are left out and counted",
+DESCRIPTIONS = {
+    "SDR": "signal-to-distortion ratio: the reference against all errors",
+    "ISR": "image-to-spatial-distortion ratio: errors in the target's gain, panning and spectrum",
+    "SIR": "signal-to-interference ratio: leakage of the other sources",
+    "SAR": "signal-to-artifacts ratio: errors that no source explains",
+    "SI-SDR": "scale-invariant SDR of the whole track",
+    "uSDR": "SDR of the whole track at once, dominated by loud passages",
+    "NaN": "number of frames without a value, because a signal in them is silent; they are excluded from the average",
 }
-# Text of MP3 as base64: some forty clips of 20 s. Excerpts beyond it are left out and counted on the page.
-MOST_SOUND_BYTES = 8_000_000
+# Limit on the base64-encoded MP3 of a page, about forty clips of 20 s; the page lists how many excerpts are omitted.
+MAX_AUDIO_BYTES = 8_000_000
 
 
 def write_evaluation_report(folder: StoragePath | Path | str) -> str:
-    """Write report.html into the folder of an evaluation, local or in S3, out of what lies there; gives its place.
+    """Write report.html into the folder of an evaluation, local or in S3, and return its location.
 
-    Raises StorageError or ScoringError if the folder holds no finished evaluation, or cannot be written to.
+    Raises StorageError or ScoringError if the evaluation has not finished, or the report cannot be written.
     """
     folder = folder if isinstance(folder, StoragePath) else StoragePath.of(folder)
-    summary = read_object(folder, SUMMARY, remedy="give the output folder of a finished evaluation, or evaluate again")
+    summary = read_object(
+        folder, SUMMARY, remedy="specify the output folder of a finished evaluation, or evaluate again"
+    )
     with folder.reading(TRACKS) as path:
         table = TrackScores.read(path)
     systems = {system["name"]: system["kind"] for system in summary["systems"]}
     colours = {name: index for index, name in enumerate(systems)}
     evaluated = [name for name, kind in systems.items() if kind in EVALUATED_KINDS] or list(systems)[-1:]
-    players, left_out = _players(folder, summary, table, colours)
+    players, omitted = _players(folder, summary, table, colours)
     split = summary["config"]["split"]
-    sections = [("scores", "Scores"), ("tracks", "Tracks"), ("listen", "Listen"), ("card", "Card")]
+    sections = [("scores", "Scores"), ("tracks", "Tracks"), ("listen", "Listen"), ("card", "Details")]
     return write_page(
         folder,
         "evaluation.html",
@@ -60,14 +62,14 @@ def write_evaluation_report(folder: StoragePath | Path | str) -> str:
             "tables": _tables(table, evaluated),
             "columns": _summary_columns(),
             "metrics": list(METRICS),
-            "meanings": MEANINGS,
+            "descriptions": DESCRIPTIONS,
             "strips": _strips(table, colours),
             "track_columns": _track_columns(),
             "track_rows": [_track_row(row) for row in table.rows],
             "systems": sorted(systems, key=lambda name: name not in evaluated),
             "failed": summary["failed"],
             "players": players,
-            "left_out": left_out,
+            "omitted": omitted,
             "card": _card(summary),
             "separators": [
                 (system["name"], checkpoint_card(**system["card"]))
@@ -80,24 +82,24 @@ def write_evaluation_report(folder: StoragePath | Path | str) -> str:
 
 
 def _summary_columns() -> list[Column]:
-    scores = [Column(name=name, unit="dB", digits=2, meaning=MEANINGS[name]) for name in METRICS]
-    counts = [Column(name="tracks", digits=0), Column(name="NaN", digits=0, meaning=MEANINGS["NaN"])]
+    scores = [Column(name=name, unit="dB", digits=2, meaning=DESCRIPTIONS[name]) for name in METRICS]
+    counts = [Column(name="tracks", digits=0), Column(name="NaN", digits=0, meaning=DESCRIPTIONS["NaN"])]
     return [Column(name="target"), Column(name="system"), *scores, *counts]
 
 
 def _track_columns() -> list[Column]:
-    scores = [Column(name=name, unit="dB", digits=2, meaning=MEANINGS[name]) for name in METRICS]
-    frames = [Column(name="frames", digits=0), Column(name="NaN", digits=0, meaning=MEANINGS["NaN"])]
+    scores = [Column(name=name, unit="dB", digits=2, meaning=DESCRIPTIONS[name]) for name in METRICS]
+    frames = [Column(name="frames", digits=0), Column(name="NaN", digits=0, meaning=DESCRIPTIONS["NaN"])]
     return [Column(name="track"), Column(name="target"), *scores, *frames]
 
 
 def _tables(table: TrackScores, evaluated: Sequence[str]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """A caption and rows for each company that was scored together."""
+    """Return a caption and rows for each group of targets that was scored together."""
     tables: dict[str, list[dict[str, Any]]] = {}
     for row in summary_rows(table):
         caption = f"{row['split']}: {row['scoring_group'].replace('+', ', ')} scored together"
-        shown = {**row, "NaN": row["nan_frames"], "emphasis": row["system"] in evaluated}
-        tables.setdefault(caption, []).append(shown)
+        cells = {**row, "NaN": row["nan_frames"], "emphasis": row["system"] in evaluated}
+        tables.setdefault(caption, []).append(cells)
     return list(tables.items())
 
 
@@ -115,55 +117,55 @@ def _track_row(row: TrackRow) -> dict[str, Any]:
 
 
 def _strips(table: TrackScores, colours: Mapping[str, int]) -> list[dict[str, Any]]:
-    """A figure for each metric and target: the tracks of all systems side by side."""
-    companies = dict.fromkeys(row.comparison_key for row in table.scored)
-    found = []
+    """Return a figure for each metric and target: the tracks of all systems, next to each other."""
+    keys = dict.fromkeys(row.comparison_key for row in table.scored)
+    strips = []
     for metric in METRICS:
-        for split, together, target in companies:
-            rows = [row for row in table.scored if row.comparison_key == (split, together, target)]
+        for split, scoring_group, target in keys:
+            rows = [row for row in table.scored if row.comparison_key == (split, scoring_group, target)]
             groups = [
-                _group([row for row in rows if row.system == system], system, metric, colour)
+                _point_group([row for row in rows if row.system == system], system, metric, colour)
                 for system, colour in colours.items()
             ]
-            others = [name for name in together.split("+") if name not in ("", target)]
-            told = f"{metric} of {target}" + (f", scored beside {', '.join(others)}" if others else "")
+            others = [name for name in scoring_group.split("+") if name not in ("", target)]
+            caption = f"{metric} of {target}" + (f", scored together with {', '.join(others)}" if others else "")
             groups = [group for group in groups if group.values]
-            svg = strip_figure(groups, axis="dB", label=f"{told}: a point per track")
-            found.append({"metric": metric, "caption": told, "svg": svg})
-    return found
+            svg = strip_figure(groups, axis="dB", label=f"{caption}: a point per track")
+            strips.append({"metric": metric, "caption": caption, "svg": svg})
+    return strips
 
 
-def _group(rows: Sequence[TrackRow], system: str, metric: str, colour: int) -> Group:
+def _point_group(rows: Sequence[TrackRow], system: str, metric: str, colour: int) -> PointGroup:
     values = [row.values.get(metric, np.nan) for row in rows]
-    marks = [
-        Mark(told=f"{row.track_id}\n{system}: {metric} {number(value)} dB", link=row.track_id)
+    labels = [
+        PointLabel(text=f"{row.track_id}\n{system}: {metric} {number(value)} dB", link=row.track_id)
         for row, value in zip(rows, values, strict=True)
     ]
-    return Group(name=system, values=values, marks=marks, colour=colour)
+    return PointGroup(name=system, values=values, labels=labels, colour=colour)
 
 
 def _players(
     folder: StoragePath, summary: Mapping[str, Any], table: TrackScores, colours: Mapping[str, int]
 ) -> tuple[list[tuple[Player, Markup | None]], int]:
-    """Players of the excerpts that were kept, each with the course of its whole track, and how many are left out."""
+    """Return the players of the excerpts, each with SDR over its whole track, and the number of omitted excerpts."""
     names = summary.get("excerpts", [])
     frame_seconds = summary["config"]["frame_seconds"]
     players: list[tuple[Player, Markup | None]] = []
     size = 0
     for name, excerpt, scores in _excerpts(folder, names):
-        rank = _rank(table, excerpt)
-        player = make_player(excerpt, scores, rank=rank, colours=colours, frame_seconds=frame_seconds)
+        note = _rank_note(table, excerpt)
+        player = make_player(excerpt, scores, note=note, colours=colours, frame_seconds=frame_seconds)
         size += player.num_bytes
-        if size > MOST_SOUND_BYTES:
+        if size > MAX_AUDIO_BYTES:
             return players, len(names) - names.index(name)
-        players.append((player, _course(player, scores, colours)))
+        players.append((player, _track_curve(player, scores, colours)))
     return players, 0
 
 
 def _excerpts(
     folder: StoragePath, names: Sequence[str]
 ) -> Iterator[tuple[str, Excerpt, dict[tuple[str, str, str], FrameScores]]]:
-    """Each excerpt and the scores of its track."""
+    """Yield the name of each excerpt, the excerpt, and the scores of its track."""
     if not names:
         return
     with folder.reading(SCORES) as path:
@@ -174,69 +176,72 @@ def _excerpts(
 
 
 def _frame_scores(table: pa.Table, track_id: str, split: str) -> dict[tuple[str, str, str], FrameScores]:
-    """The scores of a track's frames by system, target and metric; of two companies, those beside the accompaniment."""
+    """Return the frame scores of a track by system, target and metric, in the last scoring group of the target.
+
+    With several scoring groups, that is the one with the accompaniment.
+    """
     one = (pyarrow.compute.field("track_id") == track_id) & (pyarrow.compute.field("split") == split)
     rows = table.filter(one & pyarrow.compute.field("frame").is_valid()).select(
         ["system", "target", "metric", "scoring_group", "time", "value"]
     )
-    found: dict[tuple[str, str, str], dict[str, list[tuple[float, float]]]] = {}
+    points: dict[tuple[str, str, str], dict[str, list[tuple[float, float]]]] = {}
     for row in rows.to_pylist():
-        companies = found.setdefault((row["system"], row["target"], row["metric"]), {})
-        companies.setdefault(row["scoring_group"], []).append((row["time"], row["value"]))
-    return {key: _frames(list(companies.values())[-1]) for key, companies in found.items()}
+        groups = points.setdefault((row["system"], row["target"], row["metric"]), {})
+        groups.setdefault(row["scoring_group"], []).append((row["time"], row["value"]))
+    return {key: _to_frame_scores(list(groups.values())[-1]) for key, groups in points.items()}
 
 
-def _frames(points: Sequence[tuple[float, float]]) -> FrameScores:
+def _to_frame_scores(points: Sequence[tuple[float, float]]) -> FrameScores:
     times, values = np.array(points, dtype=np.float64).T
     return FrameScores(times=times, values=np.where(np.isfinite(values), values, np.nan))
 
 
-def _rank(table: TrackScores, excerpt: Excerpt) -> str:
-    """How the track did among all of its system: "best of 12: SDR of vocals 8.31 dB"."""
+def _rank_note(table: TrackScores, excerpt: Excerpt) -> str:
+    """Return the rank of the track among all tracks of its system: "best of 12 by SDR of vocals: 8.31 dB"."""
     target = next(iter(excerpt.references), "")
     rows = [row for row in table.scored if (row.system, row.target) == (excerpt.system, target)]
     values = {row.track_id: row.values.get("SDR", np.nan) for row in rows if row.split == excerpt.split}
     own = values.get(excerpt.track_id, np.nan)
     if not np.isfinite(own):
-        return f"{target} has no SDR here"
+        return f"no SDR of {target}: silent frames only"
     finite = [value for value in values.values() if np.isfinite(value)]
-    place = 1 + sum(value > own for value in finite)
-    named = "best" if place == 1 else "worst" if place == len(finite) else f"number {place}"
-    return f"{named} of {len(finite)} by SDR of {target}: {number(own)} dB"
+    rank = 1 + sum(value > own for value in finite)
+    name = "best" if rank == 1 else "worst" if rank == len(finite) else f"number {rank}"
+    return f"{name} of {len(finite)} by SDR of {target}: {number(own)} dB"
 
 
-def _course(
+def _track_curve(
     player: Player, scores: Mapping[tuple[str, str, str], FrameScores], colours: Mapping[str, int]
 ) -> Markup | None:
-    """The SDR of the first target over the whole track; none where the excerpt is the whole track."""
+    """Draw the SDR of the first target over the whole track; None if the excerpt is the whole track."""
     excerpt = player.excerpt
     target = next(iter(excerpt.references), "")
-    frames = {system: found for (system, name, metric), found in scores.items() if (name, metric) == (target, "SDR")}
-    last = max((float(found.times.max(initial=0.0)) for found in frames.values()), default=0.0)
+    frames = {system: each for (system, name, metric), each in scores.items() if (name, metric) == (target, "SDR")}
+    last = max((float(each.times.max(initial=0.0)) for each in frames.values()), default=0.0)
     if last < excerpt.seconds + player.frame_seconds:
         return None
     curves = [
-        Curve(name=system, x=found.times.tolist(), y=found.values.tolist(), colour=colours[system])
-        for system, found in frames.items()
+        Curve(name=system, x=each.times.tolist(), y=each.values.tolist(), colour=colours[system])
+        for system, each in frames.items()
     ]
     shade = (excerpt.start_seconds, excerpt.start_seconds + excerpt.seconds)
-    told = f"SDR of {target} over the whole track {excerpt.track_id}"
-    return curve_figure(curves, axis="SDR, dB", along="seconds", label=told, shade=shade)
+    label = f"SDR of {target} over the whole track {excerpt.track_id}"
+    return curve_figure(curves, axis="SDR, dB", along="seconds", label=label, shade=shade)
 
 
 def _card(summary: Mapping[str, Any]) -> dict[str, str]:
     config = summary["config"]
-    where = config["shards"] or f"corpus {config['corpus']['kind']}: {config['corpus'].get('path') or ''}"
-    return shown_card(
+    references = config["shards"] or f"corpus {config['corpus']['kind']}: {config['corpus'].get('path') or ''}"
+    return nonempty_card(
         {
             "checkpoint": config["checkpoint"],
             "estimates": config["estimates"],
-            "references": where,
-            "digest of the references": summary["corpus_digest"][:16],
+            "references": references,
+            "SHA-256 of the references": summary["corpus_digest"][:16],
             "tracks": f"{summary['tracks']} of the {config['split']} split",
             "frames": f"{config['frame_seconds']:g} s",
-            "evaluated on": summary.get("hardware"),
-            "time": f"{summary['wall_seconds']:.1f} s, {summary['num_reused']} results kept from earlier runs",
+            "hardware": summary.get("hardware"),
+            "time": f"{summary['wall_seconds']:.1f} s ({summary['num_reused']} cached)",
             "cyclesep": f"{summary['version']}, commit {summary['commit'] or 'unknown'}",
         }
     )

@@ -1,4 +1,4 @@
-"""The templates of all pages: what they share, and how values are written in them."""
+"""Jinja environment of the HTML reports, and formatting of their values."""
 
 import json
 import math
@@ -18,23 +18,23 @@ REPORT = "report.html"
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A column of a table on a page; `name` is both its heading and the key of its values in the rows."""
+    """A column of a table; `name` is its heading and the key of its values in the rows."""
 
     name: str
     unit: str = ""
-    """Shown in the heading: dB, steps."""
+    """Shown in the heading, such as dB."""
     digits: int | None = None
-    """Numbers have this many decimals and stand right; None: text."""
+    """Decimals of a right-aligned number; None for text."""
     meaning: str = ""
-    """One line, shown when the heading is pointed at."""
+    """Tooltip of the heading."""
 
 
 @lru_cache(maxsize=1)
 def jinja_environment() -> jinja2.Environment:
-    """The environment of every page: autoescape on, an undefined name is an error.
+    """Return the environment of all reports, with autoescape; an undefined name is an error.
 
-    A page extends `base.html` (blocks: title, lead, main, scripts), which brings style, theme switch, sortable tables
-    and hover in figures; `parts.html` has macros for a table of `Column`s and rows, a card and a figure.
+    A report extends `base.html` (blocks: title, lead, main, scripts), which has the style, the theme switch, sortable
+    tables and tooltips in figures; `parts.html` has macros for a table of `Column`s and rows, a card and a figure.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("cyclesep.reports"),
@@ -43,39 +43,39 @@ def jinja_environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    # In the order in which they are given, as in the tables.
+    # Keep the order of the keys, as in the tables.
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     environment.filters |= {"number": number, "yaml": _yaml, "clock": clock}
     return environment
 
 
 def write_page(folder: StoragePath, template: str, values: Mapping[str, Any]) -> str:
-    """Render a page into report.html of `folder`, whole or not at all; gives where it lies."""
+    """Render a template into report.html of `folder`, atomically, and return the location of the file."""
     folder.write_text(REPORT, jinja_environment().get_template(template).render(values))
     return folder.file_uri(REPORT)
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A number as people read it; a dash for none, NaN and infinity."""
+    """Format a number with a minus sign and thousands separators; a dash for None, NaN and infinity."""
     if value is None or not math.isfinite(value):
         return "–"
     return f"{value:,.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def clock(seconds: float) -> str:
-    """Minutes and seconds: 1:05."""
+    """Format seconds as m:ss."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d}"
 
 
 def read_object(folder: StoragePath, name: str, *, remedy: str) -> dict[str, Any]:
-    """A JSON or YAML object; raises StorageError, which ends with the remedy, for a file that holds none."""
+    """Read a JSON or YAML object; raises StorageError, which ends with the remedy, if the file does not contain one."""
     try:
-        # YAML reads JSON too, but ten times as slowly.
+        # A YAML parser also reads JSON, but ten times slower.
         parse = yaml.safe_load if name.endswith(".yaml") else json.loads
         return dict(parse(folder.read_text(name)))
-    except (StorageError, ValueError, TypeError, yaml.YAMLError) as problem:
-        raise StorageError(f"{folder.file_uri(name)}: is missing or damaged; {remedy}") from problem
+    except (StorageError, ValueError, TypeError, yaml.YAMLError) as error:
+        raise StorageError(f"{folder.file_uri(name)}: is missing or damaged; {remedy}") from error
 
 
 def _yaml(value: Mapping[str, Any] | Sequence[Any]) -> str:

@@ -1,4 +1,4 @@
-"""The card of a checkpoint or a result: where it comes from, in lines that a person reads."""
+"""Model card: origin and settings of a checkpoint or result as readable lines."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,28 +8,28 @@ from cyclesep.reports.jinja import clock
 _CHANNELS = {1: "mono", 2: "stereo"}
 
 
-def shown_card(card: Mapping[str, Any]) -> dict[str, str]:
-    """The lines that have something to say, as text."""
+def nonempty_card(card: Mapping[str, Any]) -> dict[str, str]:
+    """Return the lines with a value, as text."""
     return {name: str(value) for name, value in card.items() if value not in (None, "", (), [])}
 
 
-def checkpoint_card(*, path: str, progress: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
-    """The card of a checkpoint: `progress` and `config` are what its metadata.json and config.yaml hold."""
-    training = config.get("cyclegan") or {}
-    seconds = progress.get("training_seconds") or 0.0
-    return shown_card(
+def checkpoint_card(*, path: str, metadata: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the card of a checkpoint from the contents of its metadata.json and config.yaml."""
+    method = config.get("method") or {}
+    seconds = metadata.get("training_seconds") or 0.0
+    return nonempty_card(
         {
             "checkpoint": path,
-            "targets": ", ".join(progress.get("targets", ())),
-            "audio": f"{progress['sample_rate']:,} Hz, {_CHANNELS.get(progress['channels'], progress['channels'])}",
-            "steps": f"{progress['step']:,} of {config.get('steps', progress['step']):,}",
-            "recipe": training.get("recipe"),
-            "separator": (training.get("separator") or {}).get("name"),
+            "targets": ", ".join(metadata.get("targets", ())),
+            "audio": f"{metadata['sample_rate']:,} Hz, {_CHANNELS.get(metadata['channels'], metadata['channels'])}",
+            "steps": f"{metadata['step']:,} of {config.get('steps', metadata['step']):,}",
+            "recipe": method.get("recipe"),
+            "separator": (method.get("separator") or {}).get("name"),
             "seed": config.get("seed"),
             "shards": config.get("shards"),
-            "digest of the shards": (progress.get("manifest_digest") or "")[:16],
-            "trained on": progress.get("hardware"),
+            "SHA-256 of the shards": (metadata.get("manifest_digest") or "")[:16],
+            "hardware": metadata.get("hardware"),
             "training time": f"{clock(seconds)} minutes" if seconds else "",
-            "cyclesep": f"{progress.get('version') or 'unknown'}, commit {progress.get('commit') or 'unknown'}",
+            "cyclesep": f"{metadata.get('version') or 'unknown'}, commit {metadata.get('commit') or 'unknown'}",
         }
     )

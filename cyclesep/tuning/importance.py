@@ -1,4 +1,4 @@
-"""How much each parameter decided, by Optuna's functional ANOVA over a random forest."""
+"""Importance of each parameter: Optuna's functional ANOVA over a random forest."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,22 +7,22 @@ import optuna
 from cyclesep.tuning.space import Parameter, Space
 from cyclesep.tuning.trial_table import TrialRow
 
-# With fewer trials a forest tells nothing.
+# Fewer trials are not meaningful.
 MIN_TRIALS = 4
 
 
 def common_step(rows: Sequence[TrialRow]) -> int | None:
-    """The last step at which all trials that can be compared were validated; None if there are too few of them."""
+    """Return the last step at which all ranked trials were validated; None with too few trials."""
     curves = [dict(row.curve) for row in rows if row.is_ranked and row.curve]
     shared = set.intersection(*(set(curve) for curve in curves)) if len(curves) >= MIN_TRIALS else set()
     return max(shared, default=None)
 
 
-def importance(rows: Sequence[TrialRow], space: Space) -> dict[str, float]:
-    """Shares of the variance of SDR that each parameter explains, largest first; they sum to 1.
+def parameter_importance(rows: Sequence[TrialRow], space: Space) -> dict[str, float]:
+    """Return the fraction of the SDR's variance that each parameter explains, largest first; the sum is 1.
 
-    Trials are compared at the last step that all of them reached, so that one that was stopped counts as it was then.
-    Empty where too few trials can be compared (F. Hutter, H. Hoos, K. Leyton-Brown, "An efficient approach for
+    Trials are compared at the last step that all of them reached, so that trials that were stopped early count. Empty
+    if too few trials can be compared (F. Hutter, H. Hoos, K. Leyton-Brown, "An efficient approach for
     assessing hyperparameter importance", ICML 2014).
     """
     step = common_step(rows)
@@ -37,13 +37,13 @@ def importance(rows: Sequence[TrialRow], space: Space) -> dict[str, float]:
             parameters = {name: row.values[name] for name in distributions}
             study.add_trial(optuna.create_trial(params=parameters, distributions=distributions, value=sdr))
     try:
-        found: Mapping[str, float] = optuna.importance.get_param_importances(
+        fractions: Mapping[str, float] = optuna.importance.get_param_importances(
             study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
         )
     except (RuntimeError, ValueError):
-        # Of trials that are all alike, or too few.
+        # Too few trials, or all of them have the same values.
         return {}
-    return dict(sorted(found.items(), key=lambda item: item[1], reverse=True))
+    return dict(sorted(fractions.items(), key=lambda item: item[1], reverse=True))
 
 
 def _distribution(parameter: Parameter) -> optuna.distributions.BaseDistribution:

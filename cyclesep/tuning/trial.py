@@ -1,173 +1,227 @@
-"""One trial: a training run whose validations Tune hears of, and which Tune may stop or set upon another's checkpoint.
+"""One trial: a training run that reports each validation to Ray Tune.
 
-Runs in an actor of Ray Tune. The workers that train belong to Ray Train; what Tune stops, stops them too.
+Runs in an actor of Ray Tune, which can stop the trial or restart it from the checkpoint of another trial. The workers
+belong to Ray Train and end with the trial.
 """
 
 import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+import queue
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+import ray.util.queue
 from ray import tune
 from safetensors import safe_open
 
-from cyclesep import checkpoints
-from cyclesep.checkpoints import CheckpointMetadata
+from cyclesep.checkpoints.metadata import METADATA_FILE, WEIGHTS_FILE, CheckpointMetadata
+from cyclesep.checkpoints.run_folder import RunFolder
 from cyclesep.config import settings
 from cyclesep.errors import CyclesepError
 from cyclesep.storage.filesystem import for_ray, from_ray
 from cyclesep.storage.path import StoragePath
 from cyclesep.training.config import TrainConfig
-from cyclesep.tuning.report_callback import Report
-from cyclesep.tuning.si_sir import sir
+from cyclesep.training.fit import TrainingReport, fit
+from cyclesep.tuning.report_callback import ReportCallback, ValidationReport
 from cyclesep.tuning.space import Space
-from cyclesep.tuning.trial_run import Run
+from cyclesep.tuning.validation_set import mean_si_sir
 
-# Read by Ray Train in this process. Trials are short and many, so their workers are looked after more often than every
-# other second; and they wait for their workers as long as others hold what these take (a day), which Ray Train would
-# count as a failure.
+# Variables that Ray Train reads in this process. Trials are short, so workers are checked more often than every two
+# seconds. Workers may wait a day for resources that other trials hold; Ray Train would count a timeout as a failure.
 _ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "86400"}
 
-# What a trial of a final draws, beside the parameters of a space.
-CONTENDER, SEED = "contender", "seed"
+# Names of the samples of a final, in addition to the parameters of the space.
+FINALIST, SEED = "finalist", "seed"
+
+_POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What all trials of a phase are told alike."""
+class TrialConfig:
+    """Configuration shared by all trials of an experiment."""
 
     train: dict[str, Any]
-    """The config that trials change, as plain values with absolute paths."""
+    """Training config that trials modify, as plain values with absolute paths."""
     space: Space
     folder: str
-    """Where run folders are made: an absolute path, or s3://bucket/prefix."""
+    """Parent of the run folders: an absolute path, or s3://bucket/prefix."""
     gpus_per_trial: float
     grace_period: int
-    """Steps before a trial counts as diverged that is worse than the mixture."""
+    """Steps after which a trial below the mixture's SDR has diverged."""
     mixture_sdr: float
-    wants_sir: bool = False
+    with_sir: bool = False
+    """Compute SI-SIR at the end of each trial."""
     checkpoint_every: int | None = None
-    """Steps between checkpoints that Tune gets; none: it gets none."""
-    contenders: tuple[Mapping[str, Any], ...] = ()
-    """In a final: the settings of each, by dotted name."""
+    """Steps between checkpoints that are reported to Tune; None: no checkpoints."""
+    finalists: tuple[Mapping[str, Any], ...] = ()
+    """In the finals: the settings of each finalist, by dotted name."""
 
-    def config(self, drawn: Mapping[str, Any], name: str, init_from: str | None = None) -> TrainConfig:
-        """The training run of one trial."""
-        changes = dict(self.contenders[drawn[CONTENDER]]) if self.contenders else self.space.changes(drawn)
-        changes |= {"seed": drawn[SEED]} if SEED in drawn else {}
+    def train_config(self, sample: Mapping[str, Any], name: str, init_from: str | None = None) -> TrainConfig:
+        """Return the training config of one trial."""
+        changes = dict(self.finalists[sample[FINALIST]]) if self.finalists else self.space.changes(sample)
+        changes |= {"seed": sample[SEED]} if SEED in sample else {}
         base = settings.build(TrainConfig, self.train)
         own = {"name": name, "output_dir": self.folder} | ({"init_from": init_from} if init_from else {})
         return settings.replace(base, changes | own)
 
 
-def run_trial(drawn: dict[str, Any], plan: Plan) -> None:
-    """Train with what was drawn; each validation is reported to Tune, and at the end, or why it ended before that.
+@dataclass(kw_only=True)
+class TrainingThread:
+    """A training run in a thread, so that the trial's own thread can report its validations to Tune."""
 
-    Tune hears `step`, `sdr`, `si_sdr`, `si_sdr_gain` (dB), `training_seconds`, `done`; at the end also `parameters`,
-    `seconds`, the card of the checkpoint, and `sir` if it is wanted; of a trial that has diverged or failed `reason`.
+    config: TrainConfig
+    gpus_per_trial: float = 1.0
+    copy_every: int | None = None
+    result: TrainingReport | None = None
+    _error: BaseException | None = None
+    _reports: Any = field(default_factory=lambda: ray.util.queue.Queue(maxsize=1, actor_options={"num_cpus": 0}))
+
+    def reports(self) -> Iterator[ValidationReport]:
+        """Train and yield each validation; sets `result` at the end. Raises the errors of the run."""
+        # A daemon thread, so that the process can exit when Tune stops the trial.
+        thread = threading.Thread(target=self._fit, daemon=True)
+        thread.start()
+        while True:
+            alive = thread.is_alive()
+            try:
+                yield self._reports.get(timeout=_POLL_SECONDS)
+            except (queue.Empty, ray.util.queue.Empty):
+                if not alive:
+                    break
+        if self._error is not None:
+            raise self._error
+
+    def _fit(self) -> None:
+        folder = StoragePath.of(self.config.output_dir).child(self.config.name)
+        callback = ReportCallback(
+            reports=self._reports, folder=folder.uri, copy_every=self.copy_every, last_step=self.config.steps
+        )
+        try:
+            self.result = fit(self.config, (callback,), show=False, gpus_per_trial=self.gpus_per_trial)
+        except BaseException as error:
+            self._error = error
+
+
+def run_trial(sample: dict[str, Any], trial_config: TrialConfig) -> None:
+    """Train with the sampled settings and report each validation to Tune.
+
+    Reports `step`, `run`, `sdr`, `si_sdr`, `si_sdr_gain` (dB), `training_seconds` and `done`; at the end also
+    `outcome`, `parameters`, `seconds`, the origin of the checkpoint, and `sir` if requested; for a trial that diverged
+    or failed also `reason`.
     """
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    name, init_from = _place(drawn, plan)
+    for variable, value in _ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    name, init_from = _run_name_and_checkpoint(sample, trial_config)
     step = 0
     try:
-        config = plan.config(drawn, name, init_from)
-        run = Run(config=config, gpus_per_trial=plan.gpus_per_trial, hold_every=plan.checkpoint_every)
-        for report in run.reports():
+        config = trial_config.train_config(sample, name, init_from)
+        training = TrainingThread(
+            config=config, gpus_per_trial=trial_config.gpus_per_trial, copy_every=trial_config.checkpoint_every
+        )
+        for report in training.reports():
             step = report.step
-            reason = divergence(report, plan)
+            reason = divergence_reason(report, trial_config)
             if reason:
-                tune.report(_told(report, name) | {"outcome": "diverged", "reason": reason, "done": True})
+                tune.report(_metrics_of(report, name) | {"outcome": "diverged", "reason": reason, "done": True})
                 return
-            # The last one is told when the run has ended well.
+            # The last validation is reported together with the outcome of the run.
             if step < config.steps:
-                _tell(report, name)
-    except CyclesepError as problem:
-        tune.report({"step": step, "run": name, "outcome": "failed", "reason": str(problem), "done": True})
+                _report(report, name)
+    except CyclesepError as error:
+        tune.report({"step": step, "run": name, "outcome": "failed", "reason": str(error), "done": True})
         return
-    assert run.done is not None
-    tune.report(_ending(run.progress, run.done.last, plan) | {"run": name, "outcome": "completed", "done": True})
+    assert training.result is not None
+    metrics = _final_metrics(training.result.progress, training.result.last, trial_config)
+    tune.report(metrics | {"run": name, "outcome": "completed", "done": True})
 
 
-def divergence(report: Report, plan: Plan) -> str:
-    """Why a run is not worth going on with; empty if it is."""
+def divergence_reason(report: ValidationReport, trial_config: TrialConfig) -> str:
+    """Return why a run has diverged, or an empty string if it has not."""
     sdr = report.metrics.get("validation/sdr", math.nan)
     if not math.isfinite(sdr):
         return f"validation SDR is {sdr} at step {report.step}"
-    if report.step >= plan.grace_period and sdr < plan.mixture_sdr:
-        return f"SDR {sdr:.2f} dB at step {report.step} is below the mixture's own {plan.mixture_sdr:.2f} dB"
+    if report.step >= trial_config.grace_period and sdr < trial_config.mixture_sdr:
+        return f"SDR {sdr:.2f} dB at step {report.step} is below that of the mixture, {trial_config.mixture_sdr:.2f} dB"
     return ""
 
 
-def _told(report: Report, name: str) -> dict[str, Any]:
-    return {"step": report.step, "run": name, "training_seconds": report.training_seconds, **_metrics(report.metrics)}
+def delete_checkpoints(run: StoragePath) -> None:
+    """Delete the checkpoints of a run folder; keep its config, curves and metrics."""
+    for name in run.folders():
+        if name.startswith((RunFolder.STEP_PREFIX, "copy-", "start")):
+            run.child(name).delete_all()
+    # It lists the deleted checkpoints, so Ray Train could not resume.
+    run.delete("checkpoint_manager_snapshot.json")
 
 
-def _tell(report: Report, name: str) -> None:
-    if report.hold is None:
-        tune.report(_told(report, name))
-        return
-    tune.report(_told(report, name), checkpoint=tune.Checkpoint(*for_ray(report.hold)))
-    StoragePath.of(report.hold).delete_all()
-
-
-def _ending(progress: CheckpointMetadata, checkpoint: StoragePath, plan: Plan) -> dict[str, Any]:
-    ending: dict[str, Any] = {
-        "step": progress.step,
-        **_metrics(progress.metrics),
-        "training_seconds": progress.training_seconds,
-        "seconds": progress.training_seconds,
-        "parameters": _num_parameters(checkpoint),
-        "commit": progress.commit,
-        "version": progress.version,
-        "hardware": progress.hardware,
-        "manifest_digest": progress.manifest_digest,
+def _metrics_of(report: ValidationReport, name: str) -> dict[str, Any]:
+    return {
+        "step": report.step,
+        "run": name,
+        "training_seconds": report.training_seconds,
+        **_finite_metrics(report.metrics),
     }
-    return ending | ({"sir": sir(checkpoint, settings.build(TrainConfig, plan.train))} if plan.wants_sir else {})
 
 
-def _metrics(metrics: Mapping[str, float]) -> dict[str, float]:
-    """What was validated and is finite: to a search, a value that is not finite is none."""
+def _report(report: ValidationReport, name: str) -> None:
+    if report.checkpoint_copy is None:
+        tune.report(_metrics_of(report, name))
+        return
+    tune.report(_metrics_of(report, name), checkpoint=tune.Checkpoint(*for_ray(report.checkpoint_copy)))
+    StoragePath.of(report.checkpoint_copy).delete_all()
+
+
+def _final_metrics(metadata: CheckpointMetadata, checkpoint: StoragePath, trial_config: TrialConfig) -> dict[str, Any]:
+    metrics: dict[str, Any] = {
+        "step": metadata.step,
+        **_finite_metrics(metadata.metrics),
+        "training_seconds": metadata.training_seconds,
+        "seconds": metadata.training_seconds,
+        "parameters": _num_parameters(checkpoint),
+        "commit": metadata.commit,
+        "version": metadata.version,
+        "hardware": metadata.hardware,
+        "manifest_digest": metadata.manifest_digest,
+    }
+    if trial_config.with_sir:
+        metrics["sir"] = mean_si_sir(checkpoint, settings.build(TrainConfig, trial_config.train))
+    return metrics
+
+
+def _finite_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the finite validation metrics without their prefix; Tune treats a missing metric as no score."""
     prefix = "validation/"
-    told = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
-    return {name: value for name, value in told.items() if math.isfinite(value)}
+    validation = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
+    return {name: value for name, value in validation.items() if math.isfinite(value)}
 
 
 def _num_parameters(checkpoint: StoragePath) -> int:
-    with safe_open(checkpoint.local_path(checkpoints.WEIGHTS) / checkpoints.WEIGHTS, "pt") as weights:
+    with safe_open(checkpoint.local_path(WEIGHTS_FILE) / WEIGHTS_FILE, "pt") as weights:
         return sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
 
 
-def _place(drawn: Mapping[str, Any], plan: Plan) -> tuple[str, str | None]:
-    """The name of this trial's run, and the checkpoint that it starts from.
+def _run_name_and_checkpoint(sample: Mapping[str, Any], trial_config: TrialConfig) -> tuple[str, str | None]:
+    """Return the name of this trial's run and the checkpoint that it starts from.
 
-    A trial that is started again finds its run by that name. Tune hands over a checkpoint when the trial was paused, or
-    is to go on from another's with other settings: that is another run.
+    A restarted trial finds its run by that name. Tune provides a checkpoint if the trial was paused, or continues from
+    the checkpoint of another trial with other settings, which is another run.
     """
     trial = tune.get_context().get_trial_id()
-    given = tune.get_checkpoint()
-    if given is None:
+    checkpoint = tune.get_checkpoint()
+    if checkpoint is None:
         return trial, None
-    told = json.dumps([plan.space.changes(drawn), given.path], sort_keys=True)
-    name = f"{trial}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
-    runs = StoragePath.of(plan.folder)
+    key = json.dumps([trial_config.space.changes(sample), checkpoint.path], sort_keys=True)
+    name = f"{trial}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+    runs = StoragePath.of(trial_config.folder)
     start = runs.child(name, "start")
-    if not start.has_file(checkpoints.METADATA):
-        # A copy, since Tune deletes old checkpoints of the trial that it comes from.
-        start.copy_files(StoragePath.of(from_ray(given.path, given.filesystem)), last=checkpoints.METADATA)
-    for before in runs.folders():
-        if before.startswith(trial) and before != name:
-            delete_checkpoints(runs.child(before))
+    if not start.has_file(METADATA_FILE):
+        # A copy, since Tune deletes old checkpoints of the trial that this one came from.
+        start.copy_files(StoragePath.of(from_ray(checkpoint.path, checkpoint.filesystem)), last=METADATA_FILE)
+    for previous in runs.folders():
+        if previous.startswith(trial) and previous != name:
+            delete_checkpoints(runs.child(previous))
     return name, start.uri
-
-
-def delete_checkpoints(run: StoragePath) -> None:
-    """Leave of a run folder what tells about it: config, curves, metrics."""
-    for name in run.folders():
-        if name.startswith((checkpoints.STEP, "hold-", "start")):
-            run.child(name).delete_all()
-    # Ray Train would look for what it says is there, and refuse to go on.
-    run.delete("checkpoint_manager_snapshot.json")

@@ -1,94 +1,137 @@
-"""How many trials a cluster holds at a time, so that none waits for what another one will not give back.
+"""Resources of a trial: how many trials run at a time, and placement groups that Ray does not release.
 
-Tune reserves a trial's driver, Ray Train its workers, and neither knows of the other: where more drivers are let in
-than there is room for workers, all of them wait for ever. So as many trials are let in as there is room for a driver
-together with its workers. The driver only waits and is counted by its memory; processors are left to the workers.
+Tune reserves the driver of a trial and Ray Train its workers, independently. If Tune started more drivers than there is
+room for workers, all of them would wait forever. So the number of trials is limited to those that fit with both. A
+driver mostly waits: it is counted by its memory, and all CPUs remain for workers.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import ray
 from ray import tune
+from ray._raylet import PlacementGroupID
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.state import list_placement_groups
+from ray.util.state.exception import RayStateApiException
 
 from cyclesep.errors import ConfigError
 from cyclesep.tuning.config import TuneConfig
 
-# Bytes of a trial's driver and of Ray Train's processes beside it: Python, torch and Ray, no audio.
+# Bytes of a trial's driver and of Ray Train's controller: Python, torch and Ray, no audio.
 DRIVER_MEMORY = 600 << 20
 
-# Ray counts resources in ten thousandths.
-_TENTHOUSANDTH = 1e-4
+# Ray counts resources in units of 1/10,000.
+_RESOURCE_UNIT = 1e-4
+# Maximum number of placement groups to list; Ray's default is 100.
+_MAX_GROUPS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Needs:
-    """What the workers of one trial take."""
+class TrialResources:
+    """Resources of the workers of one trial."""
 
     num_workers: int
     cpus: float
-    """Of each worker."""
+    """CPUs per worker."""
     gpus: float = 0.0
-    """Of each worker."""
+    """GPUs per worker."""
 
-
-def needs_of(config: TuneConfig, nodes: Sequence[Mapping[str, float]]) -> Needs:
-    """What each trial takes on a cluster of `nodes` (resources of each), where its workers use GPUs if they can."""
-    train = config.train
-    gpus = sum(node.get("GPU", 0.0) for node in nodes)
-    use_gpu = gpus >= train.num_workers if train.use_gpu is None else train.use_gpu
-    return Needs(
-        num_workers=train.num_workers, cpus=train.cpus_per_worker, gpus=config.gpus_per_trial if use_gpu else 0.0
-    )
+    def __str__(self) -> str:
+        gpus = f" and {self.gpus:g} GPU" if self.gpus else ""
+        memory = f"{DRIVER_MEMORY >> 20} MiB"
+        return f"a trial needs {self.num_workers} workers of {self.cpus:g} CPU{gpus} each, and {memory}"
 
 
 def num_concurrent(config: TuneConfig, nodes: Sequence[Mapping[str, float]]) -> int:
-    """Trials that fit onto `nodes` at a time, each with its driver and all its workers.
+    """Return how many trials, each with a driver and all its workers, fit on `nodes` at a time.
 
-    Raises ConfigError if there is no room for one, or under pbt for less than the whole population.
+    Raises ConfigError if not even one fits, or with pbt fewer than the whole population.
     """
-    needs = needs_of(config, nodes)
-    workers = sum(_workers_on(node, needs) for node in nodes)
+    resources = trial_resources(config, nodes)
+    workers = sum(_workers_on(node, resources) for node in nodes)
     drivers = sum(int(node.get("memory", 0.0) // DRIVER_MEMORY) for node in nodes)
-    fitting = min(workers // needs.num_workers, drivers)
+    fitting = min(workers // resources.num_workers, drivers)
     if fitting == 0:
         raise ConfigError(
-            f"train: {_asked(needs)}, and the cluster has {_has(nodes)}; lower what a trial takes, or "
-            "start nodes first: a search does not wait for a cluster to grow"
+            f"train: {resources}, and the cluster has {_total(nodes)}; reduce the resources of a trial, or "
+            "add nodes before the search, which does not wait for a cluster to scale up"
         )
     allowed = min(fitting, config.max_concurrent or fitting)
     if config.scheduler == "pbt" and allowed < config.num_trials:
         raise ConfigError(
-            f"trials={config.num_trials}: scheduler=pbt trains all of them at a time and the cluster holds {allowed} "
-            f"({_asked(needs)}); lower trials, or train.cpus_per_worker or gpus_per_trial so that several share a processor"
+            f"num_trials={config.num_trials}: scheduler=pbt trains all trials at a time and the cluster has room for "
+            f"{allowed} ({resources}); lower num_trials, or train.cpus_per_worker or gpus_per_trial so that several "
+            "share a CPU or GPU"
         )
     return allowed
 
 
-def nodes_now() -> list[dict[str, float]]:
-    """The resources of each node of the cluster that this process is connected to."""
+def trial_resources(config: TuneConfig, nodes: Sequence[Mapping[str, float]]) -> TrialResources:
+    """Return the resources of each trial on a cluster of `nodes` (resources of each), with GPUs if available."""
+    train = config.train
+    gpus = sum(node.get("GPU", 0.0) for node in nodes)
+    use_gpu = gpus >= train.num_workers if train.use_gpu is None else train.use_gpu
+    return TrialResources(
+        num_workers=train.num_workers, cpus=train.cpus_per_worker, gpus=config.gpus_per_trial if use_gpu else 0.0
+    )
+
+
+def cluster_nodes() -> list[dict[str, float]]:
+    """Return the resources of each node of the connected cluster."""
     return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
 def driver_resources() -> tune.PlacementGroupFactory:
-    """What Tune reserves for a trial's driver."""
+    """Return the resources that Tune reserves for the driver of a trial."""
     return tune.PlacementGroupFactory([{"memory": float(DRIVER_MEMORY)}])
 
 
-def _workers_on(node: Mapping[str, float], needs: Needs) -> int:
-    room = math.floor(node.get("CPU", 0.0) / needs.cpus + _TENTHOUSANDTH)
-    if needs.gpus:
-        # A share of a GPU lies on one GPU.
-        room = min(room, int(node.get("GPU", 0.0)) * math.floor(1 / needs.gpus + _TENTHOUSANDTH))
+@contextmanager
+def release_placement_groups() -> Iterator[None]:
+    """At the end of the block, remove the placement groups that this job has created in it and not released.
+
+    Ray Train's workers have their own group. Ray releases it when their controller ends, but not always if the
+    controller was still waiting for it (https://github.com/ray-project/ray/issues/62753). A cluster without a dashboard
+    cannot list groups; there they are released when the job ends.
+    """
+    try:
+        before = job_placement_groups()
+    except RayStateApiException:
+        yield
+        return
+    try:
+        yield
+    finally:
+        with suppress(Exception):
+            for group_id in job_placement_groups() - before:
+                remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group_id))))
+
+
+def job_placement_groups() -> set[str]:
+    """Return the IDs, in hex, of placement groups that this process and its actors have created and not removed."""
+    context = ray.get_runtime_context()
+    groups = list_placement_groups(
+        address=context.gcs_address, detail=True, limit=_MAX_GROUPS, raise_on_missing_output=False
+    )
+    job = context.get_job_id()
+    return {
+        group.placement_group_id
+        for group in groups
+        if group.creator_job_id == job and group.state != "REMOVED" and not group.is_detached
+    }
+
+
+def _workers_on(node: Mapping[str, float], resources: TrialResources) -> int:
+    room = math.floor(node.get("CPU", 0.0) / resources.cpus + _RESOURCE_UNIT)
+    if resources.gpus:
+        # A fraction of a GPU cannot be split over several GPUs.
+        room = min(room, int(node.get("GPU", 0.0)) * math.floor(1 / resources.gpus + _RESOURCE_UNIT))
     return room
 
 
-def _asked(needs: Needs) -> str:
-    gpus = f" and {needs.gpus:g} GPU" if needs.gpus else ""
-    return f"a trial takes {needs.num_workers} workers of {needs.cpus:g} CPU{gpus} each, and {DRIVER_MEMORY >> 20} MiB"
-
-
-def _has(nodes: Sequence[Mapping[str, float]]) -> str:
+def _total(nodes: Sequence[Mapping[str, float]]) -> str:
     total = {name: sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU", "memory")}
     return f"{total['CPU']:g} CPUs, {total['GPU']:g} GPUs and {total['memory'] / 2**30:.1f} GiB on {len(nodes)} nodes"

@@ -22,6 +22,7 @@ from cyclesep.checkpoints.separator import load_separator
 from cyclesep.config import settings
 from cyclesep.evaluation.config import EvaluateConfig
 from cyclesep.evaluation.evaluate import evaluate
+from cyclesep.reports.search_report import write_search_report
 from cyclesep.reports.training_report import write_training_report
 from cyclesep.storage import s3_objects
 from cyclesep.storage.path import StoragePath
@@ -29,7 +30,7 @@ from cyclesep.training.config import TrainConfig
 from cyclesep.training.fit import TrainingReport, fit
 from cyclesep.tuning.config import TuneConfig
 from cyclesep.tuning.search import search
-from cyclesep.tuning.search_result import SearchReport
+from cyclesep.tuning.search_result import SearchResult
 from tests.support.tiny_evaluation import SHORT_SEGMENTS
 from tests.support.tiny_models import flattened
 
@@ -105,7 +106,11 @@ def test_the_run_folder_in_s3_has_the_files_of_a_local_one(
 ) -> None:
     there, here = resumed.folder, uninterrupted.folder
     assert there.sizes("").keys() == here.sizes("").keys() >= {"run.json", "config.yaml", "metrics.jsonl", SNAPSHOT}
-    assert there.folders() == here.folders() == sorted({"logs", "tensorboard", *(step.name for step in RunFolder(here).checkpoints())})
+    assert (
+        there.folders()
+        == here.folders()
+        == sorted({"logs", "tensorboard", *(step.name for step in RunFolder(here).checkpoints())})
+    )
     assert there.sizes("step-00000008").keys() == here.sizes("step-00000008").keys()
     log = [json.loads(line)["message"] for line in there.read_text("logs/rank-0.jsonl").splitlines()]
     assert log.count("started") == log.count("ended") == 2
@@ -139,7 +144,11 @@ def test_a_run_in_s3_is_evaluated_and_used_as_init_from(
 ) -> None:
     run = resumed.folder.uri
     config = EvaluateConfig(
-        checkpoint=run, shards=str(tiny_shards), separation=SHORT_SEGMENTS, heuristic=False, output=str(tmp_path / "out")
+        checkpoint=run,
+        shards=str(tiny_shards),
+        separation=SHORT_SEGMENTS,
+        heuristic=False,
+        output=str(tmp_path / "out"),
     )
     done = evaluate(config)
     assert done.failed == ()
@@ -252,8 +261,8 @@ TUNED = {
 }
 
 
-def kept_checkpoints(report: SearchReport) -> set[str]:
-    names = s3_objects.list_objects(report.folder.uri)
+def kept_checkpoints(result: SearchResult) -> set[str]:
+    names = s3_objects.list_objects(result.folder.uri)
     return {name.rpartition("/step-")[0] for name in names if "/step-" in name}
 
 
@@ -261,19 +270,20 @@ def kept_checkpoints(report: SearchReport) -> set[str]:
 def test_a_search_in_s3_has_the_files_of_a_local_one_and_is_not_run_again(prefix: str, tiny_shards: Path) -> None:
     train = TUNED | {"shards": str(tiny_shards)}
     config = settings.build(TuneConfig, TUNE | {"output_dir": f"{prefix}/searches", "train": train})
-    report = search(config)
-    folder = report.folder
+    result = search(config)
+    write_search_report(result)
+    folder = result.folder
     assert folder.uri == f"{prefix}/searches/hunt"
     assert {"best.yaml", "trials.parquet", "report.html", "summary.json", "run.json"} <= folder.sizes("").keys()
     assert ".tune.lock" not in folder.sizes("")
     with folder.reading("trials.parquet") as file:
-        assert pyarrow.parquet.read_table(file).num_rows == len(report.rows) + len(report.finals) == 4
-    assert [row.outcome for row in report.rows] == ["completed", "completed"]
+        assert pyarrow.parquet.read_table(file).num_rows == len(result.trials) + len(result.finals) == 4
+    assert [row.outcome for row in result.trials] == ["completed", "completed"]
     # The winning final and the better of the two trials.
-    assert len(kept_checkpoints(report)) == 2
+    assert len(kept_checkpoints(result)) == 2
     assert load_separator(folder.uri).targets == ("vocals",)
     again = search(config)
-    assert (again.rows, again.finals) == (report.rows, report.finals)
+    assert (again.trials, again.finals) == (result.trials, result.finals)
     # The trial table can be rebuilt from the state of Ray Tune.
     folder.delete("search.parquet")
-    assert {row.trial: row.curve for row in search(config).rows} == {row.trial: row.curve for row in report.rows}
+    assert {row.trial: row.curve for row in search(config).trials} == {row.trial: row.curve for row in result.trials}

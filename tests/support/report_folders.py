@@ -1,4 +1,4 @@
-"""Folders of evaluations as `cyclesep evaluate` leaves them, made up, for the tests of pages."""
+"""Synthetic output folders of `cyclesep evaluate` for tests of the HTML reports."""
 
 import json
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ HOSTILE = "</script><script>window.harmed = 1</script><img src=x onerror='window
 
 
 def tone(hertz: float, amplitude: float, seconds: float = 4.0) -> Samples:
-    """A sine `(time,)` that begins at zero."""
+    """Return a sine `(time,)` that starts at zero."""
     return np.float32(amplitude * np.sin(2 * np.pi * hertz * np.arange(round(RATE * seconds)) / RATE))
 
 
@@ -32,12 +32,12 @@ def write_evaluation(
     *,
     seconds: int = 6,
     silent: Sequence[str] = (),
-    heard: Sequence[str] = (),
+    excerpts: Sequence[str] = (),
 ) -> StoragePath:
-    """An evaluation of `LEVELS`; all frames of `silent` tracks are NaN, of `heard` ones excerpts are kept.
+    """Write an evaluation of the systems in `LEVELS`; all frames of `silent` tracks are NaN.
 
-    In an excerpt the mixture is 500 Hz, its reference half of that, the estimate 1000 Hz; those of the accompaniment
-    are 2000 Hz.
+    Tracks in `excerpts` have an excerpt: the mixture is a 500 Hz tone, the vocals reference the same at half the
+    amplitude, the vocals estimate 1000 Hz, the accompaniment 2000 Hz.
     """
     rng = np.random.default_rng(0)
     results, rows, keys = Results(folder=StoragePath.of(folder)), [], []
@@ -45,12 +45,12 @@ def write_evaluation(
         for track in tracks:
             score = _score(track, rng.normal(level, 2.0, seconds), silent=track in silent)
             table = ScoreTable.from_scores(system, [score])
-            outcome = TrackResult(rows=rows_from_scores(table, seconds=float(seconds)))
+            result = TrackResult(rows=rows_from_scores(table, seconds=float(seconds)))
             keys.append(ResultKey.of(system, track, []))
-            results.save_track_result(keys[-1], table, outcome)
-            rows += outcome.rows
-    names = [f"separator-{number}" for number, _ in enumerate(heard)]
-    for name, track in zip(names, heard, strict=True):
+            results.save_track_result(keys[-1], table, result)
+            rows += result.rows
+    names = [f"separator-{number}" for number, _ in enumerate(excerpts)]
+    for name, track in zip(names, excerpts, strict=True):
         write_excerpt(results.folder, name, track)
     results.join_scores(keys)
     results.write_tracks(TrackScores(rows=tuple(rows)))
@@ -59,7 +59,7 @@ def write_evaluation(
 
 
 def write_excerpt(folder: StoragePath, name: str, track: str) -> None:
-    """Four seconds from the first second on."""
+    """Write an excerpt of four seconds that starts at one second."""
     Excerpt(
         system="separator",
         track_id=track,
@@ -73,10 +73,10 @@ def write_excerpt(folder: StoragePath, name: str, track: str) -> None:
 
 
 def _score(track: str, sdr: NDArray[np.float64], *, silent: bool) -> TrackScore:
-    """Those of the accompaniment are 3 dB better."""
+    """Return scores with the accompaniment 3 dB above the vocals."""
     targets = []
-    for target, better in {"vocals": 0.0, "accompaniment": 3.0}.items():
-        own = np.full(len(sdr), np.nan) if silent else sdr + better
+    for target, offset in {"vocals": 0.0, "accompaniment": 3.0}.items():
+        own = np.full(len(sdr), np.nan) if silent else sdr + offset
         targets.append(
             TargetScore(
                 target=target,
@@ -96,8 +96,8 @@ def _score(track: str, sdr: NDArray[np.float64], *, silent: bool) -> TrackScore:
 
 
 def _summary(tracks: int, seconds: int, excerpts: Sequence[str]) -> dict[str, object]:
-    progress = {"step": 10, "targets": ["vocals"], "sample_rate": RATE, "channels": 1, "commit": "abc"}
-    card = {"path": "runs/x/step-10", "progress": progress, "config": {"seed": 7, "steps": 10}}
+    metadata = {"step": 10, "targets": ["vocals"], "sample_rate": RATE, "channels": 1, "commit": "abc"}
+    card = {"path": "runs/x/step-10", "metadata": metadata, "config": {"seed": 7, "steps": 10}}
     kinds = {"mixture": "MixtureBaseline", "separator": "SeparatorSystem", "IRM2": "IdealMask"}
     return {
         "version": "0",
@@ -109,7 +109,7 @@ def _summary(tracks: int, seconds: int, excerpts: Sequence[str]) -> dict[str, ob
         ],
         "tracks": tracks,
         "corpus_digest": "0123",
-        "failed": ["separator: Lost: its process was lost <b>3</b> times"],
+        "failed": ["separator: Lost: its process died <b>3</b> times"],
         "num_reused": 0,
         "wall_seconds": 1.0,
         "audio_seconds": float(tracks * seconds),

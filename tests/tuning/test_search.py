@@ -1,4 +1,4 @@
-"""Searches on a real Ray cluster of two cores: trials that fail, searches that are stopped, killed and gone on with."""
+"""Searches on a Ray cluster of two cores: failed trials, finals, interrupted and killed searches, schedulers."""
 
 import json
 import math
@@ -17,18 +17,20 @@ import ray
 import torch
 from ray.util.state import list_placement_groups
 
-from cyclesep import checkpoints
+from cyclesep.checkpoints.metadata import CONFIG_FILE, TRAINING_STATE_FILE, read_metadata
+from cyclesep.checkpoints.run_folder import download_checkpoint
+from cyclesep.checkpoints.separator import load_separator
 from cyclesep.config import settings
 from cyclesep.errors import ConfigError
+from cyclesep.reports.search_report import write_search_report
 from cyclesep.training.config import TrainConfig
 from cyclesep.training.fit import fit
 from cyclesep.tuning.config import TuneConfig
-from cyclesep.tuning.placement_groups import groups_of_this_job
-from cyclesep.tuning.search import search
-from cyclesep.tuning.search_artifacts import BEST, PAGE, SUMMARY, TRIALS
-from cyclesep.tuning.search_result import SearchReport
+from cyclesep.tuning.search import evaluate_winner, search
+from cyclesep.tuning.search_result import BEST, SUMMARY, TRIALS, SearchResult
+from cyclesep.tuning.trial_resources import job_placement_groups
 
-# A minute on an idle machine of two cores; ten where ten others share them.
+# A minute on two idle cores; the limit allows for a machine under load.
 pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(1200)]
 
 TRAIN = {
@@ -50,7 +52,7 @@ Configured = Callable[..., TuneConfig]
 
 @pytest.fixture(scope="module")
 def configured(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Configured:
-    """A config of a small search, in one folder for all."""
+    """Function that builds the config of a small search, in a common folder."""
     storage = tmp_path_factory.mktemp("searches")
 
     def build(name: str, **values: Any) -> TuneConfig:
@@ -61,8 +63,8 @@ def configured(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> C
 
 
 @pytest.fixture(scope="module")
-def report(configured: Configured) -> SearchReport:
-    """A grid of three batch sizes, one of which no trial can have, and the finals of one beside the default."""
+def result(configured: Configured) -> SearchResult:
+    """Result of a grid of three batch sizes, one of them invalid, with finals of the best and the default."""
     config = configured(
         "grid",
         search="grid",
@@ -70,78 +72,78 @@ def report(configured: Configured) -> SearchReport:
         space={"crops.batch_size": {"choice": [4, 6, 8]}},
         num_finalists=1,
         num_seeds=1,
-        evaluate=True,
     )
     return search(config)
 
 
-def test_a_trial_that_fails_is_a_row_with_its_reason_and_the_search_goes_on(report: SearchReport) -> None:
-    good, bad, other = report.rows
+def test_failed_trial_has_a_reason_and_the_search_continues(result: SearchResult) -> None:
+    good, bad, other = result.trials
     assert (other.outcome, other.values) == ("completed", {"crops.batch_size": 8})
     assert (good.outcome, good.reason, good.values) == ("completed", "", {"crops.batch_size": 4})
     assert (bad.outcome, bad.values) == ("failed", {"crops.batch_size": 6})
     assert "remix_group_size=4" in bad.reason
     assert [step for step, _ in good.curve] == [4, 8]
-    assert good.card["manifest_digest"]
+    assert good.origin["manifest_digest"]
 
 
-def test_a_trial_is_deterministic(report: SearchReport) -> None:
-    """The default has the batch size of the first trial, the finalist that of another: both were trained before."""
-    before = {row.values["crops.batch_size"]: row.curve for row in report.rows}
-    assert [row.curve for row in report.finals] == [
-        before[row.values.get("crops.batch_size", 4)] for row in report.finals
+def test_trials_are_deterministic(result: SearchResult) -> None:
+    """The default and the finalist have batch sizes of two trials, so their curves must be the same."""
+    before = {row.values["crops.batch_size"]: row.curve for row in result.trials}
+    assert [row.curve for row in result.finals] == [
+        before[row.values.get("crops.batch_size", 4)] for row in result.finals
     ]
-    assert len(report.finals) == 2
+    assert len(result.finals) == 2
 
 
-def test_no_more_trials_begin_than_two_cores_hold(report: SearchReport) -> None:
+def test_at_most_two_trials_run_on_two_cores(result: SearchResult) -> None:
     spans = []
-    for file in (report.folder.path / "tune" / "search").glob("*/result.json"):
-        told = [json.loads(line) for line in file.read_text().splitlines()]
-        spans.append((told[0]["timestamp"] - told[0]["time_total_s"], told[-1]["timestamp"]))
+    for file in (result.folder.path / "tune" / "search").glob("*/result.json"):
+        reports = [json.loads(line) for line in file.read_text().splitlines()]
+        spans.append((reports[0]["timestamp"] - reports[0]["time_total_s"], reports[-1]["timestamp"]))
     assert len(spans) == 3
     assert all(
-        sum(begin + 1 < other_end and other < begin + 1 for other, other_end in spans) <= 2 for begin, _ in spans
+        sum(start + 1 < other_end and other < start + 1 for other, other_end in spans) <= 2 for start, _ in spans
     )
 
 
-def test_losing_trials_leave_no_checkpoints(report: SearchReport) -> None:
-    kept = {path.parent for path in report.folder.path.rglob("step-*")}
-    best = max((row for row in report.rows if row.outcome == "completed"), key=lambda row: row.sdr)
-    assert kept == {report.winner_run.path, report.folder.path / "trials" / best.run}
+def test_checkpoints_of_losing_trials_are_deleted(result: SearchResult) -> None:
+    kept = {path.parent for path in result.folder.path.rglob("step-*")}
+    best = max((row for row in result.trials if row.outcome == "completed"), key=lambda row: row.sdr)
+    assert kept == {result.winner_run.path, result.folder.path / "trials" / best.run}
 
 
-def test_the_folder_of_a_search_stands_for_its_winner(report: SearchReport) -> None:
-    source = checkpoints.find(report.winner_run)
-    assert checkpoints.read_metadata(checkpoints.find(report.folder)) == checkpoints.read_metadata(source)
-    assert checkpoints.load_separator(report.folder).targets == ("vocals",)
+def test_search_folder_resolves_to_its_winner(result: SearchResult) -> None:
+    source = download_checkpoint(result.winner_run)
+    assert read_metadata(download_checkpoint(result.folder)) == read_metadata(source)
+    assert load_separator(result.folder).targets == ("vocals",)
 
 
-def test_the_winner_is_scored_on_the_test_split(report: SearchReport) -> None:
-    assert report.scores is not None
-    scored = [row for row in report.scores.tracks.scored if row.system == report.winner.label]
+def test_winner_is_scored_on_the_test_split(result: SearchResult) -> None:
+    scores = evaluate_winner(result)
+    scored = [row for row in scores.tracks.scored if row.system == result.winner.label]
     assert {row.track_id for row in scored} == {"Song 8", "Song 9"}
     assert all(math.isfinite(row.values["SI-SDR"]) for row in scored)
 
 
-def test_a_finished_search_is_read_and_not_run_again(report: SearchReport) -> None:
-    again = search(report.config)
-    assert (again.rows, again.finals) == (report.rows, report.finals)
-    with pytest.raises(ConfigError, match=r"was started with other settings \(trials\); give this one another name="):
-        search(settings.replace(report.config, {"num_trials": 3}))
+def test_finished_search_is_loaded(result: SearchResult) -> None:
+    again = search(result.config)
+    assert (again.trials, again.finals) == (result.trials, result.finals)
+    with pytest.raises(ConfigError, match=r"was started with other settings \(num_trials\); choose another name="):
+        search(settings.replace(result.config, {"num_trials": 3}))
 
 
-def test_everything_that_a_search_leaves_is_there(report: SearchReport) -> None:
-    assert {BEST, TRIALS, SUMMARY, PAGE} <= {path.name for path in report.folder.path.iterdir()}
-    page = (report.folder.path / PAGE).read_text()
+def test_search_writes_its_files_and_report(result: SearchResult) -> None:
+    assert {BEST, TRIALS, SUMMARY} <= {path.name for path in result.folder.path.iterdir()}
+    page = Path(write_search_report(result)).read_text()
+    assert (result.folder.path / "result.html").read_text() == page
     assert page.count("<svg") == 4
     assert not re.search(r"(?:src|href)=[\"']https?:", page)
 
 
-def test_the_best_config_trains_as_it_is(report: SearchReport, tmp_path: Path) -> None:
-    best = settings.load(TrainConfig, [report.folder.path / BEST])
-    assert best == report.best
-    trained = fit(settings.replace(best, {"output_dir": str(tmp_path), "init_from": report.folder.place, "steps": 12}))
+def test_best_config_can_be_trained(result: SearchResult, tmp_path: Path) -> None:
+    best = settings.load(TrainConfig, [result.folder.path / BEST])
+    assert best == result.best
+    trained = fit(settings.replace(best, {"output_dir": str(tmp_path), "init_from": result.folder.uri, "steps": 12}))
     assert trained.progress.step == 12
 
 
@@ -153,23 +155,23 @@ if __name__ == "__main__":
 """
 
 
-def wait_for(there: Callable[[], bool], seconds: float = 600.0) -> None:
-    """Raise TimeoutError unless something is there in time."""
+def wait_for(condition: Callable[[], bool], seconds: float = 600.0) -> None:
+    """Wait until a condition is true; raises TimeoutError."""
     end = time.monotonic() + seconds
-    while not there():
+    while not condition():
         if time.monotonic() > end:
             raise TimeoutError
         time.sleep(0.02)
 
 
-def groups() -> set[str]:
-    """All placement groups of the cluster that are not removed."""
+def placement_groups() -> set[str]:
+    """Return the placement groups of the cluster that are not removed."""
     listed = list_placement_groups(address=ray.get_runtime_context().gcs_address, limit=1000)
     return {group.placement_group_id for group in listed if group.state != "REMOVED"}
 
 
-def started(config: TuneConfig, folder: Path) -> subprocess.Popen[str]:
-    """The search in a process of its own, on the cluster of the tests."""
+def start_search(config: TuneConfig, folder: Path) -> subprocess.Popen[str]:
+    """Start a search in another process, on the cluster of the tests."""
     (folder / "tune.yaml").write_text(settings.to_yaml(config))
     (folder / "driver.py").write_text(DRIVER)
     return subprocess.Popen(
@@ -180,7 +182,7 @@ def started(config: TuneConfig, folder: Path) -> subprocess.Popen[str]:
     )
 
 
-def test_a_search_that_was_interrupted_and_killed_goes_on_and_leaves_no_placement_group(
+def test_interrupted_and_killed_search_resumes_and_releases_placement_groups(
     configured: Configured, tmp_path: Path
 ) -> None:
     config = configured(
@@ -188,31 +190,31 @@ def test_a_search_that_was_interrupted_and_killed_goes_on_and_leaves_no_placemen
     )
     trials = Path(config.output_dir) / config.name / "trials"
 
-    interrupted = started(config, tmp_path)
+    interrupted = start_search(config, tmp_path)
     wait_for(lambda: any(trials.glob("*/config.yaml")) or interrupted.poll() is not None)
     first = {path.name for path in trials.iterdir()}
     interrupted.send_signal(signal.SIGINT)
-    _, told = interrupted.communicate(timeout=300)
+    _, errors = interrupted.communicate(timeout=300)
     assert interrupted.returncode == 130
-    assert told.splitlines()[-1].startswith("cyclesep tune: error: interrupted; what was finished is kept")
-    assert "Traceback" not in told
-    wait_for(lambda: not groups(), seconds=120)
+    assert errors.splitlines()[-1].startswith("cyclesep tune: error: interrupted; what was finished is kept")
+    assert "Traceback" not in errors
+    wait_for(lambda: not placement_groups(), seconds=120)
 
-    killed = started(config, tmp_path)
+    killed = start_search(config, tmp_path)
     wait_for(lambda: any(trials.glob("*/step-*/metadata.json")) or killed.poll() is not None)
     killed.kill()
     killed.communicate()
-    wait_for(lambda: not groups(), seconds=120)
+    wait_for(lambda: not placement_groups(), seconds=120)
 
-    report = search(config)
-    assert [row.outcome for row in report.rows] == ["completed"] * 3
-    assert first <= {row.run for row in report.rows}
-    assert report.winner.label == max(report.rows, key=lambda row: row.sdr).label
-    assert not groups_of_this_job()
+    result = search(config)
+    assert [row.outcome for row in result.trials] == ["completed"] * 3
+    assert first <= {row.run for row in result.trials}
+    assert result.winner.label == max(result.trials, key=lambda row: row.sdr).label
+    assert not job_placement_groups()
 
 
 @pytest.mark.slow
-def test_halving_stops_trials_early_and_optuna_proposes_them(configured: Configured) -> None:
+def test_asha_stops_trials_early_with_optuna(configured: Configured) -> None:
     config = configured(
         "halved",
         num_trials=4,
@@ -223,18 +225,18 @@ def test_halving_stops_trials_early_and_optuna_proposes_them(configured: Configu
         num_finalists=0,
         space={LR: {"loguniform": [1e-7, 0.02]}},
     )
-    report = search(config)
-    assert len(report.rows) == 4
-    ended = {row.outcome for row in report.rows}
+    result = search(config)
+    assert len(result.trials) == 4
+    ended = {row.outcome for row in result.trials}
     assert ended <= {"completed", "stopped early", "diverged"}
     assert len(ended) > 1
-    assert all(row.step == 4 for row in report.rows if row.outcome == "stopped early")
-    assert report.front
-    assert all(row.figures["sir"] > row.sdr for row in report.front)
+    assert all(row.step == 4 for row in result.trials if row.outcome == "stopped early")
+    assert result.pareto_front
+    assert all(row.metrics["sir"] > row.sdr for row in result.pareto_front)
 
 
 def weight_of(run: Path) -> float:
-    return settings.load(TrainConfig, [run / checkpoints.CONFIG]).cyclegan.loss_weights["spectral"]
+    return settings.load(TrainConfig, [run / CONFIG_FILE]).method.loss_weights["spectral"]
 
 
 def sdr_of(run: Path, *, step: int) -> float:
@@ -243,13 +245,13 @@ def sdr_of(run: Path, *, step: int) -> float:
 
 
 def adam_steps(run: Path) -> set[int]:
-    """The steps that Adam has counted in the last checkpoint of a run."""
-    (checkpoint,) = [path.parent for path in run.glob(f"step-{TRAIN['steps']:08d}/{checkpoints.STATE}")]
-    state = torch.load(checkpoint / checkpoints.STATE, weights_only=True)
+    """Return the step counts of Adam in the last checkpoint of a run."""
+    (checkpoint,) = [path.parent for path in run.glob(f"step-{TRAIN['steps']:08d}/{TRAINING_STATE_FILE}")]
+    state = torch.load(checkpoint / TRAINING_STATE_FILE, weights_only=True)
     return {int(each["step"]) for each in state["optimizers"][0]["state"].values()}
 
 
-def test_a_bad_trial_goes_on_from_a_good_one_with_another_weight_and_its_optimizer(configured: Configured) -> None:
+def test_pbt_continues_a_bad_trial_from_a_good_one_with_its_optimizer(configured: Configured) -> None:
     weight = "method.loss_weights.spectral"
     config = configured(
         "population",
@@ -258,20 +260,20 @@ def test_a_bad_trial_goes_on_from_a_good_one_with_another_weight_and_its_optimiz
         perturbation_interval=4,
         num_finalists=0,
         grace_period=8,
-        # One of the two learns nothing: it takes over the other, rate and all.
+        # One of the two learns nothing and copies the other, including its learning rate.
         space={weight: {"uniform": [0.1, 1.0]}, LR: {"loguniform": [1e-5, 0.02]}},
     )
-    report = search(config)
-    trials = report.folder.path / "trials"
-    followed = [row for row in report.rows if row.values[weight] != weight_of(trials / row.trial)]
-    assert followed, "no trial took over another's checkpoint"
-    for row in report.rows:
+    result = search(config)
+    trials = result.folder.path / "trials"
+    perturbed = [row for row in result.trials if row.values[weight] != weight_of(trials / row.trial)]
+    assert perturbed, "no trial continued from the checkpoint of another"
+    for row in result.trials:
         assert "-" in row.run
         assert row.values[weight] == weight_of(trials / row.run)
         assert 0.1 <= row.values[weight] <= 1.0
-    best = trials / report.winner.rows[0].run
+    best = trials / result.winner.rows[0].run
     assert adam_steps(best) == {TRAIN["steps"]}
-    # What took over the good one is as good as that was, or better. Tune may drop the last report of a trial that goes
-    # on from another; the trainer's own metrics hold it.
-    before = [sdr_of(trials / row.trial, step=4) for row in report.rows]
-    assert min(sdr_of(trials / row.run, step=8) for row in report.rows) > min(before) + 1.0
+    # The copy is at least as good as the original was. Tune may drop the last report of a trial that continues from
+    # another; metrics.jsonl of the run has it.
+    before = [sdr_of(trials / row.trial, step=4) for row in result.trials]
+    assert min(sdr_of(trials / row.run, step=8) for row in result.trials) > min(before) + 1.0

@@ -10,9 +10,9 @@ from cyclesep.config.sources import parse_override
 from cyclesep.errors import ConfigError
 from cyclesep.training.config import TrainConfig
 from cyclesep.tuning.config import TuneConfig
+from cyclesep.tuning.schedulers import make_domain
 from cyclesep.tuning.space import Parameter, grid_size, read_space
-from cyclesep.tuning.tune_experiment import domain
-from cyclesep.tuning.validation_set import read_yardstick
+from cyclesep.tuning.validation_set import read_validation_baseline
 
 BASE = TrainConfig()
 LR = "method.optimizer.lr_separator"
@@ -106,8 +106,8 @@ def test_list_choice_is_sampled_as_text_and_set_as_list() -> None:
 
 
 def test_randint_includes_both_bounds() -> None:
-    samples = domain(Parameter(name="x", kind="randint", values=(1, 3)))
-    assert {samples.sample() for _ in range(200)} == {1, 2, 3}
+    domain = make_domain(Parameter(name="x", kind="randint", values=(1, 3)))
+    assert {domain.sample() for _ in range(200)} == {1, 2, 3}
 
 
 def test_grid_size_is_product_of_choices() -> None:
@@ -120,16 +120,16 @@ def test_grid_size_is_product_of_choices() -> None:
 def test_validation_crops_are_the_same_for_all_trials(tiny_shards: Path) -> None:
     base = settings.replace(BASE, {"shards": str(tiny_shards), "num_validation_crops": 4, "crops.crop_seconds": 0.5})
     augmented = read_space({"crops.augment.gain_db": {"uniform": [0, 12]}}, base)
-    measured = read_yardstick(base, augmented)
-    assert measured == read_yardstick(base, augmented)
-    assert measured.num_crops == 4
+    baseline = read_validation_baseline(base, augmented)
+    assert baseline == read_validation_baseline(base, augmented)
+    assert baseline.num_crops == 4
     # Vocals and drums have about the same level.
-    assert -6 < measured.mixture_sdr < 6
-    with pytest.raises(ConfigError, match="changes the validation crops, so that trials could not be compared"):
-        read_yardstick(base, read_space({"crops.crop_seconds": {"choice": [0.5, 0.25]}}, base))
+    assert -6 < baseline.mixture_sdr < 6
+    with pytest.raises(ConfigError, match="changes the validation crops, so trials cannot be compared"):
+        read_validation_baseline(base, read_space({"crops.crop_seconds": {"choice": [0.5, 0.25]}}, base))
 
 
 def test_missing_target_raises(tiny_shards: Path) -> None:
     base = settings.replace(BASE, {"shards": str(tiny_shards), "targets": ["piano"]})
-    with pytest.raises(ConfigError, match="no stem 'piano'; it holds drums, vocals"):
-        read_yardstick(base, read_space({LR: {"uniform": [1, 2]}}, base))
+    with pytest.raises(ConfigError, match="no stem 'piano'; its stems are drums, vocals"):
+        read_validation_baseline(base, read_space({LR: {"uniform": [1, 2]}}, base))

@@ -7,9 +7,10 @@ from cyclesep.reports.config import ReportConfig
 
 def run(config: ReportConfig) -> int:
     """Write report.html into each folder; raises ConfigError for a folder that is neither a run nor an evaluation."""
+    from cyclesep.checkpoints.run_folder import RunFolder
     from cyclesep.evaluation.results import SUMMARY
     from cyclesep.reports.evaluation_report import write_evaluation_report
-    from cyclesep.reports.training_report import RUN, write_training_report
+    from cyclesep.reports.training_report import write_training_report
     from cyclesep.reports.write_reports import print_report_location
     from cyclesep.storage.path import StoragePath
 
@@ -18,11 +19,11 @@ def run(config: ReportConfig) -> int:
         files = folder.sizes("")
         if SUMMARY in files:
             print_report_location(write_evaluation_report(folder))
-        elif RUN in files:
+        elif RunFolder.RESULT in files:
             print_report_location(write_training_report(folder))
         else:
             raise ConfigError(
-                f"folders: {place} contains neither {SUMMARY} of an evaluation nor {RUN} of a finished run"
+                f"folders: {place} contains neither {SUMMARY} of an evaluation nor {RunFolder.RESULT} of a finished run"
             )
     return 0
 

@@ -13,7 +13,9 @@ def run(config: TuneConfig) -> int:
     from cyclesep.cluster.connect import connect
     from cyclesep.cluster.job_folder import check_output_outlives_job
     from cyclesep.evaluation.score_display import print_summary
-    from cyclesep.tuning.search import search
+    from cyclesep.reports.search_report import write_search_report
+    from cyclesep.reports.write_reports import print_report_location
+    from cyclesep.tuning.search import evaluate_winner, search
     from cyclesep.tuning.search_display import print_search
     from cyclesep.tuning.space import grid_size, read_space
 
@@ -25,13 +27,16 @@ def run(config: TuneConfig) -> int:
     # The progress display reports on trials; the output of their processes would hide it.
     with connect(log_to_driver=False):
         result = search(config)
+        report = write_search_report(result)
+        scores = evaluate_winner(result) if config.evaluate else None
     print_search(result, console=Console())
-    if result.scores is None:
+    print_report_location(report)
+    if scores is None:
         return 0
-    print_summary(result.scores.tracks, console=Console())
-    for failure in result.scores.failed:
+    print_summary(scores.tracks, console=Console())
+    for failure in scores.failed:
         print(f"failed: {failure}", file=sys.stderr)
-    return 1 if result.scores.failed else 0
+    return 1 if scores.failed else 0
 
 
 JOB = Job(

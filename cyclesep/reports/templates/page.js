@@ -1,6 +1,6 @@
 "use strict";
 
-// The theme, kept for the next page where the browser lets a file keep anything.
+// The theme, saved in local storage if the browser allows it for files.
 {
   const chooser = document.getElementById("theme");
   chooser.value = document.documentElement.dataset.theme || "system";
@@ -10,7 +10,7 @@
   });
 }
 
-// Tables: a heading sorts, numbers from the largest down at first; rows without a value stay at the end.
+// Tables: a click on a heading sorts, numbers in descending order first; rows without a value stay last.
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
   const headings = [...table.tHead.rows[0].cells];
@@ -37,17 +37,17 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
-// A select with data-shows="NAME" shows what has data-filter equal to its value inside the element with that id.
+// A select with data-shows="ID" shows the children of that element whose data-filter equals its value.
 for (const select of document.querySelectorAll("select[data-shows]")) {
-  const place = document.getElementById(select.dataset.shows);
+  const container = document.getElementById(select.dataset.shows);
   const show = () => {
-    for (const part of place.querySelectorAll("[data-filter]")) part.hidden = part.dataset.filter !== select.value;
+    for (const part of container.querySelectorAll("[data-filter]")) part.hidden = part.dataset.filter !== select.value;
   };
   select.addEventListener("change", show);
   show();
 }
 
-// Figures: the nearest point under the pointer, or the one that has the focus, tells its name; arrow keys move on.
+// Figures: a tooltip for the point nearest to the pointer, or the focused one; arrow keys move the focus.
 {
   const tip = document.getElementById("tip");
   const NEAR = 28;
@@ -57,7 +57,7 @@ for (const select of document.querySelectorAll("select[data-shows]")) {
     linked = [];
     tip.hidden = true;
   };
-  const point = (mark) => {
+  const highlight = (mark) => {
     clear();
     const link = mark.dataset.link;
     linked = link ? [...document.querySelectorAll(".mark[data-link]")].filter((each) => each.dataset.link === link) : [mark];
@@ -74,21 +74,21 @@ for (const select of document.querySelectorAll("select[data-shows]")) {
   for (const figure of document.querySelectorAll("svg.marked")) {
     const marks = [...figure.querySelectorAll(".mark")];
     if (!marks.length) continue;
-    const entry = (mark) => { for (const each of marks) each.tabIndex = each === mark ? 0 : -1; };
-    entry(marks[0]);
-    const places = () => marks.map((mark) => mark.getBoundingClientRect()).map((at) => [at.x + at.width / 2, at.y + at.height / 2]);
+    const setTabStop = (mark) => { for (const each of marks) each.tabIndex = each === mark ? 0 : -1; };
+    setTabStop(marks[0]);
+    const centers = () => marks.map((mark) => mark.getBoundingClientRect()).map((at) => [at.x + at.width / 2, at.y + at.height / 2]);
     const nearest = (event) => {
       let best = null, closest = NEAR;
-      places().forEach(([x, y], index) => {
+      centers().forEach(([x, y], index) => {
         const distance = Math.hypot(event.clientX - x, event.clientY - y);
         if (distance < closest) [best, closest] = [marks[index], distance];
       });
-      if (best) point(best); else clear();
+      if (best) highlight(best); else clear();
     };
     figure.addEventListener("pointermove", nearest);
     figure.addEventListener("pointerdown", nearest);
     figure.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") clear(); });
-    figure.addEventListener("focusin", (event) => { if (event.target.matches(".mark")) { entry(event.target); point(event.target); } });
+    figure.addEventListener("focusin", (event) => { if (event.target.matches(".mark")) { setTabStop(event.target); highlight(event.target); } });
     figure.addEventListener("focusout", clear);
     figure.addEventListener("keydown", (event) => {
       const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
