@@ -1,4 +1,4 @@
-"""What lies in cluster/ is what Ray's launcher, KubeRay, Docker and a shell take, and a wrong field is refused."""
+"""The files in cluster/ are valid for Ray's launcher, KubeRay, Docker and a shell, and wrong fields are rejected."""
 
 import copy
 import os
@@ -21,8 +21,8 @@ from cyclesep.config import settings
 from tests.support.paths import CHECKOUT
 
 CLUSTER = CHECKOUT / "cluster"
-# KubeRay's definitions are not part of this repository: KUBERAY_CRDS names a folder of them (config/crd/bases of
-# ray-project/kuberay), or they lie beside the checkout.
+# KubeRay's schemas are not part of this repository: KUBERAY_CRDS is a folder with them (config/crd/bases of
+# ray-project/kuberay).
 SCHEMAS = Path(os.environ.get("KUBERAY_CRDS", CHECKOUT.parent / "shared" / "schemas"))
 MANIFESTS = {
     "kuberay-cluster.yaml": "ray.io_rayclusters.yaml",
@@ -33,7 +33,7 @@ SCRIPTS = ("submit", "slurm.sh")
 
 needs_schemas = pytest.mark.skipif(
     not all((SCHEMAS / name).is_file() for name in MANIFESTS.values()),
-    reason="KubeRay's CRDs (ray.io_*.yaml) are not here; name their folder in KUBERAY_CRDS",
+    reason="KubeRay's CRDs (ray.io_*.yaml) not found; set KUBERAY_CRDS to their folder",
 )
 
 
@@ -42,7 +42,7 @@ def read(name: str) -> Any:
 
 
 def tool(name: str, *words: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a program that requirements-dev.txt has installed beside this Python."""
+    """Run a program that requirements-dev.txt installs."""
     command = [str(Path(sys.executable).parent / name), *words]
     return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
 
@@ -50,16 +50,16 @@ def tool(name: str, *words: str, text: str | None = None) -> subprocess.Complete
 # Ray's launcher.
 
 
-def launcher_faults(config: dict[str, Any]) -> str:
+def launcher_error(config: dict[str, Any]) -> str:
     try:
         validate_config(prepare_config(copy.deepcopy(config)))
-    except (ValueError, jsonschema.ValidationError) as fault:
-        return str(fault) or "refused"
+    except (ValueError, jsonschema.ValidationError) as error:
+        return str(error) or "rejected"
     return ""
 
 
-def test_rays_launcher_takes_the_aws_cluster() -> None:
-    assert launcher_faults(read("aws.yaml")) == ""
+def test_rays_launcher_accepts_the_aws_cluster() -> None:
+    assert launcher_error(read("aws.yaml")) == ""
 
 
 @pytest.mark.parametrize(
@@ -74,11 +74,11 @@ def test_rays_launcher_takes_the_aws_cluster() -> None:
     ],
     ids=str,
 )
-def test_rays_launcher_refuses_a_wrong_field(change: dict[str, Any]) -> None:
-    assert launcher_faults(merged(read("aws.yaml"), change))
+def test_rays_launcher_rejects_a_wrong_field(change: dict[str, Any]) -> None:
+    assert launcher_error(merged(read("aws.yaml"), change))
 
 
-def test_the_aws_head_has_no_cpus_for_work_and_workers_are_on_spot() -> None:
+def test_the_aws_head_has_no_cpus_for_tasks_and_workers_are_spot_instances() -> None:
     nodes = read("aws.yaml")["available_node_types"]
     head, workers = nodes.pop("head"), nodes
     assert head["resources"] == {"CPU": 0}
@@ -89,7 +89,7 @@ def test_the_aws_head_has_no_cpus_for_work_and_workers_are_on_spot() -> None:
     assert workers["gpu_worker"]["resources"]["GPU"] == 1
 
 
-def test_the_aws_cluster_asks_for_a_token_and_its_dashboard_is_on_loopback() -> None:
+def test_the_aws_cluster_requires_a_token_and_its_dashboard_is_on_loopback() -> None:
     config = read("aws.yaml")
     starts = [
         line for kind in ("head", "worker") for line in config[f"{kind}_start_ray_commands"] if "ray start" in line
@@ -103,12 +103,12 @@ def test_the_aws_cluster_asks_for_a_token_and_its_dashboard_is_on_loopback() -> 
 
 
 def strict(schema: dict[str, Any]) -> dict[str, Any]:
-    """A CRD's structural schema as a JSON schema that refuses fields it does not know, which Kubernetes drops."""
+    """Convert a CRD's structural schema to a JSON schema that rejects unknown fields, which Kubernetes drops."""
     found = {name: value for name, value in schema.items() if name in KEPT}
     if schema.get("x-kubernetes-int-or-string"):
         return {"type": ["integer", "string"]}
     if "properties" in schema:
-        found["properties"] = {name: strict(below) for name, below in schema["properties"].items()}
+        found["properties"] = {name: strict(value) for name, value in schema["properties"].items()}
         found["additionalProperties"] = bool(schema.get("x-kubernetes-preserve-unknown-fields"))
     elif isinstance(schema.get("additionalProperties"), dict):
         found["additionalProperties"] = strict(schema["additionalProperties"])
@@ -127,7 +127,7 @@ def kuberay() -> dict[str, jsonschema.Draft202012Validator]:
     """A validator for each manifest."""
     validators = {}
     for name in set(MANIFESTS.values()):
-        # libyaml, where it is: a file has 30,000 lines.
+        # libyaml if available, because a file has 30,000 lines.
         definition = yaml.load((SCHEMAS / name).read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         (version,) = [version for version in definition["spec"]["versions"] if version["name"] == "v1"]
         schema = strict(version["schema"]["openAPIV3Schema"])
@@ -150,18 +150,18 @@ METADATA = {
 }
 
 
-def faults(validator: jsonschema.Draft202012Validator, manifest: Any) -> list[str]:
-    return [fault.message for fault in validator.iter_errors(manifest)]
+def errors(validator: jsonschema.Draft202012Validator, manifest: Any) -> list[str]:
+    return [error.message for error in validator.iter_errors(manifest)]
 
 
 @needs_schemas
 @pytest.mark.parametrize("name", MANIFESTS)
-def test_kuberay_takes_the_manifest(kuberay: dict[str, jsonschema.Draft202012Validator], name: str) -> None:
-    assert faults(kuberay[name], read(name)) == []
+def test_kuberay_accepts_the_manifest(kuberay: dict[str, jsonschema.Draft202012Validator], name: str) -> None:
+    assert errors(kuberay[name], read(name)) == []
 
 
-def spots(name: str) -> Iterator[tuple[str, list[str | int], Any]]:
-    """(what is wrong, where, what to put there) for a manifest."""
+def mistakes(name: str) -> Iterator[tuple[str, list[str | int], Any]]:
+    """Yield mistakes for a manifest: (description, path of the field, wrong value)."""
     above: list[str | int] = ["spec"] if name == "kuberay-cluster.yaml" else ["spec", "rayClusterSpec"]
     head, group = [*above, "headGroupSpec"], [*above, "workerGroupSpecs", 0]
     pod: list[str | int] = [*group, "template", "spec"]
@@ -170,31 +170,31 @@ def spots(name: str) -> Iterator[tuple[str, list[str | int], Any]]:
     yield "unknown field of a group", [*group, "maxReplica"], 3
     yield "unknown field of a pod", [*pod, "toleration"], []
     yield "unknown field of a container", [*pod, "containers", 0, "volumeMount"], []
-    yield "a number where a word belongs", [*head, "rayStartParams", "num-cpus"], 0
-    yield "a word where a number belongs", [*group, "maxReplicas"], "eight"
-    yield "a secret without its kind", [*pod, "containers", 0, "envFrom", 0], {"secret": {"name": "cyclesep-s3"}}
-    yield "an unknown mode of authentication", [*above, "authOptions", "mode"], "password"
-    yield "another kind", ["kind"], "RayClustr"
+    yield "a number instead of a string", [*head, "rayStartParams", "num-cpus"], 0
+    yield "a string instead of a number", [*group, "maxReplicas"], "eight"
+    yield "a secret with the wrong key", [*pod, "containers", 0, "envFrom", 0], {"secret": {"name": "cyclesep-s3"}}
+    yield "an unknown authentication mode", [*above, "authOptions", "mode"], "password"
+    yield "a wrong kind", ["kind"], "RayClustr"
     if name != "kuberay-cluster.yaml":
         yield "unknown field of the job", ["spec", "shutdownAfterJobFinish"], True
         yield "unknown field of the submitter", ["spec", "submitterConfig", "retries"], 2
 
 
-CASES = [(name, *spot) for name in MANIFESTS for spot in spots(name)]
+CASES = [(name, *mistake) for name in MANIFESTS for mistake in mistakes(name)]
 
 
 @needs_schemas
 @pytest.mark.parametrize(("name", "wrong", "where", "value"), CASES, ids=[f"{case[0]}: {case[1]}" for case in CASES])
-def test_kuberay_refuses(
+def test_kuberay_rejects(
     kuberay: dict[str, jsonschema.Draft202012Validator], name: str, wrong: str, where: list[str | int], value: Any
 ) -> None:
-    # Without the anchors, by which a change in one place would change others.
+    # Without YAML anchors, through which a change in one place would change others.
     manifest = copy.deepcopy(yaml.safe_load(yaml.dump(read(name), Dumper=WithoutAnchors)))
-    place = manifest
-    for part in where[:-1]:
-        place = place[part]
-    place[where[-1]] = value
-    assert faults(kuberay[name], manifest), wrong
+    parent = manifest
+    for key in where[:-1]:
+        parent = parent[key]
+    parent[where[-1]] = value
+    assert errors(kuberay[name], manifest), wrong
 
 
 class WithoutAnchors(yaml.SafeDumper):
@@ -203,7 +203,7 @@ class WithoutAnchors(yaml.SafeDumper):
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
-def test_a_manifest_has_what_the_cluster_needs(name: str) -> None:
+def test_a_manifest_has_the_required_settings(name: str) -> None:
     manifest = read(name)
     spec = manifest["spec"]
     if manifest["kind"] == "RayJob":
@@ -221,8 +221,8 @@ def test_a_manifest_has_what_the_cluster_needs(name: str) -> None:
     groups = {group["groupName"]: group for group in spec["workerGroupSpecs"]}
     assert "nvidia.com/gpu" in groups["gpu"]["template"]["spec"]["containers"][0]["resources"]["limits"]
     assert ("cpu" in groups) == (name != "kuberay-train-job.yaml")
-    for part in [spec["headGroupSpec"], *groups.values()]:
-        pod = part["template"]["spec"]
+    for group in [spec["headGroupSpec"], *groups.values()]:
+        pod = group["template"]["spec"]
         container = pod["containers"][0]
         assert pod["imagePullSecrets"]
         assert pod["securityContext"]["runAsNonRoot"] is True
@@ -231,12 +231,12 @@ def test_a_manifest_has_what_the_cluster_needs(name: str) -> None:
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
         assert volumes[mounted["/dev/shm"]]["emptyDir"]["medium"] == "Memory"
         assert set(mounted.values()) == set(volumes)
-        if part is not spec["headGroupSpec"]:
+        if group is not spec["headGroupSpec"]:
             cache = {variable["name"]: variable["value"] for variable in container["env"]}["CYCLESEP_CACHE"]
             assert cache.startswith(f"{next(path for path, name in mounted.items() if name == 'cache')}/")
 
 
-def test_prometheus_finds_the_pods_of_all_manifests() -> None:
+def test_prometheus_scrapes_the_pods_of_all_manifests() -> None:
     (endpoint,) = read("podmonitor.yaml")["spec"]["podMetricsEndpoints"]
     for name in MANIFESTS:
         spec = read(name)["spec"]
@@ -246,7 +246,7 @@ def test_prometheus_finds_the_pods_of_all_manifests() -> None:
 
 
 @pytest.mark.parametrize("name", [*MANIFESTS, "aws.yaml", "podmonitor.yaml", "Dockerfile", *SCRIPTS])
-def test_no_file_holds_a_secret(name: str) -> None:
+def test_no_file_contains_a_secret(name: str) -> None:
     text = (CLUSTER / name).read_text()
     assert not re.search(r"AKIA[0-9A-Z]{16}", text)
     assert not re.search(r"(?i)(secret_access_key|auth_token|password)\s*[=:]\s*['\"]?[A-Za-z0-9+/]{16,}", text)
@@ -255,17 +255,17 @@ def test_no_file_holds_a_secret(name: str) -> None:
 # Docker.
 
 
-def test_the_dockerfile_is_clean() -> None:
+def test_hadolint_accepts_the_dockerfile() -> None:
     done = tool("hadolint", "--no-color", str(CLUSTER / "Dockerfile"))
     assert done.stdout + done.stderr == ""
 
 
-def test_a_wrong_instruction_of_a_dockerfile_is_found() -> None:
+def test_hadolint_rejects_a_wrong_instruction() -> None:
     text = (CLUSTER / "Dockerfile").read_text().replace("WORKDIR /home", "WORKDIRR /home")
     assert tool("hadolint", "-", text=text).returncode == 1
 
 
-def test_the_image_is_built_from_files_that_are_here_and_from_the_pinned_ray() -> None:
+def test_the_image_uses_existing_files_and_the_pinned_ray_version() -> None:
     text = (CLUSTER / "Dockerfile").read_text()
     ignored = (CLUSTER / "Dockerfile.dockerignore").read_text().split()
     copied = [word for line in re.findall(r"^COPY (.*)$", text, re.M) for word in line.split()[:-1] if word[0] != "-"]
@@ -275,7 +275,7 @@ def test_the_image_is_built_from_files_that_are_here_and_from_the_pinned_ray() -
         assert f"!{name}" in ignored, name
     assert f"FROM rayproject/ray:{ray_version()}-py311-${{VARIANT}}\n" in text
     assert "--requirement requirements.txt" in text
-    # The last user is the one that runs.
+    # The last USER is that of the running container.
     assert re.findall(r"^USER (\S+)$", text, re.M)[-1] == "1000"
     assert not re.search(r"pip install(?! --no-cache-dir (--requirement|--no-deps))", text)
 
@@ -290,25 +290,25 @@ def ray_version() -> str:
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_script_is_one_for_bash_and_clean(name: str) -> None:
+def test_shellcheck_accepts_a_script(name: str) -> None:
     assert os.access(CLUSTER / name, os.X_OK)
     assert subprocess.run(["bash", "-n", str(CLUSTER / name)], check=False).returncode == 0
     done = tool("shellcheck", str(CLUSTER / name))
     assert done.stdout + done.stderr == ""
 
 
-def test_what_aws_machines_run_first_is_clean() -> None:
+def test_shellcheck_accepts_the_initialization_commands_of_aws() -> None:
     commands = read("aws.yaml")["initialization_commands"]
     for command in commands:
         assert tool("shellcheck", "--shell=bash", "-", text=command).stdout == ""
 
 
-def test_an_unquoted_variable_in_a_script_is_found() -> None:
+def test_shellcheck_rejects_an_unquoted_variable() -> None:
     assert "SC2086" in tool("shellcheck", "--shell=bash", "-", text="rm -rf $1/shards\n").stdout
 
 
 FAKE_SRUN = """#!/usr/bin/env bash
-# Runs a step here: each node is this machine with a folder of its own.
+# Run a step locally: each node is this machine with its own folder.
 while [[ $1 == --* ]]; do
   case $1 in --nodelist=*) node=${1#*=} ;; esac
   shift
@@ -321,7 +321,7 @@ exec "$@"
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_slurm_job_runs_on_all_its_nodes_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_slurm_job_runs_on_all_its_nodes_and_leaves_no_processes_or_files(tmp_path: Path) -> None:
     for name, text in {"srun": FAKE_SRUN, "scontrol": "#!/bin/sh\nprintf 'node-a\\nnode-b\\n'\n"}.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)

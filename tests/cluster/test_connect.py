@@ -1,4 +1,4 @@
-"""A cluster of this machine's own: what is said when it does not start, and what is left then."""
+"""Private and shared clusters: errors in one line, authentication, and cleanup."""
 
 import os
 import re
@@ -20,29 +20,27 @@ from tests.support.paths import CHECKOUT
 pytestmark = pytest.mark.xdist_group("ray")
 
 
-def test_a_ray_that_does_not_start_is_told_in_one_line_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_start_of_ray_is_one_line_and_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def init(**_: object) -> None:
         raise Exception("The current node timed out during startup.\nThe GCS may be overloaded.")
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
-    monkeypatch.setattr(local_cluster, "_SHORT", str(tmp_path))
+    monkeypatch.setattr(local_cluster, "_SHORT_PARENT", str(tmp_path))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     before = dict(os.environ)
     with (
-        pytest.raises(ClusterError, match=r"did not start .*startup\. The GCS may .*try again") as told,
+        pytest.raises(ClusterError, match=r"did not start .*startup\. The GCS may .*try again") as error,
         connect.connect(),
     ):
         pass
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
     assert dict(os.environ) == before
 
 
-def test_a_machine_without_memory_is_told_in_one_line() -> None:
+def test_out_of_memory_is_one_line() -> None:
     script = (
         "import time, ray\n"
         "from cyclesep.cluster.connect import connect\n"
@@ -50,25 +48,25 @@ def test_a_machine_without_memory_is_told_in_one_line() -> None:
         "try:\n"
         "    with connect(num_cpus=1):\n"
         "        ray.get(ray.remote(max_retries=0)(lambda: time.sleep(60)).remote())\n"
-        "except ClusterError as told:\n"
-        "    print(told)\n"
+        "except ClusterError as error:\n"
+        "    print(error)\n"
     )
-    crowded = {"RAY_memory_usage_threshold": "0.001", "RAY_memory_monitor_refresh_ms": "100"}
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | crowded
+    low_threshold = {"RAY_memory_usage_threshold": "0.001", "RAY_memory_monitor_refresh_ms": "100"}
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | low_threshold
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120, check=True
     )
     (line,) = done.stdout.splitlines()
-    told = (
-        r"127.0.0.1 \(\S+GB of \S+GB used\): ran out of memory, so Ray ended processes of this job; end other .* more"
+    message = (
+        r"127.0.0.1 \(\S+GB of \S+GB used\): out of memory, so Ray killed processes of this job; close .* more memory"
     )
-    assert re.fullmatch(told, line)
+    assert re.fullmatch(message, line)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:{port}", "no-such-host.invalid:6379"])
-def test_an_address_at_which_no_cluster_answers_is_told_at_once(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+def test_an_address_without_a_cluster_is_an_immediate_error(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     with socket.socket() as closed:
-        # Bound, so that nobody else takes it, and listening to nobody.
+        # Bound, so that no other process takes the port, but not listening.
         closed.bind(("127.0.0.1", 0))
         address = address.format(port=closed.getsockname()[1])
         monkeypatch.setattr(ray, "is_initialized", lambda: False)
@@ -90,22 +88,22 @@ class Actor:
 try:
     with connect():
         print(ray.get(ray.remote(Actor).remote().answer.remote(), timeout=60))
-except ClusterError as told:
-    print(told)
+except ClusterError as error:
+    print(error)
 """
 
 
 @pytest.mark.parametrize("protected", [False, True])
-def test_a_token_is_brought_exactly_to_a_cluster_that_asks_for_one(tmp_path: Path, protected: bool) -> None:
+def test_a_token_is_sent_to_a_cluster_if_and_only_if_it_requires_one(tmp_path: Path, protected: bool) -> None:
     names = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
     environment = {name: value for name, value in os.environ.items() if name not in names}
-    # Unix sockets lie there: a short one.
+    # A short path, because Ray creates Unix sockets there.
     folder = tempfile.mkdtemp(prefix="cyclesep-token-", dir="/tmp")
     own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN} if protected else {"RAY_AUTH_MODE": "disabled"}
 
-    def told(token: str, **more: str) -> tuple[str, str]:
-        """What a process of a person with this token prints to stdout and stderr when it joins."""
-        home = tmp_path / (token[:1] or "nobody")
+    def join(token: str, **more: str) -> tuple[str, str]:
+        """Join with this token and return what the process prints to stdout and stderr."""
+        home = tmp_path / (token[:1] or "no-token")
         (home / ".ray").mkdir(parents=True, exist_ok=True)
         if token:
             (home / ".ray/auth_token").write_text(token)
@@ -124,21 +122,21 @@ def test_a_token_is_brought_exactly_to_a_cluster_that_asks_for_one(tmp_path: Pat
         ) as host:  # fmt: skip
             assert host.stdout is not None
             address = next(line.strip() for line in host.stdout if line.count(":") == 1 and line[0].isdigit())
-            assert told(TOKEN) == told(TOKEN, RAY_AUTH_MODE="token") == ("joined", "")
-            assert told(TOKEN, RAY_AUTH_MODE="disabled") == ("joined", "")
-            refused = f"RAY_ADDRESS={address}: the cluster asks for a token (this machine has none, or another one); "
+            assert join(TOKEN) == join(TOKEN, RAY_AUTH_MODE="token") == ("joined", "")
+            assert join(TOKEN, RAY_AUTH_MODE="disabled") == ("joined", "")
+            rejected = f"RAY_ADDRESS={address}: the cluster requires a token (this machine has none, or another one); "
             for token in (OTHER, ""):
-                answer, said = told(token)
-                assert answer.startswith(refused) if protected else answer == "joined"
-                assert said == ""
+                output, error = join(token)
+                assert output.startswith(rejected) if protected else output == "joined"
+                assert error == ""
             if protected:
                 lost = str(tmp_path / "lost")
-                assert "(RAY_AUTH_TOKEN_PATH is set but file cannot be opened" in told("", RAY_AUTH_TOKEN_PATH=lost)[0]
+                assert "(RAY_AUTH_TOKEN_PATH is set but file cannot be opened" in join("", RAY_AUTH_TOKEN_PATH=lost)[0]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_the_next_cluster_removes_what_a_killed_one_has_left_and_nothing_else(
+def test_the_next_cluster_removes_the_folder_of_a_killed_one_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def init(**_: object) -> None:
@@ -146,24 +144,24 @@ def test_the_next_cluster_removes_what_a_killed_one_has_left_and_nothing_else(
 
     script = (
         "import os, signal, sys; from cyclesep.cluster import connect, local_cluster; import ray\n"
-        "local_cluster._SHORT = sys.argv[1]\n"
+        "local_cluster._SHORT_PARENT = sys.argv[1]\n"
         "ray.init = lambda **_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "connect.connect().__enter__()\n"
     )
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     for _ in range(2):
         subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=environment, check=False)
-    # The second has removed what the first left.
-    (left,) = tmp_path.iterdir()
+    # The second cluster has removed the folder of the first one.
+    (abandoned,) = tmp_path.iterdir()
     (tmp_path / "cyclesep-ray-other").mkdir()
-    monkeypatch.setattr(local_cluster, "_SHORT", str(tmp_path))
-    (held := tmp_path / "cyclesep-ray-held").mkdir()
-    with atomic_io.lock_file(held / "owner.lock", wait=True):  # type: ignore[union-attr]
+    monkeypatch.setattr(local_cluster, "_SHORT_PARENT", str(tmp_path))
+    (locked := tmp_path / "cyclesep-ray-locked").mkdir()
+    with atomic_io.lock_file(locked / "owner.lock", wait=True):  # type: ignore[union-attr]
         monkeypatch.setattr(ray, "is_initialized", lambda: False)
         monkeypatch.setattr(ray, "init", init)
         monkeypatch.setattr(ray, "shutdown", lambda: None)
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
         with pytest.raises(ClusterError):
             connect.connect().__enter__()
-    assert not left.exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cyclesep-ray-held", "cyclesep-ray-other"]
+    assert not abandoned.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cyclesep-ray-locked", "cyclesep-ray-other"]

@@ -23,27 +23,10 @@ from cyclesep.data.shards.manifest import MANIFEST_NAME
 from cyclesep.data.shards.reading import ShardReader
 from cyclesep.data.shards.verification import verify
 from cyclesep.errors import CorpusError, ShardError, StorageError
+from tests.support.ingest import ingest_config, write_noise, write_songs
+from tests.support.paths import CHECKOUT
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
-
-
-def write(path: Path, seconds: float = 0.3, *, seed: int = 0, rate: int = 8000, channels: int = 1, **options) -> None:
-    samples = np.random.default_rng(seed).uniform(-0.3, 0.3, (round(seconds * rate), channels))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, samples, rate, **options)
-
-
-def write_songs(root: Path, names="abc") -> Path:
-    for seed, name in enumerate(names):
-        write(root / name / "vocals.wav", seed=seed)
-        write(root / name / "drums.wav", seed=100 + seed)
-    return root
-
-
-def config_of(root: Path, output: Path, **options) -> IngestConfig:
-    corpus = CorpusConfig(kind="stems", path=str(root), valid_fraction=0.0, test_fraction=0.0)
-    settings = {"sample_rate": 8000, "channels": 1, "segment_seconds": 0.125} | options
-    return IngestConfig(corpus=corpus, output=str(output), **settings)
 
 
 def state_of(folder: Path) -> dict[str, tuple[int, int]]:
@@ -60,10 +43,10 @@ def songs(tmp_path):
 
 def test_shards_hold_what_preparation_made_of_mixed_rates_channels_and_formats(tmp_path):
     song = tmp_path / "songs" / "one"
-    write(song / "vocals.flac", seed=1, rate=44100, channels=2)
-    write(song / "bass.wav", 0.25, seed=2, rate=22050)
-    write(song / "mix.wav", seed=3, rate=16000, channels=2, subtype="FLOAT")
-    config = config_of(tmp_path / "songs", tmp_path / "out", sample_rate=16000)
+    write_noise(song / "vocals.flac", seed=1, rate=44100, channels=2)
+    write_noise(song / "bass.wav", 0.25, seed=2, rate=22050)
+    write_noise(song / "mix.wav", seed=3, rate=16000, channels=2, subtype="FLOAT")
+    config = ingest_config(tmp_path / "songs", tmp_path / "out", sample_rate=16000)
     report = ingest(config)
     reader = ShardReader(tmp_path / "out")
     (track,) = reader.manifest.tracks
@@ -91,8 +74,8 @@ def test_the_real_excerpt_is_ingested_as_a_test_track_with_its_residual(tmp_path
 
 
 def test_unpaired_recordings_stay_tracks_of_one_stem(tmp_path):
-    write(tmp_path / "piano" / "1.wav")
-    write(tmp_path / "rest" / "1.wav", channels=2)
+    write_noise(tmp_path / "piano" / "1.wav")
+    write_noise(tmp_path / "rest" / "1.wav", channels=2)
     paths = {"target_path": str(tmp_path / "piano"), "background_path": str(tmp_path / "rest")}
     corpus = CorpusConfig(kind="unpaired", target="piano", **paths)
     report = ingest(IngestConfig(corpus=corpus, output=str(tmp_path / "out"), sample_rate=16000, channels=1))
@@ -104,8 +87,8 @@ def test_bad_tracks_are_named_with_their_reason_and_the_others_go_on(tmp_path, s
     (songs / "b" / "drums.wav").write_text("not audio")
     (songs / "empty").mkdir()
     soundfile.write(songs / "c" / "drums.wav", np.array([0.1, np.nan] * 2000), 8000, subtype="FLOAT")
-    write(songs / "short" / "vocals.wav", 3 / 8000)
-    report = ingest(config_of(songs, tmp_path / "out"))
+    write_noise(songs / "short" / "vocals.wav", 3 / 8000)
+    report = ingest(ingest_config(songs, tmp_path / "out"))
     reasons = {failure.track_id: failure.reason for failure in report.failed}
     assert list(reasons) == ["b", "c", "empty", "short"]
     for name, told in {"b": "neither libsndfile", "c": "NaN", "empty": "no audio files", "short": "0.0004 s"}.items():
@@ -117,30 +100,30 @@ def test_bad_tracks_are_named_with_their_reason_and_the_others_go_on(tmp_path, s
 
 def test_what_is_odd_about_the_corpus_as_a_whole_is_told(tmp_path):
     for number in range(3):
-        write(tmp_path / "songs" / "train" / f"{number}" / ("Vocals.wav" if number else "vocals.wav"))
-        write(tmp_path / "songs" / "train" / f"{number}" / "drums.wav", seed=1)
-    write(tmp_path / "songs" / "test" / "last" / "vocals.wav")
-    summary = ingest(config_of(tmp_path / "songs", tmp_path / "out")).summary()
+        write_noise(tmp_path / "songs" / "train" / f"{number}" / ("Vocals.wav" if number else "vocals.wav"))
+        write_noise(tmp_path / "songs" / "train" / f"{number}" / "drums.wav", seed=1)
+    write_noise(tmp_path / "songs" / "test" / "last" / "vocals.wav")
+    summary = ingest(ingest_config(tmp_path / "songs", tmp_path / "out")).summary()
     assert "warning: stems vocals (2 tracks) and Vocals (2 tracks) differ in case only" in summary
     assert "warning: no track is in the valid split" in summary
-    write(tmp_path / "songs" / "valid" / "new" / "vocals.wav")
-    assert "no track is in the valid" not in ingest(config_of(tmp_path / "songs", tmp_path / "out")).summary()
+    write_noise(tmp_path / "songs" / "valid" / "new" / "vocals.wav")
+    assert "no track is in the valid" not in ingest(ingest_config(tmp_path / "songs", tmp_path / "out")).summary()
 
 
 def test_when_no_track_succeeds_nothing_is_left(tmp_path):
     (tmp_path / "songs" / "a").mkdir(parents=True)
     (tmp_path / "songs" / "a" / "vocals.wav").write_text("not audio")
     with pytest.raises(CorpusError, match=r"none of 1 tracks could be ingested; a: .*vocals\.wav: neither"):
-        ingest(config_of(tmp_path / "songs", tmp_path / "out"))
+        ingest(ingest_config(tmp_path / "songs", tmp_path / "out"))
     with pytest.raises(CorpusError, match="nowhere: there is no such"):
-        ingest(config_of(tmp_path / "nowhere", tmp_path / "out"))
+        ingest(ingest_config(tmp_path / "nowhere", tmp_path / "out"))
     assert [path.name for path in tmp_path.iterdir()] == ["songs"]
 
 
 def test_a_second_run_does_nothing_and_says_so(tmp_path, songs):
-    first = ingest(config_of(songs, tmp_path / "out"))
+    first = ingest(ingest_config(songs, tmp_path / "out"))
     before = state_of(tmp_path / "out")
-    second = ingest(config_of(songs, tmp_path / "out"))
+    second = ingest(ingest_config(songs, tmp_path / "out"))
     assert (first.num_ingested, first.num_kept, second.num_ingested, second.num_kept) == (3, 0, 0, 3)
     assert "nothing to do" in second.summary()
     assert "nothing to do" not in first.summary()
@@ -148,12 +131,12 @@ def test_a_second_run_does_nothing_and_says_so(tmp_path, songs):
 
 
 def test_only_new_and_changed_tracks_are_redone_and_removed_ones_go(tmp_path, songs):
-    ingest(config_of(songs, tmp_path / "out"))
+    ingest(ingest_config(songs, tmp_path / "out"))
     before = state_of(tmp_path / "out")
     write_songs(songs, "abcd"[3:])
-    write(songs / "b" / "vocals.wav", 0.6)
+    write_noise(songs / "b" / "vocals.wav", 0.6)
     shutil.rmtree(songs / "c")
-    report = ingest(config_of(songs, tmp_path / "out"))
+    report = ingest(ingest_config(songs, tmp_path / "out"))
     assert (report.num_ingested, report.num_kept) == (2, 1)
     after = state_of(tmp_path / "out")
     assert {name[0] for name in after if name in before and before[name] == after[name]} == {"a", "i"}
@@ -162,37 +145,37 @@ def test_only_new_and_changed_tracks_are_redone_and_removed_ones_go(tmp_path, so
 
 
 def test_other_settings_or_other_music_are_refused_with_both_values(tmp_path, songs):
-    ingest(config_of(songs, tmp_path / "out"))
+    ingest(ingest_config(songs, tmp_path / "out"))
     before = state_of(tmp_path / "out")
     with pytest.raises(
         CorpusError, match="was ingested with sample_rate=8000, not 16000; choose another output or delete"
     ):
-        ingest(config_of(songs, tmp_path / "out", sample_rate=16000))
+        ingest(ingest_config(songs, tmp_path / "out", sample_rate=16000))
     with pytest.raises(CorpusError, match="was ingested with corpus.path=.*/songs, not .*/others;"):
-        ingest(config_of(write_songs(tmp_path / "others"), tmp_path / "out"))
+        ingest(ingest_config(write_songs(tmp_path / "others"), tmp_path / "out"))
     assert state_of(tmp_path / "out") == before
 
 
 def test_two_ingests_of_equal_music_give_one_digest(tmp_path, songs):
-    one, two = (ingest(config_of(songs, tmp_path / name)).manifest for name in ("one", "two"))
+    one, two = (ingest(ingest_config(songs, tmp_path / name)).manifest for name in ("one", "two"))
     assert one == two
     assert (tmp_path / "one" / MANIFEST_NAME).read_bytes() == (tmp_path / "two" / MANIFEST_NAME).read_bytes()
     shutil.copytree(songs, tmp_path / "copy")
-    three = ingest(config_of(tmp_path / "copy", tmp_path / "three")).manifest
+    three = ingest(ingest_config(tmp_path / "copy", tmp_path / "three")).manifest
     assert three.digest == one.digest
 
 
 def test_a_second_ingest_into_a_folder_in_use_is_refused(tmp_path, songs):
     folder = tmp_path / "out"
     with open_output(str(folder)).only_ingest(), pytest.raises(CorpusError, match="another ingest is writing there"):
-        ingest(config_of(songs, folder))
+        ingest(ingest_config(songs, folder))
     assert not folder.exists()
-    assert ingest(config_of(songs, folder)).num_ingested == 3
+    assert ingest(ingest_config(songs, folder)).num_ingested == 3
 
 
 def test_leftovers_of_an_interrupted_run_go_and_other_peoples_files_stay(tmp_path, songs):
     folder = tmp_path / "out"
-    ingest(config_of(songs, folder))
+    ingest(ingest_config(songs, folder))
     (folder / MANIFEST_NAME).unlink()
     leftovers = [
         ".song-0123456789abcdef-0.lmdb.89abcdef.partial",
@@ -203,7 +186,7 @@ def test_leftovers_of_an_interrupted_run_go_and_other_peoples_files_stay(tmp_pat
         (folder / name).write_text("x")
     with pytest.raises(ShardError, match=r"no manifest\.json"):
         ShardReader(folder)
-    report = ingest(config_of(songs, folder))
+    report = ingest(ingest_config(songs, folder))
     assert (report.num_ingested, report.num_kept) == (0, 3)
     assert not any((folder / name).exists() for name in leftovers)
     assert (folder / "README.txt").exists()
@@ -212,11 +195,11 @@ def test_leftovers_of_an_interrupted_run_go_and_other_peoples_files_stay(tmp_pat
 
 def test_a_damaged_shard_or_record_is_redone_alone_as_the_errors_promise(tmp_path, songs):
     folder = tmp_path / "out"
-    manifest = ingest(config_of(songs, folder)).manifest
+    manifest = ingest(ingest_config(songs, folder)).manifest
     (folder / manifest.tracks[0].shards[0].name).unlink()
     next(folder.glob("b-*.track.json")).write_text("{}")
     (folder / MANIFEST_NAME).write_text("{}")
-    report = ingest(config_of(songs, folder))
+    report = ingest(ingest_config(songs, folder))
     assert (report.num_ingested, report.num_kept) == (2, 1)
     assert verify(folder) == manifest
 
@@ -225,23 +208,23 @@ SCRIPT = """
 import sys
 from pathlib import Path
 sys.path[:0] = [{tests!r}]
-from tests.data.test_ingest import config_of
-from cyclesep.cluster import connect
+from tests.support.ingest import ingest_config
+from cyclesep.cluster.connect import connect
 from cyclesep.data.ingest import ingest
 with connect(num_cpus=2):
-    ingest(config_of(Path(sys.argv[1]), Path(sys.argv[2])))
+    ingest(ingest_config(Path(sys.argv[1]), Path(sys.argv[2])))
 """
 
 
 def test_a_killed_ingest_leaves_no_corpus_and_a_second_run_keeps_what_was_finished(tmp_path):
     songs, folder = tmp_path / "songs", tmp_path / "out"
     for seed in range(24):
-        write(songs / f"song {seed}" / "vocals.wav", 60.0, seed=seed)
-        write(songs / f"song {seed}" / "drums.wav", 60.0, seed=100 + seed)
+        write_noise(songs / f"song {seed}" / "vocals.wav", 60.0, seed=seed)
+        write_noise(songs / f"song {seed}" / "drums.wav", 60.0, seed=100 + seed)
     # Holds what the killed Ray leaves. Its name is short because Ray's sockets lie deep below it, in a folder named by
     # the process's number: where a path exceeds 107 characters, Ray waits a minute for its dashboard.
     short = tempfile.mkdtemp(prefix="k", dir="/tmp")
-    script = SCRIPT.format(tests=str(Path(__file__).parent))
+    script = SCRIPT.format(tests=str(CHECKOUT))
     process = subprocess.Popen(
         [sys.executable, "-c", script, str(songs), str(folder)],
         env={**os.environ, "TMPDIR": short},
@@ -257,7 +240,7 @@ def test_a_killed_ingest_leaves_no_corpus_and_a_second_run_keeps_what_was_finish
         process.wait()
         with pytest.raises(ShardError, match=r"holds no manifest\.json"):
             ShardReader(folder)
-        report = ingest(config_of(songs, folder))
+        report = ingest(ingest_config(songs, folder))
     finally:
         process.kill()
         shutil.rmtree(short, ignore_errors=True)
@@ -270,11 +253,11 @@ def test_a_killed_ingest_leaves_no_corpus_and_a_second_run_keeps_what_was_finish
 def test_a_place_that_cannot_be_written_is_a_storage_error(tmp_path, songs):
     (tmp_path / "file").write_text("x")
     with pytest.raises(StorageError, match="file/out: cannot be written"):
-        ingest(config_of(songs, tmp_path / "file" / "out"))
+        ingest(ingest_config(songs, tmp_path / "file" / "out"))
 
 
 def test_a_full_disk_ends_the_ingest_and_other_accidents_only_the_track(songs):
-    (track, *_) = find_tracks(config_of(songs, songs).corpus)
+    (track, *_) = find_tracks(ingest_config(songs, songs).corpus)
 
     @ray.remote(max_retries=0)
     def accident(kind):

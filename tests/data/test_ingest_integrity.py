@@ -10,12 +10,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -25,26 +24,23 @@ from hypothesis import strategies as st
 from ray import get_runtime_context
 
 from cyclesep.audio.audio_io import from_pcm16, to_pcm16
-from cyclesep.data import ingest as ingest_module
-from cyclesep.data.ingest import IngestConfig, IngestReport, ingest
-from cyclesep.data.shards.manifest import MANIFEST_NAME
+from cyclesep.data.ingest import IngestConfig, ingest
 from cyclesep.data.shards.reading import ShardReader
 from cyclesep.data.shards.verification import verify
-from cyclesep.errors import CorpusError, ShardError
-from tests.data.test_ingest import config_of, write, write_songs
+from cyclesep.errors import CorpusError
+from tests.support.ingest import (
+    corpus_digest,
+    file_names,
+    ingest_arguments,
+    ingest_config,
+    ingest_without_ray,
+    write_noise,
+    write_songs,
+)
+from tests.support.paths import CHECKOUT
 
 # What Python tells of its work on files before it does it: the moments at which a test ends an ingest.
 FILE_EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.listdir", "os.scandir", "mmap.__new__"}
-
-
-def ingest_alone(config: IngestConfig) -> IngestReport:
-    """An ingest whose tasks run in this process, one after the other, without Ray."""
-
-    def outcomes(tracks: Any, config: IngestConfig, folder: Path) -> Iterator[Any]:
-        return (ingest_module.ingest_track(track, config, folder) for track in tracks)
-
-    with mock.patch.object(ingest_module, "_outcomes", outcomes):
-        return ingest(config)
 
 
 @dataclass(frozen=True)
@@ -55,19 +51,6 @@ class Expected:
     names: frozenset[str]
     before: str | None
     """Digest of the corpus that was in the folder before."""
-
-
-def names_in(folder: Path) -> frozenset[str]:
-    return frozenset(path.name for path in folder.iterdir()) if folder.exists() else frozenset()
-
-
-def digest_in(folder: Path) -> str | None:
-    """The digest of a corpus of which every byte is right; None where there is none."""
-    if not (folder / MANIFEST_NAME).exists():
-        with pytest.raises(ShardError, match=r"holds no manifest\.json"):
-            ShardReader(folder)
-        return None
-    return verify(folder, num_threads=1).digest
 
 
 def die_at(moment: int, folder: Path) -> None:
@@ -86,7 +69,7 @@ def killed_at(moment: int, config: IngestConfig) -> bool:
     child = os.fork()
     if not child:
         die_at(moment, Path(config.output))
-        ingest_alone(config)
+        ingest_without_ray(config)
         os._exit(0)
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
@@ -102,15 +85,15 @@ def kill_at_every_moment(config: IngestConfig, corpus: Path, root: Path, expecte
             shutil.copytree(corpus, folder)
         here = replace(config, output=str(folder))
         was_killed = killed_at(moment, here)
-        found = digest_in(folder)
+        found = corpus_digest(folder)
         assert found in (expected.before, expected.digest), moment
         seen.add(found)
-        names = names_in(folder)
+        names = file_names(folder)
         finished = {name for name in names & expected.names if name.endswith(".track.json")}
-        report = ingest_alone(here)
+        report = ingest_without_ray(here)
         assert report.num_kept == len(finished), moment
         assert verify(folder, num_threads=1).digest == expected.digest
-        assert names_in(folder) == expected.names, moment
+        assert file_names(folder) == expected.names, moment
         shutil.rmtree(folder)
         if not was_killed:
             results.put((moment, seen))
@@ -130,9 +113,9 @@ def moments_of_death(config: IngestConfig, corpus: Path, root: Path, expected: E
 
 
 def test_killed_at_every_moment_of_a_first_ingest_the_corpus_is_absent_or_whole(tmp_path: Path) -> None:
-    config = config_of(write_songs(tmp_path / "songs", "ab"), tmp_path / "whole")
-    manifest = ingest_alone(config).manifest
-    expected = Expected(manifest.digest, names_in(tmp_path / "whole"), None)
+    config = ingest_config(write_songs(tmp_path / "songs", "ab"), tmp_path / "whole")
+    manifest = ingest_without_ray(config).manifest
+    expected = Expected(manifest.digest, file_names(tmp_path / "whole"), None)
     num_moments, seen = moments_of_death(config, tmp_path / "nowhere", tmp_path, expected)
     assert num_moments > 25
     assert seen == {None, manifest.digest}
@@ -140,14 +123,14 @@ def test_killed_at_every_moment_of_a_first_ingest_the_corpus_is_absent_or_whole(
 
 def test_killed_at_every_moment_of_a_second_ingest_the_corpus_is_the_old_or_the_new(tmp_path: Path) -> None:
     songs = write_songs(tmp_path / "songs", "abc")
-    old = ingest_alone(config_of(songs, tmp_path / "old")).manifest
-    write(songs / "b" / "vocals.wav", 0.6)
-    write(songs / "d" / "vocals.wav", seed=9)
+    old = ingest_without_ray(ingest_config(songs, tmp_path / "old")).manifest
+    write_noise(songs / "b" / "vocals.wav", 0.6)
+    write_noise(songs / "d" / "vocals.wav", seed=9)
     shutil.rmtree(songs / "c")
     shutil.copytree(tmp_path / "old", tmp_path / "new")
-    config = config_of(songs, tmp_path / "new")
-    new = ingest_alone(config).manifest
-    expected = Expected(new.digest, names_in(tmp_path / "new"), old.digest)
+    config = ingest_config(songs, tmp_path / "new")
+    new = ingest_without_ray(config).manifest
+    expected = Expected(new.digest, file_names(tmp_path / "new"), old.digest)
     num_moments, seen = moments_of_death(config, tmp_path / "old", tmp_path, expected)
     assert num_moments > 25
     assert seen == {old.digest, new.digest}
@@ -181,7 +164,9 @@ def test_rounding_to_pcm16_is_the_only_loss_and_nothing_is_clipped(
         for stem, subtype, peak in zip(("drums", "vocals"), subtypes, peaks, strict=True):
             samples = rng.uniform(-1, 1, (channels, num_samples)) * (peak if subtype == "FLOAT" else min(peak, 1.0))
             sources[stem] = write_wav(Path(root, "songs", "song", f"{stem}.wav"), subtype, samples)
-        (track,) = ingest_alone(config_of(Path(root, "songs"), Path(root, "out"), channels=channels)).manifest.tracks
+        (track,) = ingest_without_ray(
+            ingest_config(Path(root, "songs"), Path(root, "out"), channels=channels)
+        ).manifest.tracks
         found = dict(
             zip(track.stems, ShardReader(Path(root, "out")).read(track, track.stems, 0, num_samples), strict=True)
         )
@@ -208,7 +193,9 @@ def test_a_16_bit_source_comes_back_bit_for_bit_even_from_both_ends_of_the_scale
     pcm[:, : len(extremes)] = extremes
     with tempfile.TemporaryDirectory() as root:
         write_wav(Path(root, "songs", "song", "vocals.wav"), "PCM_16", pcm)
-        (track,) = ingest_alone(config_of(Path(root, "songs"), Path(root, "out"), channels=channels)).manifest.tracks
+        (track,) = ingest_without_ray(
+            ingest_config(Path(root, "songs"), Path(root, "out"), channels=channels)
+        ).manifest.tracks
         found = ShardReader(Path(root, "out")).read(track, ["vocals"], 0, num_samples)[0]
     assert track.gain == 1.0
     np.testing.assert_array_equal(found * 32768, pcm)
@@ -219,28 +206,14 @@ def test_a_16_bit_source_comes_back_bit_for_bit_even_from_both_ends_of_the_scale
 
 def songs_that_take_a_while(root: Path, count: int = 12) -> Path:
     for seed in range(count):
-        write(root / f"song {seed}" / "vocals.wav", 20.0, seed=seed)
-        write(root / f"song {seed}" / "drums.wav", 20.0, seed=100 + seed)
+        write_noise(root / f"song {seed}" / "vocals.wav", 20.0, seed=seed)
+        write_noise(root / f"song {seed}" / "drums.wav", 20.0, seed=100 + seed)
     return root
-
-
-def words_of(config: IngestConfig) -> list[str]:
-    corpus = config.corpus
-    return [
-        "corpus.kind=stems",
-        f"corpus.path={corpus.path}",
-        f"corpus.valid_fraction={corpus.valid_fraction}",
-        f"corpus.test_fraction={corpus.test_fraction}",
-        f"output={config.output}",
-        f"sample_rate={config.sample_rate}",
-        f"channels={config.channels}",
-        f"segment_seconds={config.segment_seconds}",
-    ]
 
 
 def started(config: IngestConfig, **environment: str) -> subprocess.Popen[str]:
     """A `cyclesep ingest` of its own, in a process group of its own."""
-    command = [sys.executable, "-c", "from cyclesep.cli.main import main; main()", "ingest", *words_of(config)]
+    command = [sys.executable, "-c", "from cyclesep.cli.main import main; main()", "ingest", *ingest_arguments(config)]
     # Without the folder of the tests' cluster, which `connect` has put there: a private cluster makes its own.
     inherited = {name: value for name, value in os.environ.items() if name != "RAY_TMPDIR"}
     return subprocess.Popen(
@@ -288,7 +261,7 @@ def test_the_command_killed_at_a_random_moment_is_finished_by_the_next_one(tmp_p
     """Killed is the process that joined the tests' cluster, or the one that runs a cluster with the whole of it."""
     rng = np.random.default_rng(seed)
     songs, folder, mark = songs_that_take_a_while(tmp_path / "songs"), tmp_path / "out", str(tmp_path)
-    config = config_of(songs, folder)
+    config = ingest_config(songs, folder)
     address = {"RAY_ADDRESS": get_runtime_context().gcs_address} if ray == "joined" else {}
     process = started(config, CYCLESEP_TEST_MARK=mark, **address)
     finished, delay = int(rng.integers(0, 9)), float(rng.uniform(0, 0.05))
@@ -301,7 +274,7 @@ def test_the_command_killed_at_a_random_moment_is_finished_by_the_next_one(tmp_p
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         num_finished = len(list(folder.glob("*.track.json")))
-        assert digest_in(folder) is None
+        assert corpus_digest(folder) is None
         report = ingest(config)
         assert wait_for(lambda: not marked(mark), seconds=60), "Ray outlives the process that it was started by"
     finally:
@@ -312,13 +285,13 @@ def test_the_command_killed_at_a_random_moment_is_finished_by_the_next_one(tmp_p
         shutil.rmtree(ray_folder)
     assert num_finished <= report.num_kept
     assert report.num_kept + report.num_ingested == 12
-    assert digest_in(folder) == ingest_alone(config_of(songs, tmp_path / "undisturbed")).manifest.digest
-    assert names_in(folder) == names_in(tmp_path / "undisturbed")
+    assert corpus_digest(folder) == ingest_without_ray(ingest_config(songs, tmp_path / "undisturbed")).manifest.digest
+    assert file_names(folder) == file_names(tmp_path / "undisturbed")
 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_second_ingest_into_a_folder_in_use_is_refused_and_harms_nothing(tmp_path: Path) -> None:
-    config = config_of(songs_that_take_a_while(tmp_path / "songs", 4), tmp_path / "out")
+    config = ingest_config(songs_that_take_a_while(tmp_path / "songs", 4), tmp_path / "out")
     first = started(config, RAY_ADDRESS=get_runtime_context().gcs_address)
     try:
         assert wait_for(lambda: first.poll() is not None or (tmp_path / "out" / "ingest.json").exists())
@@ -344,7 +317,7 @@ def test_a_full_disk_ends_an_ingest_in_one_line_and_more_room_lets_the_next_fini
     (line,) = told["err"]
     assert line.startswith(f"cyclesep ingest: error: {tmp_path}/disk/")
     assert "No space left on device" in line
-    assert line.endswith("; free space or choose another place")
+    assert line.endswith("; free space or choose another location")
     assert told["reader"] == f"{tmp_path}/disk/out: holds no manifest.json, so no ingest was finished here"
     assert told["num_finished"] >= 1
     assert (told["num_kept"], told["num_ingested"]) == (told["num_finished"], 4 - told["num_finished"])
@@ -365,16 +338,15 @@ def test_a_disk_that_may_only_be_read_is_read_and_refuses_an_ingest_in_one_line(
 
 
 def on_a_small_disk(tmp_path: Path, case: str, *, size: str) -> dict[str, Any]:
-    """Run a case of small_disk.py in a mount namespace of its own with a tmpfs of some size at `tmp_path`/disk."""
+    """Run a case of disk_full.py in its own mount namespace with a tmpfs of the given size at `tmp_path`/disk."""
     songs_that_take_a_while(tmp_path / "songs", 4)
     (tmp_path / "disk").mkdir()
     namespace = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]
     mount = f"mount -t tmpfs -o size={size} tmpfs '{tmp_path}/disk'"
     if subprocess.run([*namespace, "sh", "-c", mount], capture_output=True, check=False).returncode:
         pytest.skip("this machine lets nobody make a mount namespace")
-    script = Path(__file__).parent / "small_disk.py"
-    command = f"{mount} && exec '{sys.executable}' '{script}' {case} '{tmp_path}'"
-    done = subprocess.run([*namespace, "sh", "-c", command], capture_output=True, text=True, check=False)
+    command = f"{mount} && exec '{sys.executable}' -m tests.support.disk_full {case} '{tmp_path}'"
+    done = subprocess.run([*namespace, "sh", "-c", command], capture_output=True, text=True, check=False, cwd=CHECKOUT)
     assert done.returncode == 0, done.stderr
     told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return told

@@ -16,6 +16,15 @@ from cyclesep.storage import path as path_module
 from cyclesep.storage.path import StoragePath
 
 
+def test_importing_local_paths_imports_no_s3_library() -> None:
+    code = (
+        "import sys, cyclesep.storage.path, cyclesep.storage.atomic_io\n"
+        "print(*{'boto3', 'botocore', 'pyarrow'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
 @pytest.fixture(params=["local", "s3"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> StoragePath:
     return StoragePath.of(tmp_path / "out" if request.param == "local" else f"{request.getfixturevalue('prefix')}/out")

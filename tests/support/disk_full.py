@@ -1,6 +1,6 @@
-"""What test_ingest_integrity.py runs where a small disk is mounted at FOLDER/disk: `python small_disk.py CASE FOLDER`.
+"""Test cases on a small disk at FOLDER/disk; run as `python -m tests.support.disk_full CASE FOLDER`.
 
-Prints what happened as one line of JSON. The disk is told to be smaller, larger or read-only by mounting it again.
+Prints the outcome as one line of JSON. The disk is remounted to change its size or to make it read-only.
 """
 
 import io
@@ -18,16 +18,15 @@ from cyclesep.cluster.connect import connect
 from cyclesep.data.ingest import IngestConfig, ingest
 from cyclesep.data.shards.reading import ShardReader
 from cyclesep.errors import ShardError
-from tests.data.test_ingest import config_of
-from tests.data.test_ingest_integrity import digest_in, ingest_alone, names_in, words_of
+from tests.support.ingest import corpus_digest, file_names, ingest_arguments, ingest_config, ingest_without_ray
 
 
-def run(job: str, words: list[str]) -> tuple[int, str, list[str]]:
-    """Status, stdout and lines on stderr of a job."""
+def run(job: str, arguments: list[str]) -> tuple[int, str, list[str]]:
+    """Run a job and return its status, stdout and the lines of stderr."""
     out, err, status = io.StringIO(), io.StringIO(), 0
     with redirect_stdout(out), redirect_stderr(err):
         try:
-            run_job(job, words)
+            run_job(job, arguments)
         except SystemExit as ended:
             status = int(ended.code or 0)
     return status, out.getvalue(), err.getvalue().splitlines()
@@ -38,37 +37,37 @@ def remount(disk: Path, options: str) -> None:
 
 
 def full(disk: Path, config: IngestConfig) -> dict[str, Any]:
-    """An ingest of more than the disk holds, on Ray; then the same on a larger one."""
+    """Ingest more than the disk can hold, with Ray; then the same on a larger disk."""
     folder = Path(config.output)
     with connect(num_cpus=2):
-        status, out, err = run("ingest", words_of(config))
-        told: dict[str, Any] = {"status": status, "out": out, "err": err}
-        told["num_finished"] = len(list(folder.glob("*.track.json")))
+        status, out, err = run("ingest", ingest_arguments(config))
+        result: dict[str, Any] = {"status": status, "out": out, "err": err}
+        result["num_finished"] = len(list(folder.glob("*.track.json")))
         try:
             ShardReader(folder)
-        except ShardError as problem:
-            told["reader"] = str(problem).partition(";")[0]
+        except ShardError as error:
+            result["reader"] = str(error).partition(";")[0]
         remount(disk, "size=16m")
         report = ingest(config)
-    told |= {"num_kept": report.num_kept, "num_ingested": report.num_ingested, "digest": digest_in(folder)}
-    return told | {"partial_after": sorted(name for name in names_in(folder) if name.endswith(".partial"))}
+    result |= {"num_kept": report.num_kept, "num_ingested": report.num_ingested, "digest": corpus_digest(folder)}
+    return result | {"partial_after": sorted(name for name in file_names(folder) if name.endswith(".partial"))}
 
 
 def read_only(disk: Path, config: IngestConfig) -> dict[str, Any]:
-    """A corpus on a disk that may only be read from then on, and an ingest into it."""
+    """Ingest, make the disk read-only, and ingest and verify again."""
     folder = Path(config.output)
-    ingest_alone(config)
-    before = sorted(names_in(folder))
+    ingest_without_ray(config)
+    before = sorted(file_names(folder))
     remount(disk, "ro")
     err = io.StringIO()
     with redirect_stderr(err):
-        status = run_with_error_handling("cyclesep ingest", lambda: len(ingest_alone(config).failed))
+        status = run_with_error_handling("cyclesep ingest", lambda: len(ingest_without_ray(config).failed))
     return {
         "status": status,
         "err": err.getvalue().splitlines(),
-        "digest": digest_in(folder),
+        "digest": corpus_digest(folder),
         "names_before": before,
-        "names": sorted(names_in(folder)),
+        "names": sorted(file_names(folder)),
         "status_of_verify": run("verify", [str(folder)])[0],
     }
 
@@ -76,10 +75,10 @@ def read_only(disk: Path, config: IngestConfig) -> dict[str, Any]:
 def main(case: str, root: Path) -> None:
     disk = root / "disk"
     assert os.path.ismount(disk)
-    config = config_of(root / "songs", disk / "out")
-    told = {"full": full, "read-only": read_only}[case](disk, config)
-    elsewhere = ingest_alone(config_of(root / "songs", root / "elsewhere")).manifest.digest
-    print(json.dumps(told | {"digest_elsewhere": elsewhere}))
+    config = ingest_config(root / "songs", disk / "out")
+    result = {"full": full, "read-only": read_only}[case](disk, config)
+    elsewhere = ingest_without_ray(ingest_config(root / "songs", root / "elsewhere")).manifest.digest
+    print(json.dumps(result | {"digest_elsewhere": elsewhere}))
 
 
 if __name__ == "__main__":

@@ -308,7 +308,7 @@ def test_a_disk_that_refuses_to_take_more_is_a_storage_error_and_leaves_nothing(
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (65536, before[1]))
     try:
-        with pytest.raises(StorageError, match=r"\.lmdb: cannot be written \(.*\); free space or choose another place"):
+        with pytest.raises(StorageError, match=r"\.lmdb: cannot be written \(.*\); free space or choose another"):
             write_corpus(tmp_path, lengths=(20000,))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -29,8 +29,9 @@ from cyclesep.storage.s3_transfers import Upload, upload
 from cyclesep.storage.uri import parse
 from cyclesep.training.config import TrainConfig
 from cyclesep.training.fit import fit
-from tests.data.test_ingest import config_of, write_songs
 from tests.support.fault_proxy import Fault
+from tests.support.ingest import ingest_config, write_songs
+from tests.support.paths import CHECKOUT
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -50,8 +51,8 @@ def read_all(reader: ShardReader) -> list[np.ndarray]:
 
 
 def test_an_ingest_into_a_bucket_is_the_one_into_a_folder_and_is_read_and_checked_there(s3, prefix, songs, tmp_path):
-    report = ingest(config_of(songs, prefix))
-    local = ingest(config_of(songs, tmp_path / "out"))
+    report = ingest(ingest_config(songs, prefix))
+    local = ingest(ingest_config(songs, tmp_path / "out"))
     assert report.output == prefix
     assert report.summary().startswith(f"{prefix}: 3 tracks (3 train, 0 valid, 0 test)")
     assert report.manifest == local.manifest
@@ -78,14 +79,14 @@ def test_an_ingest_into_a_bucket_is_the_one_into_a_folder_and_is_read_and_checke
 
 
 def test_a_second_run_uploads_nothing_and_only_changed_tracks_are_redone(s3, prefix, songs):
-    ingest(config_of(songs, prefix))
+    ingest(ingest_config(songs, prefix))
     s3.proxy.clear()
-    second = ingest(config_of(songs, prefix))
+    second = ingest(ingest_config(songs, prefix))
     assert (second.num_ingested, second.num_kept) == (0, 3)
     assert not [request for request in s3.proxy.seen("PUT") if ".ingest.lock" not in request.target]
     write_songs(songs, "d")
     (songs / "a" / "vocals.wav").write_bytes((songs / "b" / "vocals.wav").read_bytes())
-    third = ingest(config_of(songs, prefix))
+    third = ingest(ingest_config(songs, prefix))
     assert (third.num_ingested, third.num_kept) == (2, 2)
     assert sorted(name[0] for name in s3_objects.sizes(prefix) if name.endswith(".lmdb")) == ["a", "b", "c", "d"]
     assert len(verify(prefix).tracks) == 4
@@ -100,7 +101,7 @@ def test_an_ingest_outlives_failures_throttling_and_resets(s3, prefix, songs):
         Fault("status", "PUT", MANIFEST_NAME, value=503),
     ]
     with s3.proxy.injecting(*faults):
-        assert ingest(config_of(songs, prefix)).num_ingested == 3
+        assert ingest(ingest_config(songs, prefix)).num_ingested == 3
     assert [fault.done for fault in faults] == [fault.times for fault in faults]
     assert len(verify(prefix).tracks) == 3
 
@@ -110,11 +111,11 @@ def test_a_second_ingest_into_a_prefix_in_use_is_refused_and_told_how_to_break_t
     lock.acquire()
     try:
         with pytest.raises(CorpusError, match="another ingest is writing there, process [0-9]+ on .* delete s3://"):
-            ingest(config_of(songs, prefix))
+            ingest(ingest_config(songs, prefix))
     finally:
         lock.release()
     assert s3_objects.sizes(prefix) == {}
-    assert ingest(config_of(songs, prefix)).num_ingested == 3
+    assert ingest(ingest_config(songs, prefix)).num_ingested == 3
 
 
 def test_an_ingest_that_lost_its_lock_writes_no_manifest(prefix, songs, monkeypatch):
@@ -123,7 +124,7 @@ def test_an_ingest_that_lost_its_lock_writes_no_manifest(prefix, songs, monkeypa
 
     monkeypatch.setattr(S3Lock, "check", lost)
     with pytest.raises(StorageError, match="the lock was lost"):
-        ingest(config_of(songs, prefix))
+        ingest(ingest_config(songs, prefix))
     assert MANIFEST_NAME not in s3_objects.sizes(prefix)
     monkeypatch.undo()
 
@@ -132,22 +133,22 @@ def test_other_settings_are_refused_and_a_failed_ingest_leaves_nothing(prefix, s
     (tmp_path / "bad" / "a").mkdir(parents=True)
     (tmp_path / "bad" / "a" / "vocals.wav").write_text("not audio")
     with pytest.raises(CorpusError, match="none of 1 tracks could be ingested"):
-        ingest(config_of(tmp_path / "bad", prefix))
+        ingest(ingest_config(tmp_path / "bad", prefix))
     assert s3_objects.sizes(prefix) == {}
-    ingest(config_of(songs, prefix))
+    ingest(ingest_config(songs, prefix))
     with pytest.raises(CorpusError, match=f"{prefix}: was ingested with sample_rate=8000, not 16000"):
-        ingest(config_of(songs, prefix, sample_rate=16000))
+        ingest(ingest_config(songs, prefix, sample_rate=16000))
 
 
 SCRIPT = """
 import sys
 from pathlib import Path
 sys.path[:0] = [sys.argv[1]]
-from tests.data.test_ingest import config_of
+from tests.support.ingest import ingest_config
 from cyclesep.cluster.connect import connect
 from cyclesep.data.ingest import ingest
 with connect():
-    ingest(config_of(Path(sys.argv[2]), sys.argv[3]))
+    ingest(ingest_config(Path(sys.argv[2]), sys.argv[3]))
 """
 
 
@@ -155,7 +156,7 @@ def test_an_ingest_killed_while_it_uploads_leaves_no_corpus_and_the_next_one_fin
     songs = write_songs(tmp_path / "songs", "abcdef")
     release = threading.Event()
     held = [Fault("hold", "PUT", f"/{name}-", value=release) for name in "ef"]
-    words = [str(Path(__file__).parent), str(songs), prefix]
+    words = [str(CHECKOUT), str(songs), prefix]
     address = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     with s3.proxy.injecting(*held):
         process = subprocess.Popen(
@@ -172,14 +173,14 @@ def test_an_ingest_killed_while_it_uploads_leaves_no_corpus_and_the_next_one_fin
             ShardReader(prefix)
         assert ".ingest.lock" in s3_objects.sizes(prefix)
     release.set()
-    report = ingest(config_of(songs, prefix))
+    report = ingest(ingest_config(songs, prefix))
     assert (report.num_kept, report.num_ingested) == (4, 2)
     assert len(verify(prefix).tracks) == 6
     assert ".ingest.lock" not in s3_objects.sizes(prefix)
 
 
 def test_only_the_shards_that_are_read_are_fetched_and_once(s3, prefix, songs):
-    ingest(config_of(songs, prefix))
+    ingest(ingest_config(songs, prefix))
     s3.proxy.clear()
     reader = ShardReader(prefix)
     assert s3.proxy.seen("GET", ".lmdb") == []
@@ -193,7 +194,7 @@ def test_only_the_shards_that_are_read_are_fetched_and_once(s3, prefix, songs):
 
 def test_a_corpus_larger_than_the_cache_is_read_and_the_disk_stays_bounded(prefix, tmp_path, monkeypatch):
     songs = write_songs(tmp_path / "songs", "abcdef")
-    local = ingest(config_of(songs, tmp_path / "out"))
+    local = ingest(ingest_config(songs, tmp_path / "out"))
     upload_folder(tmp_path / "out", prefix)
     largest = max(shard.bytes for track in local.manifest.tracks for shard in track.shards)
     monkeypatch.setenv("CYCLESEP_CACHE_GIB", str(2.5 * largest / 2**30))
@@ -208,7 +209,7 @@ def test_a_corpus_larger_than_the_cache_is_read_and_the_disk_stays_bounded(prefi
 
 
 def test_a_file_that_the_disk_of_the_cache_spoilt_is_fetched_again(s3, prefix, songs, tmp_path):
-    ingest(config_of(songs, prefix))
+    ingest(ingest_config(songs, prefix))
     reader = ShardReader(prefix)
     track = reader.manifest.tracks[0]
     with reader.local_path(track.shards[0]) as path:
@@ -217,14 +218,14 @@ def test_a_file_that_the_disk_of_the_cache_spoilt_is_fetched_again(s3, prefix, s
         content[min(offset for offset, _ in track.shards[0].records) - 8] ^= 1
         path.write_bytes(content)
     s3.proxy.clear()
-    ingest(config_of(songs, tmp_path / "out"))
+    ingest(ingest_config(songs, tmp_path / "out"))
     here = ShardReader(tmp_path / "out").read(track, track.stems, 0, track.num_samples)
     assert np.array_equal(reader.read(track, track.stems, 0, track.num_samples), here)
     assert len(s3.proxy.seen("GET", track.shards[0].name)) == 1
 
 
 def test_a_damaged_record_in_the_cache_is_an_error_that_says_to_delete_the_file(prefix, songs):
-    ingest(config_of(songs, prefix))
+    ingest(ingest_config(songs, prefix))
     reader = ShardReader(prefix)
     track = reader.manifest.tracks[0]
     with reader.local_path(track.shards[0]) as path:
@@ -238,7 +239,7 @@ def test_a_damaged_record_in_the_cache_is_an_error_that_says_to_delete_the_file(
 
 
 def test_verify_looks_into_the_bucket_and_not_into_the_cache(s3, prefix, songs):
-    manifest = ingest(config_of(songs, prefix)).manifest
+    manifest = ingest(ingest_config(songs, prefix)).manifest
     read_all(ShardReader(prefix))
     bucket, key = parse(f"{prefix}/{manifest.tracks[0].shards[0].name}")
     content = bytearray(s3.client().get_object(Bucket=bucket, Key=key)["Body"].read())
@@ -252,7 +253,7 @@ def test_verify_looks_into_the_bucket_and_not_into_the_cache(s3, prefix, songs):
 
 
 def test_a_damaged_manifest_in_a_bucket_is_refused(prefix, songs):
-    ingest(config_of(songs, prefix))
+    ingest(ingest_config(songs, prefix))
     uri = f"{prefix}/{MANIFEST_NAME}"
     s3_objects.write_text(uri, s3_objects.read_text(uri).replace('"channels":1', '"channels":2', 1))
     with pytest.raises(ShardError, match=f"{uri}: damaged, its checksum does not match"):
