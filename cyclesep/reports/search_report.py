@@ -19,7 +19,7 @@ from cyclesep.tuning.finals import FinalistResult
 from cyclesep.tuning.importance import MIN_TRIALS, common_step, parameter_importance
 from cyclesep.tuning.search_result import SearchResult
 from cyclesep.tuning.space import Space
-from cyclesep.tuning.trial_table import TrialRow, display_order, rank_trials
+from cyclesep.tuning.trial_table import TrialRow, rank_trials, ranked_first
 
 _IMPORTANCE = (
     "Functional ANOVA over a random forest, of the SDR at step {step:,}, which all ranked trials reached. "
@@ -73,7 +73,7 @@ def _tables(result: SearchResult) -> dict[str, Any]:
     ]
     return {
         "columns": columns,
-        "rows": [_trial_cells(row, result.space) for row in display_order(result.trials)],
+        "rows": [_trial_cells(row, result.space) for row in ranked_first(result.trials)],
         "final_columns": final_columns,
         "final_rows": [_finalist_cells(finalist) for finalist in result.ranking],
     }

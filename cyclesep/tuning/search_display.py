@@ -11,7 +11,7 @@ from cyclesep.storage.uri import display_path
 from cyclesep.tuning.finals import FinalistResult
 from cyclesep.tuning.search_result import BEST, TRIALS, SearchResult
 from cyclesep.tuning.space import Space
-from cyclesep.tuning.trial_table import TrialRow, display_order
+from cyclesep.tuning.trial_table import TrialRow, ranked_first
 
 
 def print_search(result: SearchResult, *, console: Console) -> None:
@@ -37,7 +37,7 @@ def trials_table(rows: Sequence[TrialRow], space: Space) -> Table:
     right = ("SDR", "steps", "s", *(parameter.short_name for parameter in space.parameters))
     table = plain_table("trial", right=right)
     table.add_column(" outcome", no_wrap=True)
-    for row in display_order(rows):
+    for row in ranked_first(rows):
         seconds = row.metrics.get("seconds")
         values = [_format_value(row.values.get(parameter.name)) for parameter in space.parameters]
         metrics = [_format_db(row.sdr), str(row.step), "-" if seconds is None else f"{seconds:.0f}"]

@@ -77,7 +77,7 @@ def rank_trials(rows: Sequence[TrialRow], objective: str = "sdr") -> list[TrialR
     return sorted(ranked, key=lambda row: (row.step, row.metrics.get(objective, -math.inf)), reverse=True)
 
 
-def display_order(rows: Sequence[TrialRow]) -> list[TrialRow]:
+def ranked_first(rows: Sequence[TrialRow]) -> list[TrialRow]:
     """Return all rows: the ranked ones, best first, then the others."""
     return [*rank_trials(rows), *(row for row in rows if not row.is_ranked)]
 

@@ -129,7 +129,8 @@ def test_wheel_contains_the_templates(tmp_path: Path) -> None:
 
 
 def test_reports_import_neither_torch_nor_ray() -> None:
-    code = "import sys, cyclesep.reports; print({'torch', 'ray'} & sys.modules.keys())"
+    modules = "cyclesep.reports.evaluation_report, cyclesep.reports.training_report"
+    code = f"import sys, {modules}; print({{'torch', 'ray'}} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
