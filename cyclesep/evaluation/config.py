@@ -7,7 +7,7 @@ from annotated_types import Ge
 from pydantic import AllowInfNan, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from cyclesep.data.corpora.corpus import CorpusConfig
-from cyclesep.inference.chunked_inference import SeparationConfig
+from cyclesep.inference.config import SeparationConfig
 
 Oracle = Literal["IRM1", "IRM2", "IBM", "MWF"]
 Metric = Literal["SDR", "ISR", "SIR", "SAR", "SI-SDR", "uSDR"]

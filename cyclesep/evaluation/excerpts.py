@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from cyclesep.audio.audio_io import Samples, Waveform, common_pcm16_gain, to_pcm16
 from cyclesep.errors import StorageError
+from cyclesep.metrics.track_score import ACCOMPANIMENT, MIXTURE, VOCALS
 from cyclesep.storage.path import StoragePath
 
 EXCERPTS = "excerpts"
 SECONDS = 20.0
 _log = logging.getLogger(__name__)
-_MIXTURE, _VOCALS, _ACCOMPANIMENT = "mixture", "vocals", "accompaniment"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Excerpt:
     @property
     def signals(self) -> dict[str, Samples]:
         """All signals by the names in their file names."""
-        signals = {_MIXTURE: self.mixture}
+        signals = {MIXTURE: self.mixture}
         for target, reference in self.references.items():
             signals |= {f"{target}.reference": reference, f"{target}.estimate": self.estimates[target]}
         return signals
@@ -85,7 +85,7 @@ class Excerpt:
         try:
             metadata: dict[str, Any] = json.loads(folder.read_text(f"{prefix}.json"))
             targets = metadata.pop("targets")
-            mixture, sample_rate = _read_flac(folder, f"{prefix}.{_MIXTURE}.flac")
+            mixture, sample_rate = _read_flac(folder, f"{prefix}.{MIXTURE}.flac")
             return cls(
                 mixture=mixture,
                 sample_rate=sample_rate,
@@ -101,7 +101,7 @@ class Excerpt:
 
 def display_order(targets: Iterable[str]) -> list[str]:
     """Return the targets with vocals first and the accompaniment last."""
-    return sorted(targets, key=lambda name: (name != _VOCALS, name == _ACCOMPANIMENT))
+    return sorted(targets, key=lambda name: (name != VOCALS, name == ACCOMPANIMENT))
 
 
 def finished_excerpts(folder: StoragePath) -> set[str]:
@@ -123,7 +123,7 @@ def make_excerpt(
 
     `stems` are the references and the mixture, with the same sample rate and length.
     """
-    mixture = stems[_MIXTURE]
+    mixture = stems[MIXTURE]
     candidates = {name: _reference(name, stems, estimates) for name in display_order(estimates)}
     references = {name: reference for name, reference in candidates.items() if reference is not None}
     rate, length = mixture.sample_rate, round(SECONDS * mixture.sample_rate)
@@ -147,12 +147,12 @@ def _reference(target: str, stems: Mapping[str, Waveform], estimates: Mapping[st
     """Return the reference of a target, or None; the accompaniment is the sum of all stems but the lead."""
     if target in stems:
         return stems[target].samples
-    if target != _ACCOMPANIMENT:
+    if target != ACCOMPANIMENT:
         return None
     # As in scoring: the lead is the only other target, or the vocals if there is none or several.
-    leads = [name for name in estimates if name in stems and name not in (_MIXTURE, _ACCOMPANIMENT)]
-    lead = leads[0] if len(leads) == 1 else _VOCALS
-    others = [wave.samples for name, wave in stems.items() if name not in (_MIXTURE, lead)]
+    leads = [name for name in estimates if name in stems and name not in (MIXTURE, ACCOMPANIMENT)]
+    lead = leads[0] if len(leads) == 1 else VOCALS
+    others = [wave.samples for name, wave in stems.items() if name not in (MIXTURE, lead)]
     total: Samples = np.sum(others, axis=0, dtype=np.float32)
     return total
 

@@ -19,7 +19,8 @@ from cyclesep.evaluation.resource_usage import Stopwatch, peak_bytes, reset_peak
 from cyclesep.evaluation.systems import InlineSystem, SeparatorSystem, with_accompaniment
 from cyclesep.evaluation.tasks import EvaluationTask
 from cyclesep.evaluation.track_scores import TrackResult, rows_from_scores
-from cyclesep.inference.chunked_inference import SeparationConfig, choose_device
+from cyclesep.inference.chunked_inference import choose_device
+from cyclesep.inference.config import SeparationConfig
 from cyclesep.inference.stems import separate_waveform
 from cyclesep.metrics import ScoreTable, TrackScore, score_track, to_museval_json
 from cyclesep.storage.atomic_io import as_name

@@ -92,7 +92,7 @@ class ScoreTable:
         """
         paths = sorted(Path(folder).glob("*/*.json"))
         if not paths:
-            raise ScoringError(f"{folder}: holds no <split>/<track>.json; give the folder above the split folders")
+            raise ScoringError(f"{folder}: no <split>/<track>.json found; give the folder above the split folders")
         return cls(table=pa.concat_tables([_museval_rows(system, path) for path in paths]))
 
     @classmethod
@@ -106,7 +106,7 @@ class ScoreTable:
         try:
             return cls(table=pyarrow.parquet.read_table(path).select(SCHEMA.names).cast(SCHEMA))
         except (OSError, KeyError, ValueError) as problem:
-            raise ScoringError(f"{path}: is no table of scores ({problem}); run the evaluation again") from problem
+            raise ScoringError(f"{path}: is not a table of scores ({problem}); run the evaluation again") from problem
 
     def write(self, path: Path) -> None:
         """Write a parquet file atomically."""
@@ -127,7 +127,7 @@ class ScoreTable:
 def summarize(track_values: Iterable[TrackValue]) -> tuple[Summary, ...]:
     """Return mean and median over tracks per system, split, target, scoring group and metric, in order of appearance.
 
-    NaN is excluded and counted. Scoring groups are kept apart: vocals scored with three stems and vocals scored with
+    NaN is excluded and counted. Scoring groups are not mixed: vocals scored with three stems and vocals scored with
     the accompaniment are not comparable.
     """
     values: dict[tuple[str, ...], list[float]] = {}

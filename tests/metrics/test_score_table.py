@@ -151,12 +151,12 @@ def test_reading_an_invalid_table_raises_scoring_error(tmp_path: Path) -> None:
     damaged.write_bytes(b"PAR1")
     pyarrow.parquet.write_table(pa.table({"a": [1]}), other)
     for path in (damaged, other, tmp_path / "missing.parquet"):
-        with pytest.raises(ScoringError, match="is no table of scores"):
+        with pytest.raises(ScoringError, match="is not a table of scores"):
             ScoreTable.read(path)
 
 
 def test_a_folder_without_museval_json_raises_scoring_error(tmp_path: Path) -> None:
-    with pytest.raises(ScoringError, match="holds no"):
+    with pytest.raises(ScoringError, match="no <split>/<track>.json found"):
         ScoreTable.from_museval("us", tmp_path)
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / "x.json").write_text(json.dumps({"targets": [{"name": "bass"}]}))
