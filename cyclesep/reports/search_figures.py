@@ -158,7 +158,7 @@ def _axis_position(parameter: Parameter, value: Any) -> float:
 
 
 def _draw_vertical_axes(axes: Axes, names: Sequence[str], bounds: Sequence[tuple[str, str]]) -> None:
-    style = {"horizontalalignment": "center", "fontsize": 9.5, "color": QUIET}
+    style: dict[str, Any] = {"horizontalalignment": "center", "fontsize": 9.5, "color": QUIET}
     for x, (low, high) in enumerate(bounds):
         axes.axvline(x, color=LINE, linewidth=1.2, zorder=1)
         axes.text(x, -0.04, low, verticalalignment="top", **style)

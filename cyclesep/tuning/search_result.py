@@ -1,4 +1,4 @@
-"""The result of a search, and the files that hold it; each file is written atomically."""
+"""The result of a search, and its files, each written atomically."""
 
 import json
 import math

@@ -31,7 +31,7 @@ from cyclesep.tuning.space import Space
 from cyclesep.tuning.validation_set import mean_si_sir
 
 # Variables that Ray Train reads in this process. Trials are short, so workers are checked more often than every two
-# seconds. Workers may wait a day for resources that other trials hold; Ray Train would count a timeout as a failure.
+# seconds. Workers may wait a day for resources that other trials use; Ray Train would count a timeout as a failure.
 _ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "86400"}
 
 # Names of the samples of a final, in addition to the parameters of the space.

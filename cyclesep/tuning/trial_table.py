@@ -16,7 +16,7 @@ from cyclesep.tuning.trial import FINALIST, SEED, TrialConfig
 
 Outcome = Literal["completed", "stopped early", "diverged", "failed"]
 
-# What a trial reports at its end, and the columns that hold it.
+# Metrics and origin that a trial reports at its end; also names of columns.
 _METRICS = ("sdr", "si_sdr", "si_sdr_gain", "sir", "seconds", "parameters")
 _ORIGIN = ("commit", "version", "hardware", "manifest_digest")
 
