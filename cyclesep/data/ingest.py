@@ -3,16 +3,15 @@
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import ray
-from annotated_types import Ge, Gt, Le
 
-from cyclesep import storage
 from cyclesep.console.progress_bar import LiveBar
-from cyclesep.data.corpora.corpus import CorpusConfig, Track, describe, find_tracks
+from cyclesep.data.config import IngestConfig
+from cyclesep.data.corpora.corpus import Track, describe, find_tracks
 from cyclesep.data.preprocess import prepare
 from cyclesep.data.shards.ingest_store import Output, open_output
 from cyclesep.data.shards.manifest import (
@@ -25,27 +24,10 @@ from cyclesep.data.shards.manifest import (
 )
 from cyclesep.data.shards.writing import write_track
 from cyclesep.errors import AudioError, CorpusError, CyclesepError, StorageError
+from cyclesep.storage.uri import display_path
 
 # A mixture that differs from the sum of its stems by more is told; AAC alone stays below.
 RESIDUAL_DB = -20.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class IngestConfig:
-    """What music becomes which shards."""
-
-    corpus: CorpusConfig = field(default_factory=CorpusConfig)
-    """Which music."""
-    output: str
-    """Where to write shards: s3://bucket/prefix, or a folder; on a cluster, one that all machines share."""
-    sample_rate: Annotated[int, Ge(4000), Le(192000)] = 44100
-    """Samples per second; sources of other rates are resampled."""
-    channels: Literal[1, 2] = 2
-    """1: stereo is mixed down to mono; 2: mono is doubled."""
-    segment_seconds: Annotated[float, Gt(0.0), Le(60.0)] = 4.0
-    """Length of one record: crops across a border cost a second look-up, a first look at a record checks all of it."""
-    max_shard_mib: Annotated[int, Ge(1), Le(65536)] = 256
-    """Largest LMDB file in MiB; a longer track is spread over several."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +62,7 @@ class IngestReport:
         """A few lines for a person: what is there, what was odd, what failed and why."""
         counts = ", ".join(f"{len(self.manifest.split(split))} {split}" for split in ("train", "valid", "test"))
         lines = [
-            f"{storage.shown(self.output)}: {len(self.manifest.tracks)} tracks ({counts}), "
+            f"{display_path(self.output)}: {len(self.manifest.tracks)} tracks ({counts}), "
             f"{self.manifest.hours * 60:.1f} minutes at {self.manifest.sample_rate} Hz, "
             f"{self.manifest.channels} channels, stems {', '.join(self.manifest.stems)}"
         ]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 from pydantic import AllowInfNan, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from cyclesep.data.corpora.corpus import CorpusConfig
+from cyclesep.data.corpora.config import CorpusConfig
 from cyclesep.inference.config import SeparationConfig
 
 Oracle = Literal["IRM1", "IRM2", "IBM", "MWF"]

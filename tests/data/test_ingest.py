@@ -15,8 +15,10 @@ import stempeg
 
 from cyclesep.audio import audio_io
 from cyclesep.data import ingest as ingest_module
-from cyclesep.data.corpora.corpus import CorpusConfig, find_tracks
-from cyclesep.data.ingest import FailedTrack, IngestConfig, ingest
+from cyclesep.data.config import IngestConfig
+from cyclesep.data.corpora.config import CorpusConfig
+from cyclesep.data.corpora.corpus import find_tracks
+from cyclesep.data.ingest import FailedTrack, ingest
 from cyclesep.data.preprocess import prepare
 from cyclesep.data.shards.ingest_store import open_output
 from cyclesep.data.shards.manifest import MANIFEST_NAME

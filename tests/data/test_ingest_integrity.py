@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from ray import get_runtime_context
 
 from cyclesep.audio.audio_io import from_pcm16, to_pcm16
-from cyclesep.data.ingest import IngestConfig, ingest
+from cyclesep.data.config import IngestConfig
+from cyclesep.data.ingest import ingest
 from cyclesep.data.shards.reading import ShardReader
 from cyclesep.data.shards.verification import verify
 from cyclesep.errors import CorpusError

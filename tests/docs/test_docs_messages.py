@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from cyclesep.data.corpora.corpus import CorpusConfig, find_tracks
-from cyclesep.data.ingest import FailedTrack, IngestConfig, ingest_track
+from cyclesep.data.config import IngestConfig
+from cyclesep.data.corpora.config import CorpusConfig
+from cyclesep.data.corpora.corpus import find_tracks
+from cyclesep.data.ingest import FailedTrack, ingest_track
 from cyclesep.data.shards.ingest_store import open_output
 from cyclesep.errors import CyclesepError
 from tests.support.paths import CHECKOUT

@@ -23,8 +23,9 @@ from cyclesep.checkpoints.training_state import save_checkpoint
 from cyclesep.cli.main import run_job
 from cyclesep.config import settings
 from cyclesep.cyclegan.model import CycleGAN
-from cyclesep.data.corpora.composer.track import SyntheticConfig, synthetic_tracks
+from cyclesep.data.corpora.composer.track import synthetic_tracks
 from cyclesep.data.corpora.composer.writers import write_stem_mp4
+from cyclesep.data.corpora.config import SyntheticConfig
 from cyclesep.data.shards.reading import ShardReader
 from cyclesep.data.shards.verification import verify
 from cyclesep.training.config import TrainConfig

@@ -20,7 +20,8 @@ from cyclesep.checkpoints.training_state import load_training_state
 from cyclesep.config import settings
 from cyclesep.cyclegan.model import CycleGAN
 from cyclesep.data.corpora import musdb18
-from cyclesep.data.corpora.corpus import CorpusConfig, find_tracks
+from cyclesep.data.corpora.config import CorpusConfig
+from cyclesep.data.corpora.corpus import find_tracks
 from cyclesep.data.shards.manifest import read_manifest, track_file_stem, write_manifest
 from cyclesep.errors import CheckpointError, ConfigError, CorpusError, ShardError
 from cyclesep.evaluation.references import ShardTrack

@@ -20,7 +20,7 @@ from cyclesep.audio.audio_io import Waveform, write_wav
 from cyclesep.checkpoints.separator import load_separator
 from cyclesep.config import settings
 from cyclesep.config.sources import parse_override
-from cyclesep.data.corpora.corpus import CorpusConfig
+from cyclesep.data.corpora.config import CorpusConfig
 from cyclesep.data.shards.reading import ShardReader
 from cyclesep.errors import ConfigError, CorpusError, CyclesepError, ScoringError
 from cyclesep.evaluation import evaluate as evaluate_module

@@ -15,7 +15,8 @@ from typing import Any
 from cyclesep.cli.error_handling import run_with_error_handling
 from cyclesep.cli.main import run_job
 from cyclesep.cluster.connect import connect
-from cyclesep.data.ingest import IngestConfig, ingest
+from cyclesep.data.config import IngestConfig
+from cyclesep.data.ingest import ingest
 from cyclesep.data.shards.reading import ShardReader
 from cyclesep.errors import ShardError
 from tests.support.ingest import corpus_digest, file_names, ingest_arguments, ingest_config, ingest_without_ray

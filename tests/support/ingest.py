@@ -10,8 +10,9 @@ import pytest
 import soundfile
 
 from cyclesep.data import ingest as ingest_module
-from cyclesep.data.corpora.corpus import CorpusConfig
-from cyclesep.data.ingest import IngestConfig, IngestReport, ingest
+from cyclesep.data.config import IngestConfig
+from cyclesep.data.corpora.config import CorpusConfig
+from cyclesep.data.ingest import IngestReport, ingest
 from cyclesep.data.shards.manifest import MANIFEST_NAME
 from cyclesep.data.shards.reading import ShardReader
 from cyclesep.data.shards.verification import verify

@@ -1,7 +1,7 @@
 """`cyclesep ingest`: convert music to shards."""
 
 from cyclesep.cli.job import Job
-from cyclesep.data.ingest import IngestConfig
+from cyclesep.data.config import IngestConfig
 
 
 def run(config: IngestConfig) -> int:

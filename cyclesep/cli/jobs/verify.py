@@ -4,7 +4,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from cyclesep.cli.job import Job
-from cyclesep.data.shards.verification import VerifyConfig
+from cyclesep.data.shards.config import VerifyConfig
 from cyclesep.errors import ShardError
 
 if TYPE_CHECKING:

@@ -2,17 +2,14 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
-
-from annotated_types import Ge, Le
-from pydantic import Field
+from typing import Any, Protocol
 
 from cyclesep.audio.audio_io import Waveform
 from cyclesep.config.settings import to_dict
 from cyclesep.data.corpora import musdb18, stem_folders, unpaired
-from cyclesep.data.corpora.composer.track import SyntheticConfig, synthetic_tracks
+from cyclesep.data.corpora.composer.track import synthetic_tracks
+from cyclesep.data.corpora.config import CorpusConfig
 from cyclesep.errors import ConfigError, CorpusError
 
 _SETTINGS_OF_KIND = {
@@ -42,34 +39,6 @@ class Track(Protocol):
 
     def fingerprint(self) -> str:
         """Changes when the source changes; cheap, nothing is decoded."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CorpusConfig:
-    """Which music, and how it is divided into train, valid and test."""
-
-    kind: Literal["musdb18", "stems", "unpaired", "synthetic"] = "synthetic"
-    """musdb18: MUSDB18 or MUSDB18-HQ; stems: a folder of track folders; unpaired: two folders of recordings that have
-    nothing to do with each other; synthetic: songs composed by cyclesep."""
-    path: str = ""
-    """For musdb18: the root that holds train/ and test/, or one .stem.mp4, or a folder of them. For stems: the folder
-    that holds the track folders, or train/, valid/ and test/ with track folders in them."""
-    default_split: Literal["train", "valid", "test"] = "test"
-    """For musdb18: the split of a single .stem.mp4 and of .stem.mp4 files that lie outside train/ and test/."""
-    target: Annotated[str, Field(pattern=r"^[^/\x00]*[^/.\x00][^/\x00]*$")] = "vocals"
-    """For unpaired: the stem name that recordings of the target get."""
-    target_path: str = ""
-    """For unpaired: the folder, sub-folders included, of recordings of the target alone."""
-    background_path: str = ""
-    """For unpaired: the folder, sub-folders included, of recordings of anything else."""
-    background_type: Literal["mixtures", "accompaniment"] = "mixtures"
-    """For unpaired: mixtures if the others contain the target among other sounds, accompaniment if they lack it."""
-    valid_fraction: Annotated[float, Ge(0.0), Le(1.0)] = 0.1
-    """For stems without split folders and for unpaired: share of tracks for validation, by a hash of their names."""
-    test_fraction: Annotated[float, Ge(0.0), Le(1.0)] = 0.1
-    """For stems without split folders and for unpaired: share of tracks for testing, by a hash of their names."""
-    synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
-    """For synthetic: how many songs, how long, from which seed."""
 
 
 def find_tracks(config: CorpusConfig) -> list[Track]:

@@ -24,7 +24,7 @@ class FileTrack:
     """(stem name, file) in the order in which the stems are kept."""
 
     def read(self) -> dict[str, Waveform]:
-        """Read all files; raises CorpusError if one is missing or two create_or_resume one stem, AudioError for a damaged one."""
+        """Read all files; raises CorpusError if one is missing or two claim one stem, AudioError for a damaged one."""
         if not self.files:
             raise CorpusError(f"{self.folder}: holds no audio files; put the track's stems there or remove the folder")
         missing = [file.name for _, file in self.files if not file.is_file()]

@@ -6,51 +6,18 @@ to tensors on whatever device they are. The mixture is the sum of the stems afte
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 import torch
-from annotated_types import Ge, Le
 from numpy.typing import NDArray
-from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
+from cyclesep.data.crops.config import AugmentConfig
 from cyclesep.data.crops.time_stretch import PitchTempo
 from cyclesep.errors import ConfigError
 
-Share = Annotated[float, Ge(0.0), Le(1.0)]
-
 # Streams of random numbers beside the one (seed, crop number) that draws where a crop lies.
 _STEMS, _REMIX, _PITCH_TEMPO = 1, 2, 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
-    """How the stems of a crop are varied; every value at 0 leaves the recordings as they are."""
-
-    gain_db: NonNegativeFloat = 6.0
-    """Each stem of each crop becomes louder or softer by up to this many dB."""
-
-    p_polarity: Share = 0.5
-    """Share of stems whose polarity is inverted."""
-
-    p_channel_swap: Share = 0.5
-    """Share of stems whose channels change places; nothing to a mono corpus."""
-
-    p_remix: Share = 0.5
-    """Share of groups of crops whose stems are shuffled across songs; only where crops have stems (paired)."""
-
-    remix_group_size: PositiveInt = 4
-    """Crops in such a group; batch_size must be a multiple of it."""
-
-    p_pitch_tempo: Share = 0.0
-    """Share of crops whose pitch and tempo are changed; 0 because each costs a hundred times what reading it does."""
-
-    pitch_semitones: Annotated[float, Ge(0.0), Le(6.0)] = 2.0
-    """Such a crop is up to this much higher or lower."""
-
-    tempo_percent: Annotated[int, Ge(0), Le(40)] = 12
-    """Such a crop is up to this much faster or slower, in whole percents."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,11 +28,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from cyclesep import storage
 from cyclesep.data.shards.manifest import ShardFile
 from cyclesep.errors import ConfigError, StorageError
 from cyclesep.storage import atomic_io
 from cyclesep.storage.download_cache import FOLDER_VARIABLE, cache_folder
+from cyclesep.storage.s3_transfers import download
 
 LIMIT_VARIABLE = "CYCLESEP_CACHE_GIB"
 NUM_PREFETCH_THREADS = 8
@@ -126,14 +126,14 @@ class ShardCache:
         with self._sole(self.folder / f"{shard.sha256}.lock", wait=wait) as lock:
             if lock is not None and not path.exists():
                 self._find_room(lock, shard)
-                storage.download(uri, path, sha256=shard.sha256)
+                download(uri, path, sha256=shard.sha256)
 
     @contextmanager
     def _sole(self, path: Path, *, wait: bool) -> Iterator[IO[str] | None]:
         """Hold the lock file `path`, which exists only while somebody does; None if not to wait and it is held."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = atomic_io.locked(path, wait=wait)
+            lock = atomic_io.lock_file(path, wait=wait)
         except OSError as problem:
             raise self._unusable(problem) from problem
         if lock is None:

@@ -17,7 +17,6 @@ from typing import Any
 
 from typing_extensions import override
 
-from cyclesep import storage
 from cyclesep.data.shards.manifest import (
     MANIFEST_NAME,
     TrackRecord,
@@ -25,8 +24,12 @@ from cyclesep.data.shards.manifest import (
     read_track_record,
     write_track_record,
 )
-from cyclesep.errors import CorpusError, ShardError, StorageError
+from cyclesep.errors import CorpusError, LockHeldError, ObjectNotFound, ShardError, StorageError
+from cyclesep.storage import s3_objects
 from cyclesep.storage.atomic_io import write_text
+from cyclesep.storage.s3_lock import S3Lock
+from cyclesep.storage.s3_transfers import Upload, abort_uploads, upload
+from cyclesep.storage.uri import absolute_uri, is_remote, join_uri
 
 _SETTINGS_NAME = "ingest.json"
 _LOCK_NAME = ".ingest.lock"
@@ -37,8 +40,8 @@ _NUM_READERS = 16
 
 def open_output(place: str) -> "Output":
     """The output that a setting names: `s3://bucket/prefix` or a folder."""
-    absolute = storage.absolute(place)
-    return BucketOutput(absolute) if storage.is_remote(absolute) else FolderOutput(absolute)
+    absolute = absolute_uri(place)
+    return BucketOutput(absolute) if is_remote(absolute) else FolderOutput(absolute)
 
 
 class Output(ABC):
@@ -121,7 +124,7 @@ class Output(ABC):
         return None
 
     def _place_of(self, name: str) -> str:
-        return storage.join(self.place, name)
+        return join_uri(self.place, name)
 
     def _settings(self) -> dict[str, Any] | None:
         try:
@@ -208,16 +211,16 @@ class BucketOutput(Output):
     @contextmanager
     def only_ingest(self) -> Iterator[Callable[[], None]]:
         try:
-            lock = storage.StorageLock(self._place_of(_LOCK_NAME))
+            lock = S3Lock(self._place_of(_LOCK_NAME))
             lock.acquire()
-        except storage.LockHeldError as held:
+        except LockHeldError as held:
             raise CorpusError(
-                f"{self.place}: another ingest is writing there, {held.told}; wait for it or choose another output"
+                f"{self.place}: another ingest is writing there, {held.owner}; wait for it or choose another output"
             ) from held
         try:
             # A courtesy to whoever pays for them; not everybody may list them.
             with suppress(StorageError):
-                storage.abort_uploads(self.place)
+                abort_uploads(self.place)
             yield lock.check
         finally:
             with suppress(StorageError):
@@ -233,9 +236,9 @@ class BucketOutput(Output):
 
     @override
     def keep(self, track: TrackRecord, scratch: Path) -> None:
-        storage.upload(
+        upload(
             [
-                storage.Upload(path=scratch / shard.name, uri=self._place_of(shard.name), sha256=shard.sha256)
+                Upload(path=scratch / shard.name, uri=self._place_of(shard.name), sha256=shard.sha256)
                 for shard in track.shards
             ]
         )
@@ -248,21 +251,21 @@ class BucketOutput(Output):
 
     @override
     def _sizes(self) -> dict[str, int]:
-        return storage.sizes(self.place)
+        return s3_objects.sizes(self.place)
 
     @override
     def _read(self, name: str) -> str | None:
-        with suppress(storage.ObjectNotFound):
-            return storage.read_text(self._place_of(name))
+        with suppress(ObjectNotFound):
+            return s3_objects.read_text(self._place_of(name))
         return None
 
     @override
     def _write(self, name: str, text: str) -> None:
-        storage.write_text(self._place_of(name), text)
+        s3_objects.write_text(self._place_of(name), text)
 
     @override
     def _remove(self, names: Iterable[str]) -> None:
-        storage.delete(self.place, names)
+        s3_objects.delete(self.place, names)
 
 
 def _record_name(track: TrackRecord) -> str:

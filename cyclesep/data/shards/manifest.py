@@ -13,9 +13,10 @@ from typing import Any
 
 import pydantic
 
-from cyclesep import storage
-from cyclesep.errors import ShardError
+from cyclesep.errors import ObjectNotFound, ShardError
+from cyclesep.storage import s3_objects
 from cyclesep.storage.atomic_io import is_name, write_text
+from cyclesep.storage.uri import is_remote, join_uri
 
 MANIFEST_NAME = "manifest.json"
 VERSION = 1
@@ -133,7 +134,7 @@ def make_manifest(tracks: Iterable[TrackRecord]) -> ShardManifest:
 def write_manifest(folder: Path | str, manifest: ShardManifest) -> None:
     """Make the corpus in `folder`, or at `s3://bucket/prefix`, readable; call it when all shards are in place."""
     body = dataclasses.asdict(manifest)
-    _write_text(storage.join(str(folder), MANIFEST_NAME), _with_checksum(body) + "\n")
+    _write_text(join_uri(str(folder), MANIFEST_NAME), _with_checksum(body) + "\n")
 
 
 def read_manifest(folder: Path | str) -> ShardManifest:
@@ -141,7 +142,7 @@ def read_manifest(folder: Path | str) -> ShardManifest:
 
     Raises ShardError if it is missing, damaged or of another version, StorageError if the bucket cannot be read.
     """
-    path = storage.join(str(folder), MANIFEST_NAME)
+    path = join_uri(str(folder), MANIFEST_NAME)
     text, values = _read_json(path)
     if values.get("version") != VERSION:
         raise ShardError(f"{path}: {_other_version(values.get('version'))}")
@@ -174,17 +175,17 @@ def track_file_stem(
 
 
 def _write_text(path: str, text: str) -> None:
-    if storage.is_remote(path):
-        storage.write_text(path, text)
+    if is_remote(path):
+        s3_objects.write_text(path, text)
     else:
         write_text(Path(path), text)
 
 
 def _read_json(path: str) -> tuple[str, dict[str, Any]]:
     try:
-        text = storage.read_text(path) if storage.is_remote(path) else Path(path).read_bytes().decode()
+        text = s3_objects.read_text(path) if is_remote(path) else Path(path).read_bytes().decode()
         values = json.loads(text, parse_float=_Floats().__getitem__)
-    except (FileNotFoundError, storage.ObjectNotFound):
+    except (FileNotFoundError, ObjectNotFound):
         folder, _, name = path.rpartition("/")
         raise ShardError(
             f"{folder}: holds no {name}, so no ingest was finished here; run `cyclesep ingest` into it"

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from cyclesep import storage
 from cyclesep.audio.audio_io import PCM16_SCALE, Samples
 from cyclesep.data.shards.cache import ShardCache
 from cyclesep.data.shards.manifest import ShardFile, ShardManifest, TrackRecord, read_manifest
 from cyclesep.data.shards.mmap_cache import OpenShard, open_shards
 from cyclesep.errors import ShardError
+from cyclesep.storage.uri import absolute_uri, is_remote, join_uri
 
 _REMEDY = "delete the file and run the same ingest again: only this track is redone"
 _CACHE_REMEDY = "delete this file of the shard cache: it is fetched again"
@@ -46,8 +46,8 @@ class ShardReader:
     def __init__(
         self, folder: Path | str, *, cache: ShardCache | None = None, manifest: ShardManifest | None = None
     ) -> None:
-        self.is_remote = storage.is_remote(folder)
-        self.folder = storage.absolute(folder) if self.is_remote else os.path.realpath(folder)
+        self.is_remote = is_remote(folder)
+        self.folder = absolute_uri(folder) if self.is_remote else os.path.realpath(folder)
         self.manifest: ShardManifest = manifest or read_manifest(self.folder)
         self._cache = cache
         self._selections: dict[tuple[str, tuple[str, ...]], _Selection] = {}
@@ -60,7 +60,7 @@ class ShardReader:
         if not self.is_remote:
             return nullcontext(Path(self.folder, shard.name))
         open_shards.close_removed()
-        return self._cache_here().local_path(storage.join(self.folder, shard.name), shard)
+        return self._cache_here().local_path(join_uri(self.folder, shard.name), shard)
 
     def prefetch(self, tracks: Sequence[TrackRecord]) -> None:
         """Begin to fetch the shards of `tracks`, as many as the cache can hold, in the background.
@@ -68,7 +68,7 @@ class ShardReader:
         Processes of one machine that ask for the same share the work. Does nothing where shards are local.
         """
         if self.is_remote:
-            wanted = [(storage.join(self.folder, shard.name), shard) for track in tracks for shard in track.shards]
+            wanted = [(join_uri(self.folder, shard.name), shard) for track in tracks for shard in track.shards]
             cache = self._cache_here()
             threading.Thread(target=cache.prefetch, args=(wanted,), name="prefetch", daemon=True).start()
 

@@ -10,9 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-from annotated_types import Ge, Le, MinLen
 
 from cyclesep.data.shards import segments
 from cyclesep.data.shards.cache import ShardCache
@@ -25,16 +22,6 @@ REMEDY = "delete these files and run the same ingest again: only their tracks ar
 
 _Advance = Callable[[int], object]
 _Fault = tuple[int | None, str]  # segment, or None for the file as a whole, and reason
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerifyConfig:
-    """Which corpora to check, and how many files at once."""
-
-    shards: Annotated[tuple[str, ...], MinLen(1)]
-    """Folders of shards, or s3://bucket/prefix, each with its manifest.json."""
-    num_threads: Annotated[int, Ge(1), Le(1024)] | None = None
-    """Shards checked at once; by default one per core. Hashing holds no Python lock, so threads use all cores."""
 
 
 @dataclass(frozen=True, kw_only=True)

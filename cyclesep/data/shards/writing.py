@@ -127,7 +127,7 @@ def _write_shard(path: Path, track: TrackRecord, stems: Mapping[str, Samples], i
             checksums = _write_lmdb(partial, track, stems, indices)
         except lmdb.Error as problem:
             reason = _reason(problem, partial, _map_size(track, indices))
-            raise StorageError(f"{path}: cannot be written ({reason}); free space or choose another place") from problem
+            raise StorageError(f"{path}: cannot be written ({reason}); free space or choose another location") from problem
         records, sha256 = _read_back(partial, checksums, path)
         return ShardFile(
             name=path.name,
@@ -187,7 +187,7 @@ def _read_back(
                 # Large records follow each other; LMDB keeps small ones, as a track's last may be, inside its tree.
                 offset = content.find(first_bytes)
             if offset < 0 or zlib.crc32(content[offset : offset + length]) != checksum:
-                raise StorageError(f"{path}: reads back other than it was written; choose another place")
+                raise StorageError(f"{path}: reads back other than it was written; choose another location")
             records.append((offset, length))
             position = offset + length
         return tuple(records), hashlib.sha256(content).hexdigest()

@@ -9,8 +9,9 @@ import soundfile
 import stempeg
 import yaml
 
-from cyclesep.data.corpora.composer.track import SyntheticConfig, synthetic_tracks
-from cyclesep.data.corpora.corpus import CorpusConfig, describe, find_tracks
+from cyclesep.data.corpora.composer.track import synthetic_tracks
+from cyclesep.data.corpora.config import CorpusConfig, SyntheticConfig
+from cyclesep.data.corpora.corpus import describe, find_tracks
 from cyclesep.data.corpora.musdb18 import STEMS, STREAMS, read_streams
 from cyclesep.data.corpora.stem_folders import split_by_name
 from cyclesep.errors import AudioError, ConfigError, CorpusError

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cyclesep.data.crops import augment
-from cyclesep.data.crops.augment import AugmentConfig
+from cyclesep.data.crops.config import AugmentConfig
 from cyclesep.data.crops.time_stretch import PitchTempo
 from cyclesep.errors import ConfigError
 

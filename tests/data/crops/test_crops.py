@@ -12,8 +12,7 @@ import scipy.stats
 import torch
 
 from cyclesep.config import settings
-from cyclesep.data.crops.augment import AugmentConfig
-from cyclesep.data.crops.config import CropConfig
+from cyclesep.data.crops.config import AugmentConfig, CropConfig
 from cyclesep.data.crops.dataset import Batch, CropStream, crop_loader, validation_crops
 from cyclesep.data.shards.manifest import make_manifest, write_manifest
 from cyclesep.data.shards.reading import ShardReader

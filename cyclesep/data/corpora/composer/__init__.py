@@ -10,8 +10,9 @@ composition, styles, names                   the song on paper
 """
 
 from cyclesep.data.corpora.composer.piano import PianoDomainConfig, write_piano_domain
-from cyclesep.data.corpora.composer.track import PRESETS, SyntheticConfig, SyntheticTrack, synthetic_tracks
+from cyclesep.data.corpora.composer.track import PRESETS, SyntheticTrack, synthetic_tracks
 from cyclesep.data.corpora.composer.writers import write_musdb_hq, write_stem_mp4
+from cyclesep.data.corpora.config import SyntheticConfig
 
 __all__ = [
     "PRESETS",

@@ -2,11 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
-from annotated_types import Ge
-from pydantic import NonNegativeInt
 
 from cyclesep.audio.audio_io import Waveform, from_pcm16
 from cyclesep.data.corpora.composer.bass import render_bass
@@ -17,6 +14,7 @@ from cyclesep.data.corpora.composer.mastering import balance, limit, quantise
 from cyclesep.data.corpora.composer.names import track_name
 from cyclesep.data.corpora.composer.signals import SAMPLE_RATE, random_stream, samples_in
 from cyclesep.data.corpora.composer.vocals import render_vocals
+from cyclesep.data.corpora.config import SyntheticConfig
 
 # Changes whenever the same seed gives other samples.
 GENERATOR_VERSION = 1
@@ -25,22 +23,6 @@ SPLIT_NUMBERS = {"train": 0, "valid": 1, "test": 2}
 RENDERERS = {"vocals": render_vocals, "drums": render_drums, "bass": render_bass, "other": render_other}
 COMPOSITION, MASTERING = 0, 1
 FIRST_STEM = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class SyntheticConfig:
-    """A corpus that the program composes itself."""
-
-    seed: NonNegativeInt = 0
-    """Another seed gives other songs."""
-    num_train: NonNegativeInt = 8
-    """Number of training tracks; a larger corpus starts with the same songs."""
-    num_valid: NonNegativeInt = 2
-    """Number of validation tracks."""
-    num_test: NonNegativeInt = 4
-    """Number of test tracks."""
-    seconds: Annotated[float, Ge(2.0)] = 12.0
-    """Length of every track; in tracks shorter than about four bars no stem rests for long."""
 
 
 PRESETS: Mapping[str, SyntheticConfig] = {
