@@ -1,4 +1,4 @@
-"""Runs docs/notebook.ipynb from top to bottom and saves it with its outputs: `make notebook`."""
+"""Run docs/notebook.ipynb from top to bottom and save it with its outputs: `make notebook`."""
 
 from pathlib import Path
 
@@ -10,16 +10,16 @@ NOTEBOOK = Path(__file__).with_name("notebook.ipynb")
 
 
 def executed(notebook: NotebookNode, folder: Path) -> NotebookNode:
-    """The notebook with the outputs of running it in `folder`; raises nbclient's CellExecutionError if a cell fails."""
+    """Run the notebook in `folder` and return it with outputs; raises nbclient's CellExecutionError if a cell fails."""
     client = NotebookClient(
         notebook,
         kernel_name="python3",
         timeout=900,
         startup_timeout=300,
-        # No times in the file, and one text for what a cell prints piece by piece: runs differ in less.
+        # No timestamps, and one text per output stream, so that runs differ less.
         record_timing=False,
         coalesce_streams=True,
-        # Says at each start that it listens on this machine's loopback.
+        # Suppress the message about the loopback address.
         extra_arguments=["--log-level=ERROR"],
         resources={"metadata": {"path": str(folder)}},
     )
