@@ -1,4 +1,4 @@
-"""Validation crops to listen to and look at: mixture, estimates and references, and their spectrograms."""
+"""Audio of validation crops with spectrograms: mixture, estimates and references."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,21 +13,21 @@ from cyclesep.audio.spectrogram_image import spectrogram_pixels
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One waveform `(channels, time)` of a crop and its spectrogram `(height, width, 3)`."""
+class AudioSample:
+    """A waveform `(channels, time)` of a crop and its spectrogram `(height, width, 3)`."""
 
     name: str
-    """Such as `samples/crop-0/vocals-estimate`."""
+    """For example `samples/crop-0/vocals-estimate`."""
     samples: Samples
     image: NDArray[np.uint8]
 
 
-def separated_samples(
+def audio_samples(
     separator: nn.Module, mixtures: Tensor, targets: Tensor, names: tuple[str, ...], sample_rate: int
-) -> Iterator[Sample]:
-    """Separate crops `(crops, channels, time)` whose targets are `(crops, targets, channels, time)`.
+) -> Iterator[AudioSample]:
+    """Separate crops `(crops, channels, time)` with targets `(crops, targets, channels, time)`.
 
-    All spectrograms of a crop share one scale.
+    All spectrograms of a crop have the same scale.
     """
     device = next(separator.parameters()).device
     for index, (mixture, references) in enumerate(zip(mixtures, targets, strict=True)):
@@ -39,4 +39,4 @@ def separated_samples(
         signals = {name: waveform.mean(0).numpy() for name, waveform in waveforms.items()}
         images = spectrogram_pixels(signals, sample_rate)
         for name, waveform in waveforms.items():
-            yield Sample(name=f"samples/crop-{index}/{name}", samples=waveform.numpy(), image=images[name])
+            yield AudioSample(name=f"samples/crop-{index}/{name}", samples=waveform.numpy(), image=images[name])

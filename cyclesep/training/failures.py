@@ -1,4 +1,4 @@
-"""What stopped a training run, as one line, where it is something that a user can put right."""
+"""Errors that stopped a training run, as one line if a user can fix them."""
 
 import logging
 import re
@@ -13,7 +13,7 @@ from cyclesep.errors import CyclesepError, TrainingError
 
 
 def unwrap_error(failure: BaseException | None) -> CyclesepError | None:
-    """The error of ours inside what Ray and torch wrap around it, in one line; or that memory ran out, a GPU's too."""
+    """Return the CyclesepError inside errors of Ray and torch, or an error for lack of (GPU) memory, else None."""
     while failure is not None:
         if isinstance(failure, CyclesepError):
             return type(failure)(one_line(failure))
@@ -21,8 +21,8 @@ def unwrap_error(failure: BaseException | None) -> CyclesepError | None:
             return out_of_memory_error(failure)
         if isinstance(failure, torch.OutOfMemoryError):
             return TrainingError(
-                f"a GPU has too little memory for this run ({' '.join(str(failure).split())[:120]}); take batches in "
-                "parts by method.gradient_accumulation_steps=2 or more, or lower crops.batch_size or crops.crop_seconds"
+                f"a GPU is out of memory ({' '.join(str(failure).split())[:120]}); set "
+                "method.gradient_accumulation_steps=2 or more, or lower crops.batch_size or crops.crop_seconds"
             )
         inner = (getattr(failure, name, None) for name in ("_base_exc", "cause", "controller_failure"))
         failure = next(filter(None, inner), failure.__cause__)
@@ -30,16 +30,16 @@ def unwrap_error(failure: BaseException | None) -> CyclesepError | None:
 
 
 def one_line(problem: CyclesepError) -> str:
-    """The message without the traceback that a DataLoader puts before it when a loader process has failed."""
+    """Return the message without the traceback that a DataLoader prepends if one of its processes failed."""
     return re.sub(r"^cyclesep\.[\w.]+: ", "", str(problem).strip().rpartition("\n")[2])
 
 
-class ShortUserErrors(logging.Filter):
-    """Leaves tracebacks out of Ray Train's log of errors that a user can put right; those of bugs stay."""
+class ShortErrorFilter(logging.Filter):
+    """Removes tracebacks of CyclesepErrors from Ray Train's log; those of other errors stay."""
 
     @override
     def filter(self, record: logging.LogRecord) -> bool:
-        """Shorten the record if it is made while such an error is handled; it is logged in either case."""
+        """Shorten the record if such an error is being handled; every record is logged."""
         problem = sys.exc_info()[1]
         if isinstance(problem, CyclesepError):
             record.msg, record.args = f"training stopped: {one_line(problem)}", ()

@@ -25,9 +25,9 @@ from cyclesep.training.config import TrainConfig
 from cyclesep.training.dry_run import dry_run_step
 from cyclesep.training.failures import unwrap_error
 from cyclesep.training.json_logging import LOGS
-from cyclesep.training.preemption import stoppable
+from cyclesep.training.preemption import handle_sigterm
 from cyclesep.training.run_folder import create_or_resume, refuse_other_audio, with_separator
-from cyclesep.training.training_progress import watched
+from cyclesep.training.training_progress import show_progress
 from cyclesep.training.worker import train_worker
 
 _log = logging.getLogger(__name__)
@@ -82,8 +82,8 @@ def _trained(
     if config.scale_up_timeout_minutes:
         # Read by Ray Train's controller, to which it passes such variables.
         os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(60 * config.scale_up_timeout_minutes)
-    shown = watched(config.name, total=config.steps) if show else nullcontext()
-    with stoppable() as request, shown as board:
+    shown = show_progress(config.name, total=config.steps) if show else nullcontext()
+    with handle_sigterm() as request, shown as board:
         trainer = ray.train.torch.TorchTrainer(
             train_worker,
             train_loop_config={
@@ -91,7 +91,7 @@ def _trained(
                 "folder": folder.uri,
                 "commit": run_metadata.commit(),
                 "board": board,
-                "bell": request.bell,
+                "stop_signal": request.signal,
             },
             scaling_config=ray.train.ScalingConfig(
                 num_workers=config.num_workers,

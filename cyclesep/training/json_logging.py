@@ -1,4 +1,4 @@
-"""What a worker does, as lines of JSON that name run, rank and step: RUN/logs/rank-0.jsonl and so on."""
+"""Logs of a worker as lines of JSON with run, rank and step, in RUN/logs/rank-0.jsonl and so on."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -14,15 +14,15 @@ _FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s %(run)s %(rank)d %(ste
 
 
 def log_name(rank: int) -> str:
-    """The file of a worker, below the folder of its run."""
+    """Return the log file of a worker, relative to the run folder."""
     return f"{LOGS}/rank-{rank}.jsonl"
 
 
 @contextmanager
-def logged(folder: Path, *, run: str, rank: int, step: Callable[[], int]) -> Iterator[None]:
-    """While the block runs, all that cyclesep logs in this process from INFO on goes to the worker's file.
+def log_to_file(folder: Path, *, run: str, rank: int, step: Callable[[], int]) -> Iterator[None]:
+    """Write cyclesep's log records of this process from level INFO to the worker's file while the block runs.
 
-    Warnings still reach stderr as well. `step` gives the step that the run has done.
+    Warnings are also printed on stderr. `step` returns the last finished step.
     """
     file = folder / log_name(rank)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ def logged(folder: Path, *, run: str, rank: int, step: Callable[[], int]) -> Ite
     handler.addFilter(_Context(run, rank, step))
     logger = logging.getLogger("cyclesep")
     before = logger.level, logger.propagate
-    # Ray's handlers would print what is below a warning as well.
+    # Ray's handlers would also print records below WARNING.
     logger.propagate = False
     handlers = [handler, logging.lastResort or logging.NullHandler()]
     for each in handlers:
@@ -50,7 +50,7 @@ def logged(folder: Path, *, run: str, rank: int, step: Callable[[], int]) -> Ite
 
 
 class _Context(logging.Filter):
-    """Adds where in the run a record was made."""
+    """Adds run, rank and step to a record."""
 
     def __init__(self, run: str, rank: int, step: Callable[[], int]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Where a run's figures, sounds and spectrograms go: TensorBoard, Ray's metrics, and MLflow or Weights & Biases."""
+"""Loggers of metrics, audio and spectrograms: TensorBoard, Ray's metrics, and MLflow or Weights & Biases."""
 
 import logging
 import os
@@ -26,42 +26,42 @@ Image = NDArray[np.uint8]
 PROJECT = "cyclesep"
 MLFLOW_RUN = "mlflow-run"
 TENSORBOARD = "tensorboard"
-# In S3 a file that has grown is put there anew, whole.
-_LARGEST_EVENT_FILE = 8 * 2**20
+# Limit for event files, because a file in S3 is uploaded completely whenever it has grown.
+_MAX_EVENT_FILE_BYTES = 8 * 2**20
 
-# What Ray's metrics carry, under the names of the Grafana dashboard in cluster/.
+# Metrics exported by Ray, with the names used by the Grafana dashboard in cluster/.
 EXPORTED: Mapping[str, tuple[str, str]] = {
     "perf/crops_per_second": ("cyclesep_crops_per_second", "Crops per second over all workers"),
-    "perf/data_wait_fraction": ("cyclesep_data_wait", "Share of the time that a worker waits for crops"),
+    "perf/data_wait_fraction": ("cyclesep_data_wait", "Fraction of time that a worker waits for crops"),
     "perf/step_seconds": ("cyclesep_step_seconds", "Seconds of a training step"),
     "separator/total": ("cyclesep_separator_loss", "Weighted sum of the separator's losses"),
     "separator/steps_skipped": ("cyclesep_steps_skipped", "Steps without finite gradients so far"),
     "validation/sdr": ("cyclesep_validation_sdr", "SDR on the validation crops in dB"),
-    "validation/si_sdr_gain": ("cyclesep_validation_si_sdr_gain", "SI-SDR above the mixture's in dB"),
+    "validation/si_sdr_gain": ("cyclesep_validation_si_sdr_gain", "SI-SDR improvement over the mixture in dB"),
 }
 
 _log = logging.getLogger(__name__)
 
 
-class Tracker(ABC):
-    """One place that a run is followed from; names have slashes, such as `separator/cycle`."""
+class MetricLogger(ABC):
+    """A destination of metrics; names contain slashes, for example `separator/cycle`."""
 
     @abstractmethod
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Take figures of a step."""
+        """Log metrics of a step."""
 
     def flush(self) -> None:  # noqa: B027
-        """Write down what was taken so far."""
+        """Write everything logged so far."""
 
     def sample(self, step: int, name: str, samples: Samples, sample_rate: int, image: Image) -> None:  # noqa: B027
-        """Take audio `(channels, time)` and its spectrogram `(height, width, 3)`; not every place has room for it."""
+        """Log audio `(channels, time)` and its spectrogram `(height, width, 3)`, if supported."""
 
     def close(self) -> None:  # noqa: B027
-        """Say that nothing more comes."""
+        """Close the logger."""
 
 
-class TensorBoard(Tracker):
-    """Event files in the run's folder; those of steps after `step` are struck out, for a run that goes on."""
+class TensorBoard(MetricLogger):
+    """Event files in the run folder; events after `step` are purged when a run resumes."""
 
     def __init__(self, folder: Path, step: int) -> None:
         self._folder = folder / TENSORBOARD
@@ -74,7 +74,7 @@ class TensorBoard(Tracker):
 
     @override
     def sample(self, step: int, name: str, samples: Samples, sample_rate: int, image: Image) -> None:
-        # TensorBoard plays one channel, and full scale is 1.
+        # TensorBoard plays one channel with full scale 1.
         mono = samples.mean(axis=0, keepdims=True)
         self._writer.add_audio(name, mono / max(1.0, float(np.abs(mono).max())), step, sample_rate)
         self._writer.add_image(name, image, step, dataformats="HWC")
@@ -83,8 +83,8 @@ class TensorBoard(Tracker):
     def flush(self) -> None:
         self._writer.flush()
         latest = max((path.stat() for path in self._folder.iterdir()), key=lambda status: status.st_mtime_ns)
-        if latest.st_size > _LARGEST_EVENT_FILE:
-            # The writer begins another file when it is told more.
+        if latest.st_size > _MAX_EVENT_FILE_BYTES:
+            # The writer starts a new file with the next event.
             self._writer.close()
 
     @override
@@ -92,8 +92,8 @@ class TensorBoard(Tracker):
         self._writer.close()
 
 
-class RayMetrics(Tracker):
-    """Gauges that Ray gives to Prometheus, with the run's name as a tag."""
+class RayMetrics(MetricLogger):
+    """Gauges that Ray exports to Prometheus, tagged with the run's name."""
 
     def __init__(self, run: str) -> None:
         self._gauges = {name: Gauge(metric, about, tag_keys=("run",)) for name, (metric, about) in EXPORTED.items()}
@@ -106,8 +106,8 @@ class RayMetrics(Tracker):
             self._gauges[name].set(values[name])
 
 
-class MLflow(Tracker):
-    """A run of the experiment `cyclesep` at MLFLOW_TRACKING_URI; a run that goes on stays the same MLflow run."""
+class MLflow(MetricLogger):
+    """A run of the experiment `cyclesep` at MLFLOW_TRACKING_URI; a resumed run continues the same MLflow run."""
 
     def __init__(self, name: str, folder: Path, settings: Mapping[str, Any]) -> None:
         self._mlflow = _service("mlflow", "mlflow-skinny")
@@ -137,8 +137,8 @@ class MLflow(Tracker):
         self._mlflow.fail()
 
 
-class Wandb(Tracker):
-    """A run of the project `cyclesep` at Weights & Biases, whose id is the run's name."""
+class Wandb(MetricLogger):
+    """A run of the project `cyclesep` at Weights & Biases, with the run's name as its id."""
 
     def __init__(self, name: str, folder: Path, settings: Mapping[str, Any]) -> None:
         self._wandb = _service("wandb", "wandb")
@@ -166,56 +166,58 @@ class Wandb(Tracker):
         self._run.finish()
 
 
-class Trackers:
-    """All of a run's trackers as one; one that fails later is told of once and left out, the run goes on."""
+class MetricLoggers:
+    """All loggers of a run; one that fails is reported once and removed, and training continues."""
 
-    def __init__(self, trackers: Iterable[Tracker]) -> None:
-        self._trackers = list(trackers)
+    def __init__(self, loggers: Iterable[MetricLogger]) -> None:
+        self._loggers = list(loggers)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        self._each(lambda tracker: tracker.scalars(step, values))
+        self._each(lambda logger: logger.scalars(step, values))
 
     def sample(self, step: int, name: str, samples: Samples, sample_rate: int, image: Image) -> None:
-        self._each(lambda tracker: tracker.sample(step, name, samples, sample_rate, image))
+        self._each(lambda logger: logger.sample(step, name, samples, sample_rate, image))
 
     def flush(self) -> None:
-        self._each(lambda tracker: tracker.flush())
+        self._each(lambda logger: logger.flush())
 
     def close(self) -> None:
-        self._each(lambda tracker: tracker.close())
+        self._each(lambda logger: logger.close())
 
-    def _each(self, tell: Callable[[Tracker], None]) -> None:
-        for tracker in list(self._trackers):
+    def _each(self, action: Callable[[MetricLogger], None]) -> None:
+        for logger in list(self._loggers):
             try:
-                tell(tracker)
-            # A service may fail in any way of its own, and a run is worth more than its curves.
+                action(logger)
+            # A service can raise any error, which must not stop training.
             except Exception as problem:
-                self._trackers.remove(tracker)
-                _log.warning("%s takes nothing more: %s", type(tracker).__name__, " ".join(str(problem).split())[:300])
+                self._loggers.remove(logger)
+                _log.warning(
+                    "%s failed and is disabled: %s", type(logger).__name__, " ".join(str(problem).split())[:300]
+                )
 
 
-def open_trackers(
+def open_loggers(
     name: str, folder: Path, *, step: int, service: Service | None, settings: Mapping[str, Any]
-) -> Trackers:
-    """The trackers of the run `name`, which goes on from `step`; `settings` are flat.
+) -> MetricLoggers:
+    """Open the loggers of the run `name`, which continues from `step`; `settings` are flat.
 
-    Raises ConfigError if the service is not installed or refuses.
+    Raises ConfigError if the service is not installed or cannot be reached.
     """
-    trackers: list[Tracker] = [TensorBoard(folder, step)]
+    loggers: list[MetricLogger] = [TensorBoard(folder, step)]
     if ray.is_initialized():
-        trackers.append(RayMetrics(name))
+        loggers.append(RayMetrics(name))
     if service is not None:
         kinds = {"mlflow": MLflow, "wandb": Wandb}
         try:
-            trackers.append(kinds[service](name, folder, settings))
+            loggers.append(kinds[service](name, folder, settings))
         except ConfigError:
             raise
         except Exception as problem:
-            told = " ".join(str(problem).split())[:300]
+            reason = " ".join(str(problem).split())[:300]
             raise ConfigError(
-                f"logger={service}: it refuses ({told}); set its address and key, or leave it out"
+                f"logger={service}: cannot be opened ({reason}); set its address and key, or omit logger"
             ) from problem
-    return Trackers(trackers)
+    return MetricLoggers(loggers)
 
 
 def _service(module: str, package: str) -> ModuleType:
@@ -223,5 +225,5 @@ def _service(module: str, package: str) -> ModuleType:
         return __import__(module)
     except ImportError as problem:
         raise ConfigError(
-            f"logger={module}: is not installed on the workers; pip install {package}, or leave it out"
+            f"logger={module}: not installed on the workers; pip install {package}, or omit logger"
         ) from problem

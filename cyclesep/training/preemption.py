@@ -1,9 +1,9 @@
-"""A run that is asked to stop, or one of whose machines will be taken away, saves a checkpoint at once.
+"""Checkpoints on preemption: a run saves a checkpoint before it is stopped or loses a machine.
 
-SIGTERM to the process that called `fit` (`ray job stop`, Slurm before its time limit, a pod that is deleted)
-ends the run after that checkpoint. SIGTERM to a node's `ray start --block` (a spot machine or its pod), or `ray
-drain-node`, tells Ray that the node will go: the run saves and goes on until it is gone, and Ray Train starts it again
-from there.
+SIGTERM to the process that called `fit` (`ray job stop`, Slurm before its time limit, a deleted pod) ends the run after
+that checkpoint. SIGTERM to a node's `ray start --block` (a spot machine or its pod) or `ray drain-node` announces to
+Ray that the node will be removed: the run saves a checkpoint and continues until then, and Ray Train restarts it from
+there.
 """
 
 import asyncio
@@ -23,98 +23,100 @@ import ray.train.collective
 
 from cyclesep.cluster.connect import local_actor
 
-# As a shell tells of a process that SIGTERM ended.
+# 128 + SIGTERM.
 STATUS = 143
-# Workers ask each other about so often, which takes some milliseconds.
-_SECONDS = 1.0
+# Seconds between polls, each of which is a collective call of some milliseconds.
+_POLL_SECONDS = 1.0
 
-Wanted = Literal["save", "stop"]
+Action = Literal["save", "stop"]
 
 
 class StopSignal:
-    """An actor that rings once and for all who listen."""
+    """An actor with an event that is set once and that any process can wait for."""
 
     def __init__(self) -> None:
-        self._rung = asyncio.Event()
+        self._event = asyncio.Event()
 
-    async def ring(self) -> None:
-        self._rung.set()
+    async def set(self) -> None:
+        self._event.set()
 
-    async def heard(self) -> None:
-        """Returns when it has rung."""
-        await self._rung.wait()
+    async def wait(self) -> None:
+        """Return once the event is set."""
+        await self._event.wait()
 
 
 @dataclass(kw_only=True)
 class StopRequest:
-    """Whether this process was asked to stop, and the actor by which workers hear of it."""
+    """Whether this process received SIGTERM, and the signal that notifies the workers; None outside the main thread."""
 
-    bell: Any
+    signal: Any
     is_made: bool = False
 
 
 @contextmanager
-def stoppable() -> Iterator[StopRequest]:
-    """While the block runs, SIGTERM is handed on to those who hold the bell; a second one ends this process.
+def handle_sigterm() -> Iterator[StopRequest]:
+    """Forward SIGTERM to the workers while the block runs; a second SIGTERM ends this process.
 
-    Only a main thread hears signals: elsewhere, as in a trial of a search, there is no bell and nothing is changed.
+    Only the main thread can handle signals. In another thread, as in a trial of a search, nothing is changed.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield StopRequest(bell=None)
+        yield StopRequest(signal=None)
         return
-    request = StopRequest(bell=local_actor(StopSignal))
+    request = StopRequest(signal=local_actor(StopSignal))
 
-    def hand_on(*_: int | FrameType | None) -> None:
+    def forward(*_: int | FrameType | None) -> None:
         if request.is_made:
             sys.exit(STATUS)
         request.is_made = True
-        request.bell.ring.remote()
-        print("asked to stop: the run saves a checkpoint first", file=sys.stderr, flush=True)
+        request.signal.set.remote()
+        print("received SIGTERM: saving a checkpoint before stopping", file=sys.stderr, flush=True)
 
-    before = signal.signal(signal.SIGTERM, hand_on)
+    before = signal.signal(signal.SIGTERM, forward)
     try:
         yield request
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-class Interruptions:
-    """What a worker asks after each step; all workers of a run get the same answer at the same step."""
+class PreemptionMonitor:
+    """Checks after each step whether to save or stop; all workers get the same answer at the same step."""
 
-    def __init__(self, bell: Any, *, rank: int, step: int) -> None:
-        """`step` is the one that the run has done."""
-        self._heard = bell.heard.remote() if bell is not None and rank == 0 else None
-        self._next = step + 1
-        self._asked = step, time.monotonic()
-        self._leaving: set[str] = set()
+    def __init__(self, stop_signal: Any, *, rank: int, step: int) -> None:
+        """`stop_signal` is a StopSignal actor or None, `step` the last finished step."""
+        self._stop = stop_signal.wait.remote() if stop_signal is not None and rank == 0 else None
+        self._next_poll = step + 1
+        self._last_poll = step, time.monotonic()
+        self._leaving_nodes: set[str] = set()
 
-    def wanted_after(self, step: int) -> Wanted | None:
-        """Whether a checkpoint is wanted now, and the run is to end with it; every worker must call it."""
-        if step < self._next:
+    def poll(self, step: int) -> Action | None:
+        """Return "save" if a node will be removed, "stop" if the run must end, else None; every worker must call it."""
+        if step < self._next_poll:
             return None
         info = ray.train.get_preemption_info()
         leaving = set() if info is None else set(info.preempted_node_ids)
-        is_news, self._leaving = not leaving <= self._leaving, self._leaving | leaving
-        # What rank 0 says, so that all stop, and ask again, after the same step.
-        stops, self._next = ray.train.collective.broadcast_from_rank_zero((self._is_stopped(), self._later(step)))
-        if stops:
+        has_new, self._leaving_nodes = not leaving <= self._leaving_nodes, self._leaving_nodes | leaving
+        # Rank 0 decides, so that all workers stop, and poll again, after the same step.
+        stop, self._next_poll = ray.train.collective.broadcast_from_rank_zero(
+            (self._is_stopped(), self._next_poll_step(step))
+        )
+        if stop:
             return "stop"
-        return "save" if is_news else None
+        return "save" if has_new else None
 
     def _is_stopped(self) -> bool:
-        if self._heard is None or not ray.wait([self._heard], timeout=0)[0]:
+        if self._stop is None or not ray.wait([self._stop], timeout=0)[0]:
             return False
-        heard, self._heard = self._heard, None
+        stop, self._stop = self._stop, None
         try:
-            ray.get(heard)
+            ray.get(stop)
         except ray.exceptions.RayError:
-            # Lost is not rung.
+            # The actor was lost, which is not a signal.
             return False
         return True
 
-    def _later(self, step: int) -> int:
-        """The step at which to ask again, about a second from now and at most twice as many steps as the last time."""
-        (asked, then), now = self._asked, time.monotonic()
-        self._asked = step, now
-        steps = step - asked
-        return step + max(1, min(2 * steps, round(steps * _SECONDS / max(now - then, 1e-9))))
+    def _next_poll_step(self, step: int) -> int:
+        """Return the step of the next poll: about a second from now, at most twice as many steps as the last time."""
+        (previous, then), now = self._last_poll, time.monotonic()
+        self._last_poll = step, now
+        steps = step - previous
+        return step + max(1, min(2 * steps, round(steps * _POLL_SECONDS / max(now - then, 1e-9))))

@@ -1,7 +1,7 @@
-"""The files of a run that grow while it goes on: metrics, logs, TensorBoard's events.
+"""Files of a run that grow during training: metrics, logs, TensorBoard events.
 
-On a disk they lie in the run's folder and are appended to. S3 cannot append: there each worker writes them on its own
-machine and puts them into the run's folder whole, when it has validated and when it ends.
+On disk they are in the run folder and are appended to. S3 cannot append: there each worker writes them to a local
+folder and uploads them after each validation and at the end.
 """
 
 import json
@@ -24,30 +24,30 @@ _log = logging.getLogger(__name__)
 
 
 class RunFiles:
-    """What one worker of a run writes, below `path`; others see it in `folder` after `publish`."""
+    """Files that one worker writes to the local folder `path`; `upload` copies them to the run folder `folder`."""
 
     def __init__(self, folder: StoragePath, path: Path) -> None:
         self.folder = folder
         self.path = path
-        self._published: dict[Path, tuple[int, int]] = {}
+        self._uploaded: dict[Path, tuple[int, int]] = {}
 
-    def publish(self) -> None:
-        """Let others see what was written so far. Raises StorageError if the place cannot be written."""
+    def upload(self) -> None:
+        """Upload changed files if the run folder is remote. Raises StorageError if it cannot be written."""
         if not self.folder.is_remote:
             return
         for file, state in self._states().items():
-            if self._published.get(file) != state:
+            if self._uploaded.get(file) != state:
                 with self.folder.replacing(file.relative_to(self.path).as_posix()) as copy:
                     shutil.copyfile(file, copy)
-                self._published[file] = state
+                self._uploaded[file] = state
 
     def add_metrics(self, step: int, values: dict[str, float]) -> None:
-        """Add a line to the run's metrics."""
+        """Append a line to metrics.jsonl."""
         with (self.path / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
-    def forget_metrics_after(self, step: int) -> None:
-        """Drop lines of steps that will be done again, and one that was being written when the run was killed."""
+    def discard_metrics_after(self, step: int) -> None:
+        """Remove the lines of later steps, which will be repeated, and an incomplete last line."""
         metrics = self.path / METRICS
         if not metrics.exists():
             return
@@ -56,15 +56,15 @@ class RunFiles:
         if kept != text:
             atomic_io.write_text(metrics, kept)
 
-    def fetch(self, *names: str) -> None:
-        """Get what an earlier worker has written, to go on with it."""
+    def download(self, *names: str) -> None:
+        """Download files of an earlier worker, to append to them."""
         for name in names:
-            if self.folder.holds(name):
+            if self.folder.has_file(name):
                 with self.folder.reading(name) as copy:
                     file = self.path / name
                     file.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(copy, file)
-                self._published[file] = _state(file)
+                self._uploaded[file] = _state(file)
 
     def _states(self) -> dict[Path, tuple[int, int]]:
         found = sorted(path for path in self.path.rglob("*") if path.is_file() and not path.is_symlink())
@@ -73,27 +73,27 @@ class RunFiles:
 
 @contextmanager
 def run_files(folder: StoragePath, rank: int) -> Iterator[RunFiles]:
-    """The files that the worker of that rank writes while the block runs, those from before among them."""
+    """Yield the files of the worker of that rank, including earlier ones, and upload them at the end of the block."""
     if not folder.is_remote:
         yield RunFiles(folder, folder.path)
         return
     with tempfile.TemporaryDirectory(prefix="cyclesep-run-") as scratch:
         written = RunFiles(folder, Path(scratch))
-        written.fetch(log_name(rank), *((METRICS, MLFLOW_RUN) if rank == 0 else ()))
+        written.download(log_name(rank), *((METRICS, MLFLOW_RUN) if rank == 0 else ()))
         try:
             yield written
         except BaseException:
-            # What stopped the run counts, and not that its last lines are lost.
+            # Report the error that stopped the run, not a failed upload of its last lines.
             try:
-                written.publish()
+                written.upload()
             except StorageError as problem:
                 _log.warning("%s", problem)
             raise
-        written.publish()
+        written.upload()
 
 
 def _step_of(line: str) -> float:
-    """Infinity for a line that is none."""
+    """Return the step of a line, infinity if it is incomplete or invalid."""
     try:
         return float(json.loads(line)["step"]) if line.endswith("\n") else float("inf")
     except (ValueError, KeyError, TypeError):

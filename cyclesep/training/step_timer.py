@@ -1,4 +1,4 @@
-"""Where the time of a training worker goes."""
+"""Timing of the steps of a training worker."""
 
 import time
 from collections.abc import Iterator
@@ -6,38 +6,38 @@ from contextlib import contextmanager
 
 
 class StepTimer:
-    """Counts steps and waiting between tellings, and seconds between laps."""
+    """Measures speed and waiting time since the last log, and the time between validations."""
 
     def __init__(self) -> None:
-        self._started = self._told = self._lap = time.monotonic()
+        self._last_log = self._last = time.monotonic()
         self._waited = 0.0
         self._steps = 0
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Count the block as waiting for data."""
+        """Count the block as time spent waiting for data."""
         began = time.monotonic()
         yield
         self._waited += time.monotonic() - began
         self._steps += 1
 
     def should_log(self, every_seconds: float = 1.0) -> bool:
-        """Whether the last telling is so long ago; asking resets nothing, `rates` does."""
-        return time.monotonic() - self._told >= every_seconds
+        """Return whether `rates` was last called at least `every_seconds` ago."""
+        return time.monotonic() - self._last_log >= every_seconds
 
     def rates(self, batch_size: int) -> dict[str, float]:
-        """Crops per second over all workers, the share of time spent waiting, seconds per step; since the last call."""
-        seconds = max(time.monotonic() - self._told, 1e-9)
+        """Return crops per second of all workers, fraction of time spent waiting and seconds per step since the last call."""
+        seconds = max(time.monotonic() - self._last_log, 1e-9)
         rates = {
             "crops_per_second": self._steps * batch_size / seconds,
             "data_wait": self._waited / seconds,
             "step_seconds": seconds / max(self._steps, 1),
         }
-        self._told, self._waited, self._steps = time.monotonic(), 0.0, 0
+        self._last_log, self._waited, self._steps = time.monotonic(), 0.0, 0
         return rates
 
-    def lap(self) -> float:
-        """Seconds since the last lap."""
+    def elapsed_since_last(self) -> float:
+        """Return the seconds since the last call."""
         now = time.monotonic()
-        seconds, self._lap = now - self._lap, now
+        seconds, self._last = now - self._last, now
         return seconds

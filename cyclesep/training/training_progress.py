@@ -1,4 +1,4 @@
-"""The live line of a training run: rank 0 tells a board (an actor), the driver looks at it and draws."""
+"""Progress display of a training run: rank 0 updates an actor, the driver reads it and draws."""
 
 import sys
 import threading
@@ -12,8 +12,8 @@ import ray
 from cyclesep.cluster.connect import local_actor
 from cyclesep.console.progress_bar import LiveBar
 
-# Measured on the separator, but not terms of its loss; TensorBoard has them.
-_NO_LOSSES = {
+# Separator metrics that are not loss terms, which only TensorBoard shows.
+_NOT_LOSSES = {
     "output_energy",
     "removed_energy",
     "steps_collapsed",
@@ -24,8 +24,8 @@ _NO_LOSSES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShownProgress:
-    """What a run shows of itself at one moment."""
+class TrainingProgress:
+    """State of a run at one moment."""
 
     step: int
     speed: dict[str, float] = field(default_factory=dict)
@@ -33,71 +33,71 @@ class ShownProgress:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-class Board:
-    """Holds the last thing told; lives in an actor so that workers on other machines reach it."""
+class ProgressActor:
+    """Stores the latest progress, in an actor so that workers on other machines can reach it."""
 
     def __init__(self) -> None:
-        self._told: ShownProgress | None = None
+        self._latest: TrainingProgress | None = None
 
-    def tell(self, progress: ShownProgress) -> None:
-        self._told = progress
+    def update(self, progress: TrainingProgress) -> None:
+        self._latest = progress
 
-    def look(self) -> ShownProgress | None:
-        return self._told
+    def latest(self) -> TrainingProgress | None:
+        return self._latest
 
 
 @contextmanager
-def watched(name: str, *, total: int, every_seconds: float = 1.0) -> Iterator[Any]:
-    """Give a board's actor handle; while the block runs, draw what it is told on stderr.
+def show_progress(name: str, *, total: int, every_seconds: float = 1.0) -> Iterator[Any]:
+    """Yield a handle of a ProgressActor, and draw its state on stderr while the block runs.
 
-    A terminal gets one live line; a file or a pipe gets a line whenever there are new validation figures.
+    In a terminal this is one live line; in a file or pipe a line for each validation.
     """
-    board = local_actor(Board)
+    actor = local_actor(ProgressActor)
     stop = threading.Event()
     draw = _draw_live if sys.stderr.isatty() else _draw_lines
-    drawer = threading.Thread(target=draw, args=(name, board, total, stop, every_seconds), daemon=True)
+    drawer = threading.Thread(target=draw, args=(name, actor, total, stop, every_seconds), daemon=True)
     drawer.start()
     try:
-        yield board
+        yield actor
     finally:
         stop.set()
         drawer.join()
-        ray.kill(board)
+        ray.kill(actor)
 
 
-def _draw_live(name: str, board: Any, total: int, stop: threading.Event, every_seconds: float) -> None:
+def _draw_live(name: str, actor: Any, total: int, stop: threading.Event, every_seconds: float) -> None:
     with LiveBar() as bar:
         task = bar.add_task(name, total=total, status="starting workers")
-        for number, progress in enumerate(_looks(board, stop, every_seconds)):
+        for number, progress in enumerate(_poll(actor, stop, every_seconds)):
             if number == 0:
-                # A run that goes on has not done its first steps just now.
+                # The steps before a resume do not count towards the speed.
                 bar.reset(task, total=total, completed=progress.step)
             bar.update(task, completed=progress.step, status=_line(progress))
 
 
-def _draw_lines(name: str, board: Any, total: int, stop: threading.Event, every_seconds: float) -> None:
-    shown: dict[str, float] = {}
-    for progress in _looks(board, stop, every_seconds):
-        if progress.metrics != shown:
-            shown = progress.metrics
+def _draw_lines(name: str, actor: Any, total: int, stop: threading.Event, every_seconds: float) -> None:
+    printed: dict[str, float] = {}
+    for progress in _poll(actor, stop, every_seconds):
+        if progress.metrics != printed:
+            printed = progress.metrics
             print(f"{name}: step {progress.step}/{total}  {_line(progress)}", file=sys.stderr, flush=True)
 
 
-def _looks(board: Any, stop: threading.Event, every_seconds: float) -> Iterator[ShownProgress]:
-    """What the board holds, now and again, and once more at the end."""
+def _poll(actor: Any, stop: threading.Event, every_seconds: float) -> Iterator[TrainingProgress]:
+    """Yield the latest progress every `every_seconds`, and once more at the end."""
     last = False
     while not last:
         last = stop.wait(every_seconds)
         try:
-            progress = ray.get(board.look.remote(), timeout=10)
+            progress = ray.get(actor.latest.remote(), timeout=10)
         except (ray.exceptions.RayError, ValueError):
             continue
         if progress is not None:
             yield progress
 
 
-def _line(progress: ShownProgress) -> str:
-    """The most important first: a terminal may be too narrow for all of it."""
+def _line(progress: TrainingProgress) -> str:
+    """Format the status, most important parts first, because a terminal may be too narrow for all of it."""
     parts = []
     if "validation/sdr" in progress.metrics:
         metrics = progress.metrics
@@ -105,5 +105,5 @@ def _line(progress: ShownProgress) -> str:
     if progress.speed:
         parts.append(f"{progress.speed['crops_per_second']:.0f} crops/s, {progress.speed['data_wait']:.1%} data wait")
     terms = {name.removeprefix("separator/"): value for name, value in progress.losses.items()}
-    parts += [f"{name} {value:.3f}" for name, value in terms.items() if "/" not in name and name not in _NO_LOSSES]
+    parts += [f"{name} {value:.3f}" for name, value in terms.items() if "/" not in name and name not in _NOT_LOSSES]
     return "  ".join(parts)

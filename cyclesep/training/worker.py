@@ -28,15 +28,15 @@ from cyclesep.errors import TrainingError
 from cyclesep.storage.filesystem import from_ray
 from cyclesep.storage.path import StoragePath
 from cyclesep.training import validation
-from cyclesep.training.audio_samples import separated_samples
+from cyclesep.training.audio_samples import audio_samples
 from cyclesep.training.config import TrainConfig
-from cyclesep.training.failures import ShortUserErrors
-from cyclesep.training.json_logging import logged
-from cyclesep.training.loggers import Trackers, open_trackers
-from cyclesep.training.preemption import Interruptions
+from cyclesep.training.failures import ShortErrorFilter
+from cyclesep.training.json_logging import log_to_file
+from cyclesep.training.loggers import MetricLoggers, open_loggers
+from cyclesep.training.preemption import PreemptionMonitor
 from cyclesep.training.run_sync import RunFiles, run_files
 from cyclesep.training.step_timer import StepTimer
-from cyclesep.training.training_progress import ShownProgress
+from cyclesep.training.training_progress import TrainingProgress
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def train_worker(loop: dict[str, Any]) -> str | None:
     rank = ray.train.get_context().get_world_rank()
     with run_files(StoragePath.of(loop["folder"]), rank) as written:
         run = _Run(loop, written)
-        with logged(written.path, run=run.config.name, rank=rank, step=lambda: run.progress.step):
+        with log_to_file(written.path, run=run.config.name, rank=rank, step=lambda: run.progress.step):
             _log.info("started", extra={"num_workers": run.world, "hardware": run.progress.hardware})
             problem = None
             try:
@@ -100,7 +100,7 @@ class _Run:
             version=__version__,
             hardware=run_metadata.hardware(self.device, self.world),
         )
-        self.interruptions = Interruptions(loop.get("bell"), rank=self.rank, step=self.progress.step)
+        self.interruptions = PreemptionMonitor(loop.get("stop_signal"), rank=self.rank, step=self.progress.step)
         self.board: Any = loop["board"] if self.rank == 0 else None
         self.trackers = self._trackers() if self.rank == 0 else None
         self.validation = validation_crops(
@@ -123,7 +123,7 @@ class _Run:
             return
         for batch in self.batches():
             self.step(batch)
-            wanted = self.interruptions.wanted_after(self.progress.step)
+            wanted = self.interruptions.poll(self.progress.step)
             if wanted or self.due():
                 self.validate_and_report()
             if wanted == "stop":
@@ -162,7 +162,7 @@ class _Run:
     def validate_and_report(self) -> None:
         """Validate, then hand metrics and (from rank 0) a checkpoint to Ray Train; every rank must call."""
         metrics = self._validated()
-        seconds = self.progress.training_seconds + self.clock.lap()
+        seconds = self.progress.training_seconds + self.clock.elapsed_since_last()
         self.progress = replace(self.progress, metrics=metrics, training_seconds=seconds)
         name = f"step-{self.progress.step:08d}"
         # Where no truth is known to validate against, the later checkpoint counts as the better one.
@@ -171,7 +171,7 @@ class _Run:
         _log.info("validated", extra={**metrics, "training_seconds": seconds})
         self.model.gather_state()
         if self.rank != 0:
-            self.written.publish()
+            self.written.upload()
             ray.train.report(reported, checkpoint_dir_name=name)
             return
         self._show()
@@ -180,7 +180,7 @@ class _Run:
         self.written.add_metrics(self.progress.step, self.losses | metrics)
         assert self.trackers is not None
         self.trackers.flush()
-        self.written.publish()
+        self.written.upload()
         with tempfile.TemporaryDirectory(prefix="cyclesep-checkpoint-") as folder:
             save_checkpoint(Path(folder), self.model, self.config, self.progress)
             ray.train.report(reported, checkpoint=ray.train.Checkpoint.from_directory(folder), checkpoint_dir_name=name)
@@ -220,14 +220,14 @@ class _Run:
     def _show(self) -> None:
         if self.board is None:
             return
-        shown = ShownProgress(
+        shown = TrainingProgress(
             step=self.progress.step, losses=self.losses, metrics=self.progress.metrics, speed=self.rates
         )
-        self.board.tell.remote(shown)
+        self.board.update.remote(shown)
 
-    def _trackers(self) -> Trackers:
-        self.written.forget_metrics_after(self.progress.step)
-        trackers = open_trackers(
+    def _trackers(self) -> MetricLoggers:
+        self.written.discard_metrics_after(self.progress.step)
+        trackers = open_loggers(
             self.config.name,
             self.written.path,
             step=self.progress.step,
@@ -235,7 +235,7 @@ class _Run:
             settings=dict(flatten(settings.to_dict(self.config))),
         )
         # The name of a service's run, by which it would go on, is not to be lost.
-        self.written.publish()
+        self.written.upload()
         return trackers
 
     def _track(self, values: dict[str, float]) -> None:
@@ -248,7 +248,7 @@ class _Run:
             return
         mixtures, targets = (tensor[: self.config.num_sample_crops] for tensor in self.validation)
         rate = self.reader.manifest.sample_rate
-        for sample in separated_samples(self.model.ema_separator, mixtures, targets, self.config.targets, rate):
+        for sample in audio_samples(self.model.ema_separator, mixtures, targets, self.config.targets, rate):
             self.trackers.sample(self.progress.step, sample.name, sample.samples, rate, sample.image)
 
 
@@ -261,4 +261,4 @@ def _quieten_ray_train() -> None:
         # Ray names one of these loggers after its file.
         if name.startswith("ray.train") or "/ray/train/" in name:
             logging.getLogger(name).setLevel(logging.WARNING)
-            logging.getLogger(name).addFilter(ShortUserErrors())
+            logging.getLogger(name).addFilter(ShortErrorFilter())

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from cyclesep.errors import ShardError, TrainingError
-from cyclesep.training.failures import ShortUserErrors, one_line, unwrap_error
+from cyclesep.training.failures import ShortErrorFilter, one_line, unwrap_error
 
 MESSAGE = "data/s.lmdb: shard of track 'a: b', segment 3: its checksum does not match; delete the file"
 
@@ -56,7 +56,7 @@ def test_a_gpu_without_memory_is_told_with_what_helps() -> None:
 def logged(problem: Exception, caplog: pytest.LogCaptureFixture) -> str:
     """What a logger with the filter makes of the text that Ray logs for a failure, traceback and all."""
     logger = logging.getLogger("test-failures")
-    logger.filters = [ShortUserErrors()]
+    logger.filters = [ShortErrorFilter()]
     caplog.clear()
     try:
         raise problem

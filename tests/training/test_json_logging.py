@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cyclesep.training.json_logging import logged
+from cyclesep.training.json_logging import log_to_file
 
 
 def test_each_line_names_run_rank_step_and_what_happened(
@@ -14,7 +14,7 @@ def test_each_line_names_run_rank_step_and_what_happened(
 ) -> None:
     log, steps = logging.getLogger("cyclesep.cyclegan.collapse_monitor"), iter((0, 7))
     monkeypatch.setattr(logging.getLogger(), "handlers", [logging.StreamHandler()])
-    with logged(tmp_path, run="night", rank=1, step=lambda: next(steps)):
+    with log_to_file(tmp_path, run="night", rank=1, step=lambda: next(steps)):
         log.info("validated", extra={"validation/sdr": 4.5})
         log.warning("collapsed\nto silence")
         log.debug("not told")
@@ -34,7 +34,7 @@ def test_each_line_names_run_rank_step_and_what_happened(
 
 def test_a_run_that_goes_on_adds_to_its_log(tmp_path: Path) -> None:
     for step in (0, 5):
-        with logged(tmp_path, run="night", rank=0, step=lambda step=step: step):
+        with log_to_file(tmp_path, run="night", rank=0, step=lambda step=step: step):
             logging.getLogger("cyclesep").info("started")
     lines = (tmp_path / "logs/rank-0.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [0, 5]

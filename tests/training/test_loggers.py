@@ -19,8 +19,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from cyclesep.errors import ConfigError
 from cyclesep.evaluation.track_progress import SCORED
 from cyclesep.training import loggers
-from cyclesep.training.audio_samples import separated_samples
-from cyclesep.training.loggers import RayMetrics, TensorBoard, Tracker, Trackers, open_trackers
+from cyclesep.training.audio_samples import audio_samples
+from cyclesep.training.loggers import RayMetrics, TensorBoard, MetricLogger, MetricLoggers, open_loggers
 from tests.support.paths import CHECKOUT
 
 RATE = 8000
@@ -68,7 +68,7 @@ def test_steps_that_are_made_again_are_struck_out(tmp_path: Path) -> None:
 
 def test_samples_are_mixture_estimate_and_reference_of_each_crop_with_pictures_in_one_scale() -> None:
     mixtures = torch.from_numpy(TONE)[None].repeat(2, 1, 1)
-    samples = list(separated_samples(Halving(), mixtures, mixtures[:, None], ("vocals",), RATE))
+    samples = list(audio_samples(Halving(), mixtures, mixtures[:, None], ("vocals",), RATE))
     parts = ("mixture", "vocals-estimate", "vocals-reference")
     assert [sample.name for sample in samples] == [f"samples/crop-{index}/{part}" for index in (0, 1) for part in parts]
     mixture, estimate, reference = samples[:3]
@@ -79,7 +79,7 @@ def test_samples_are_mixture_estimate_and_reference_of_each_crop_with_pictures_i
 
 
 def test_a_place_that_fails_is_told_of_once_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
-    class Lists(Tracker):
+    class Lists(MetricLogger):
         def __init__(self) -> None:
             self.taken: list[int] = []
 
@@ -93,7 +93,7 @@ def test_a_place_that_fails_is_told_of_once_and_the_others_go_on(caplog: pytest.
             raise OSError("the server\nis gone")
 
     kept, broken = Lists(), Breaks()
-    trackers = Trackers([broken, kept])
+    trackers = MetricLoggers([broken, kept])
     with caplog.at_level(logging.WARNING):
         for step in range(3):
             trackers.scalars(step, {})
@@ -107,7 +107,7 @@ def test_mlflow_goes_on_with_the_same_run(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path}/mlflow")
     mlflow.set_tracking_uri(f"file://{tmp_path}/mlflow")
     for start in (0, 4):
-        trackers = open_trackers("mine", tmp_path, step=start, service="mlflow", settings={"steps": 8})
+        trackers = open_loggers("mine", tmp_path, step=start, service="mlflow", settings={"steps": 8})
         trackers.scalars(start + 4, {"validation/sdr": 1.0 + start})
         trackers.sample(start + 4, "samples/crop-0/mixture", TONE, RATE, PICTURE)
         trackers.close()
@@ -122,7 +122,7 @@ def test_mlflow_goes_on_with_the_same_run(tmp_path: Path, monkeypatch: pytest.Mo
 def test_wandb_is_given_everything_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    trackers = open_trackers("mine", tmp_path, step=0, service="wandb", settings={"steps": 8})
+    trackers = open_loggers("mine", tmp_path, step=0, service="wandb", settings={"steps": 8})
     trackers.scalars(4, {"validation/sdr": 1.0})
     trackers.sample(4, "samples/crop-0/mixture", TONE, RATE, PICTURE)
     trackers.close()
@@ -134,7 +134,7 @@ def test_wandb_is_given_everything_without_a_network(tmp_path: Path, monkeypatch
 def test_a_service_that_is_not_there_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
     with pytest.raises(ConfigError, match=r"logger=wandb: is not installed on the workers; pip install wandb"):
-        open_trackers("mine", tmp_path, step=0, service="wandb", settings={})
+        open_loggers("mine", tmp_path, step=0, service="wandb", settings={})
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -8,7 +8,7 @@ import ray
 import ray.train
 
 from cyclesep.training import preemption
-from cyclesep.training.preemption import Interruptions
+from cyclesep.training.preemption import PreemptionMonitor
 
 
 class Cluster:
@@ -45,13 +45,13 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     return playing
 
 
-def asked_at(cluster: Cluster, asking: Interruptions, *, steps: range, step_seconds: float) -> list[int]:
+def asked_at(cluster: Cluster, asking: PreemptionMonitor, *, steps: range, step_seconds: float) -> list[int]:
     """The steps after which workers speak to each other."""
     found = []
     for step in steps:
         cluster.seconds += step_seconds
         before = cluster.num_asked
-        assert asking.wanted_after(step) is None
+        assert asking.poll(step) is None
         found += [step] if cluster.num_asked > before else []
     return found
 
@@ -61,31 +61,31 @@ def asked_at(cluster: Cluster, asking: Interruptions, *, steps: range, step_seco
     [(0.1, [1, 3, 7, 15, 25, 35]), (0.5, [1, 3, 5, 7, 9]), (3.0, [1, 2, 3, 4, 5])],
 )
 def test_workers_ask_each_other_about_once_a_second(cluster: Cluster, step_seconds: float, expected: list[int]) -> None:
-    asking = Interruptions(cluster.bell, rank=0, step=0)
+    asking = PreemptionMonitor(cluster.bell, rank=0, step=0)
     steps = range(1, expected[-1] + 1)
     assert asked_at(cluster, asking, steps=steps, step_seconds=step_seconds) == expected
 
 
 def test_each_node_that_will_go_leads_to_one_checkpoint(cluster: Cluster) -> None:
-    asking = Interruptions(None, rank=1, step=100)
+    asking = PreemptionMonitor(None, rank=1, step=100)
     told = []
     for step, leaving in ((101, []), (102, ["a"]), (103, ["a"]), (104, ["a", "b"]), (105, ["b"])):
         cluster.seconds += 2.0
         cluster.leaving = leaving
-        told.append(asking.wanted_after(step))
+        told.append(asking.poll(step))
     assert told == [None, "save", None, "save", None]
 
 
 def test_the_bell_stops_a_run_at_the_next_step_that_asks(cluster: Cluster) -> None:
-    asking = Interruptions(cluster.bell, rank=0, step=7)
-    assert asking.wanted_after(8) is None
+    asking = PreemptionMonitor(cluster.bell, rank=0, step=7)
+    assert asking.poll(8) is None
     cluster.has_rung = True
     cluster.leaving = ["a"]
     cluster.seconds += 2.0
-    assert asking.wanted_after(10) == "stop"
+    assert asking.poll(10) == "stop"
 
 
 def test_a_bell_that_is_lost_with_its_node_stops_nothing(cluster: Cluster) -> None:
-    asking = Interruptions(cluster.bell, rank=0, step=0)
+    asking = PreemptionMonitor(cluster.bell, rank=0, step=0)
     cluster.is_bell_lost = True
-    assert [asking.wanted_after(step) for step in (1, 2, 3)] == [None, None, None]
+    assert [asking.poll(step) for step in (1, 2, 3)] == [None, None, None]

@@ -43,7 +43,7 @@ def test_the_next_worker_goes_on_with_metrics_and_log_and_does_no_step_twice(fol
         (written.path / "logs").mkdir()
         (written.path / "logs" / "rank-0.jsonl").write_text("one\n")
     with run_files(folder, 0) as written:
-        written.forget_metrics_after(4)
+        written.discard_metrics_after(4)
         written.add_metrics(6, {"sdr": 4.0})
         with (written.path / "logs" / "rank-0.jsonl").open("a") as file:
             file.write("two\n")

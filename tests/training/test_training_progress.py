@@ -1,10 +1,10 @@
 """The status line of a training run."""
 
-from cyclesep.training.training_progress import ShownProgress, _line
+from cyclesep.training.training_progress import TrainingProgress, _line
 
 
 def test_line_has_scores_speed_data_wait_and_losses() -> None:
-    progress = ShownProgress(
+    progress = TrainingProgress(
         step=7,
         losses={
             "separator/cycle": 0.25,
@@ -20,4 +20,4 @@ def test_line_has_scores_speed_data_wait_and_losses() -> None:
 
 
 def test_line_is_empty_without_figures() -> None:
-    assert _line(ShownProgress(step=0)) == ""
+    assert _line(TrainingProgress(step=0)) == ""
