@@ -17,8 +17,8 @@ def load(path: str | Path, *, device: Literal["auto", "cpu", "cuda"] = "auto") -
         stems = cyclesep.load("runs/vocals").separate(audio, sample_rate)
 
     `audio` is float32 `(channels, time)`; `stems` maps the name of each stem to an array of that shape. `device` "auto"
-    is the GPU if there is one, else the CPU. Raises cyclesep.errors.CheckpointError if there is no such checkpoint or it
-    is damaged, ConfigError for "cuda" without a GPU.
+    is the GPU if there is one, else the CPU. Raises cyclesep.errors.CheckpointError for a checkpoint that is missing or
+    damaged, ConfigError for "cuda" without a GPU.
     """
     # torch takes seconds to import.
     from cyclesep.inference.model import load_model
