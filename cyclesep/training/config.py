@@ -1,4 +1,4 @@
-"""What a training run is told."""
+"""Settings of a training run."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -13,12 +13,12 @@ Service = Literal["mlflow", "wandb"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One training run; `storage`/`name` is its folder, and the same name goes on where it stopped."""
+    """A training run in the folder `output_dir`/`name`; starting the same name again resumes it."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "train"
-    """Name of the run and of its folder; the same name goes on where that run stopped."""
+    """Name of the run and of its folder; an existing run of that name is resumed."""
     output_dir: str = "runs"
-    """Holds run folders: a folder, on several machines one that all of them share, or s3://bucket/prefix."""
+    """Folder of run folders, shared by all machines, or s3://bucket/prefix."""
     shards: str = "data/shards"
     """Ingested shards (see `cyclesep ingest`): a folder, or s3://bucket/prefix."""
     targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("vocals",)
@@ -26,30 +26,30 @@ class TrainConfig:
     steps: PositiveInt = 2000
     """Optimizer steps of the separator."""
     seed: NonNegativeInt = 0
-    """Decides the crops, the initial weights and every other draw."""
+    """Random seed of crops, initial weights and everything else."""
     init_from: str | None = None
-    """Checkpoint or run, here or in S3, whose whole training state a new run starts from."""
+    """Checkpoint or run, local or in S3, whose complete training state initializes a new run."""
     num_workers: PositiveInt = 1
-    """DDP workers (Ray Train); the global batch is shared among them."""
+    """DDP workers (Ray Train), which share each batch."""
     use_gpu: bool | None = None
-    """One GPU per worker; none means: if the cluster has as many."""
+    """One GPU per worker; none: if the cluster has enough GPUs."""
     scale_up_timeout_minutes: NonNegativeFloat = 0
-    """How long a cluster that grows on demand has for the workers' machines; 0: they must be there at once."""
+    """Minutes to wait for an autoscaling cluster to add machines for the workers; 0: they must be available at once."""
     cpus_per_worker: PositiveFloat = 1
-    """CPUs that Ray reserves for each worker and its loader processes; also its number of threads."""
+    """CPUs that Ray reserves for each worker and its data loader processes; also its number of threads."""
     num_dataloader_workers: NonNegativeInt = 1
-    """Processes per worker that read crops ahead; 0 reads in the worker itself."""
+    """Processes per worker that prefetch crops; 0: read in the worker itself."""
     validate_every: PositiveInt = 500
-    """Steps between validations; each writes a checkpoint."""
+    """Steps between validations, each of which writes a checkpoint."""
     num_validation_crops: PositiveInt = 32
-    """Fixed crops of the valid split that are separated at each validation."""
+    """Fixed crops of the valid split that are used for validation."""
     num_sample_crops: NonNegativeInt = 2
-    """Validation crops whose audio and spectrograms are shown in TensorBoard at each validation."""
+    """Validation crops whose audio and spectrograms are logged at each validation."""
     logger: Service | None = None
-    """Follow the run in `mlflow` (MLFLOW_TRACKING_URI) or `wandb` (WANDB_API_KEY) as well as in TensorBoard."""
+    """Also log to `mlflow` (MLFLOW_TRACKING_URI) or `wandb` (WANDB_API_KEY), in addition to TensorBoard."""
     keep_checkpoints: PositiveInt = 1
-    """Checkpoints kept, best first by validation SDR; the last is always kept as well."""
+    """Number of best checkpoints to keep, by validation SDR; the last one is always kept."""
     max_failures: NonNegativeInt = 2
-    """Times that lost workers are replaced and training goes on from the last checkpoint."""
+    """How often lost workers are replaced and training resumes from the last checkpoint."""
     crops: CropConfig = field(default_factory=CropConfig)
     method: MethodConfig = field(default_factory=MethodConfig)

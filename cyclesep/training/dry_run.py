@@ -1,4 +1,4 @@
-"""Steps of a run in this process, before any worker is started: what cannot work is told at once, and once."""
+"""Training steps on the driver before workers start, so that invalid settings are reported once and early."""
 
 from cyclesep.checkpoints.training_state import load_training_state
 from cyclesep.cyclegan.model import CycleGAN
@@ -7,19 +7,20 @@ from cyclesep.data.shards.reading import ShardReader
 from cyclesep.errors import ConfigError
 from cyclesep.training.config import TrainConfig
 
-# The recipes put one crop's target into another crop's mixture. Longer crops would tell no more, and take longer.
+# Recipes mix targets of one crop into another, so at least two crops are needed; longer ones would only take longer.
 _NUM_CROPS = 2
 _MAX_SAMPLES = 16384
 
 
 def dry_run_step(config: TrainConfig, reader: ShardReader) -> None:
-    """Build the networks of a run on the CPU, load what they start from and take a step on the start of two crops,
-    and one more with the terms that come later in the run.
+    """Build the networks of a run on the CPU, load `init_from`, and run a step on the beginning of two crops.
 
-    Raises ConfigError for settings that do not fit each other or the shards, CheckpointError for a state that cannot be
-    loaded, ShardError for crops that cannot be read.
+    If loss terms start later in the run, a second step includes them.
+
+    Raises ConfigError for settings that do not fit each other or the shards, CheckpointError if the state cannot be
+    loaded, ShardError if crops cannot be read.
     """
-    _refuse_unfit_crops(config)
+    _check_crops(config)
     stream = CropStream(
         reader, config.crops, targets=config.targets, seed=config.seed, world_size=config.num_workers, num_steps=1
     )
@@ -46,26 +47,27 @@ def dry_run_step(config: TrainConfig, reader: ShardReader) -> None:
             model.step_number = model.last_schedule_step
             model.step(crops)
     except (RuntimeError, ValueError) as problem:
-        told = " ".join(str(problem).split())[:200]
+        reason = " ".join(str(problem).split())[:200]
         raise ConfigError(
-            f"cyclegan: a step on crops of crops.crop_seconds={config.crops.crop_seconds:g} fails ({told}); "
-            "make the crops longer, or choose other networks"
+            f"method: a step on crops of crops.crop_seconds={config.crops.crop_seconds:g} failed ({reason}); "
+            "use longer crops, or other networks"
         ) from problem
 
 
-def _refuse_unfit_crops(config: TrainConfig) -> None:
-    """What a step would refuse too, but perhaps not the first one."""
+def _check_crops(config: TrainConfig) -> None:
+    """Check conditions that a training step also checks, but perhaps not in the first step."""
     method, pairing = config.method, config.crops.pairing
     pairs = method.recipe_spec.paired_batches
     if (pairs == "all" and pairing not in ("paired", "on_the_fly")) or (pairs == "some" and pairing == "unpaired"):
         asked = "notebook_exact=true" if method.notebook_exact else f"recipe={method.recipe}"
         raise ConfigError(
             f"method.{asked} needs targets aligned with their mixtures{' at every step' * (pairs == 'all')}, which "
-            f"crops.pairing={pairing} does not give; choose method.recipe=remix, or crops.pairing=paired or on_the_fly"
+            f"crops.pairing={pairing} does not provide; use method.recipe=remix, or crops.pairing=paired or on_the_fly"
         )
-    share = config.crops.batch_size // config.num_workers
-    if share % method.gradient_accumulation_steps:
+    crops_per_worker = config.crops.batch_size // config.num_workers
+    if crops_per_worker % method.gradient_accumulation_steps:
         raise ConfigError(
-            f"method.gradient_accumulation_steps={method.gradient_accumulation_steps}: each of {config.num_workers} workers has {share} of the "
-            f"{config.crops.batch_size} crops of a batch, which cannot be divided by it; change crops.batch_size"
+            f"method.gradient_accumulation_steps={method.gradient_accumulation_steps}: does not divide the "
+            f"{crops_per_worker} crops that each of {config.num_workers} workers has of a batch of "
+            f"{config.crops.batch_size}; change crops.batch_size"
         )

@@ -1,127 +1,111 @@
-"""A training run on the Ray cluster that this process is connected to."""
+"""Training with Ray Train: prepare a run, train it on workers, and collect the result."""
 
-import logging
 import os
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
-import ray
 import ray.train
 import ray.train.torch
 
 from cyclesep.checkpoints.metadata import CheckpointMetadata, read_metadata
-from cyclesep.checkpoints.run_folder import find_checkpoint, find_run, resolve_folder
+from cyclesep.checkpoints.run_folder import RunFolder
 from cyclesep.cluster import run_metadata
+from cyclesep.cluster.connect import connect
 from cyclesep.config import settings
-from cyclesep.data.crops.pairing import validation_layout
-from cyclesep.data.shards.manifest import MIXTURE
 from cyclesep.data.shards.reading import ShardReader
-from cyclesep.errors import ClusterError, ConfigError, StorageError, TrainingError, TrainingStopped
+from cyclesep.errors import ClusterError, StorageError, TrainingError, TrainingStopped
 from cyclesep.storage.filesystem import for_ray, from_ray
 from cyclesep.storage.path import StoragePath
-from cyclesep.storage.uri import absolute_uri, display_path
+from cyclesep.storage.uri import display_path
 from cyclesep.training.config import TrainConfig
-from cyclesep.training.dry_run import dry_run_step
 from cyclesep.training.failures import unwrap_error
-from cyclesep.training.json_logging import LOGS
 from cyclesep.training.preemption import handle_sigterm
-from cyclesep.training.run_folder import create_or_resume, refuse_other_audio, with_separator
+from cyclesep.training.run import Run, create_or_resume, prepare_run, with_absolute_uris
 from cyclesep.training.training_progress import show_progress
 from cyclesep.training.worker import train_worker
 
-_log = logging.getLogger(__name__)
-
-# In the folder of a run while somebody trains there.
-LOCK = ".train.lock"
+# Read by Ray Train's controller.
+START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingReport:
-    """What a run has made."""
+class TrainingResult:
+    """Result of a finished run."""
 
     folder: StoragePath
     best: StoragePath
     last: StoragePath
-    progress: CheckpointMetadata
+    metadata: CheckpointMetadata
+    """Metadata of the last checkpoint."""
 
 
 def fit(
-    config: TrainConfig, callbacks: tuple[Any, ...] = (), *, show: bool = True, gpus_per_trial: float = 1.0
-) -> TrainingReport:
-    """Train, or go on with the run of that name, on the Ray cluster that this process is connected to.
+    config: TrainConfig, callbacks: tuple[Any, ...] = (), *, show: bool = True, gpus_per_worker: float = 1.0
+) -> TrainingResult:
+    """Train a run, or resume the run of that name, on a Ray cluster; connect to one if there is no connection yet.
 
-    Ray Train's `callbacks` hear of every report. Without `show` no progress is drawn; a worker that uses a GPU reserves
-    `gpus_per_trial` of it.
+    `callbacks` are those of Ray Train. With `show`, progress is drawn on stderr. A worker that uses a GPU reserves
+    `gpus_per_worker` of it.
 
-    Raises ConfigError for settings that do not fit the shards or the cluster, TrainingError if training fails,
-    TrainingStopped if this process got SIGTERM and the run has saved a checkpoint, and StorageError if the storage
-    cannot be used, or if another process is at the same run there.
+    Raises ConfigError for settings that do not fit the shards or the cluster, ShardError for missing or damaged shards,
+    TrainingError if training fails, TrainingStopped if this process received SIGTERM and the run has saved a
+    checkpoint, ClusterError if Ray does not start, and StorageError if the storage cannot be used or another process
+    trains the run.
     """
-    folder = StoragePath.of(config.output_dir).child(config.name)
+    # Report wrong locations before Ray starts, which takes seconds.
     reader = ShardReader(config.shards)
-    use_gpu = _use_gpu(config)
-    config = with_separator(config, folder, sample_rate=reader.manifest.sample_rate, use_gpu=use_gpu)
-    _refuse_impossible(config, reader)
-    refuse_other_audio(folder, config.shards, reader.manifest.digest)
-    _tell_if_nothing_is_validated(config, reader)
-    with folder.lock(LOCK):
-        create_or_resume(folder, config)
-        return _trained(config, folder, callbacks, show=show, use_gpu=use_gpu, gpus_per_trial=gpus_per_trial)
+    StoragePath.of(config.output_dir).exists()
+    with connect():
+        run = prepare_run(config, reader, gpus_per_worker=gpus_per_worker)
+        with run.folder.lock():
+            create_or_resume(run.folder, run.config)
+            return _train(run, callbacks, show=show)
 
 
-def _trained(
-    config: TrainConfig,
-    folder: StoragePath,
-    callbacks: tuple[Any, ...],
-    *,
-    show: bool,
-    use_gpu: bool,
-    gpus_per_trial: float,
-) -> TrainingReport:
-    if config.scale_up_timeout_minutes:
-        # Read by Ray Train's controller, to which it passes such variables.
-        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(60 * config.scale_up_timeout_minutes)
-    shown = show_progress(config.name, total=config.steps) if show else nullcontext()
-    with handle_sigterm() as request, shown as board:
+def _train(run: Run, callbacks: tuple[Any, ...], *, show: bool) -> TrainingResult:
+    """Run the workers and return the result; raise TrainingStopped or TrainingError if the run is not complete."""
+    steps, worker_config = run.config.steps, with_absolute_uris(run.config)
+    progress = show_progress(run.config.name, total=steps) if show else nullcontext()
+    with handle_sigterm() as request, progress as progress_actor, _start_timeout(run.config):
         trainer = ray.train.torch.TorchTrainer(
             train_worker,
             train_loop_config={
-                "config": settings.to_dict(_with_absolute_paths(config)),
-                "folder": folder.uri,
+                "config": settings.to_dict(worker_config),
+                "folder": run.folder.path.uri,
                 "commit": run_metadata.commit(),
-                "board": board,
+                "progress_actor": progress_actor,
                 "stop_signal": request.signal,
             },
             scaling_config=ray.train.ScalingConfig(
-                num_workers=config.num_workers,
-                use_gpu=use_gpu,
-                resources_per_worker={"CPU": config.cpus_per_worker} | ({"GPU": gpus_per_trial} if use_gpu else {}),
+                num_workers=run.config.num_workers,
+                use_gpu=run.use_gpu,
+                resources_per_worker=run.resources_per_worker,
             ),
-            run_config=_run_config(config, callbacks),
+            run_config=_run_config(worker_config, callbacks),
         )
-        result = _fit(trainer)
-    report = _report(folder, result)
-    if request.is_made and report.progress.step < config.steps:
+        result = _collect(run.folder, _fit_trainer(trainer))
+    done, folder = result.metadata.step, display_path(run.folder.path.uri)
+    if done < steps and request.is_made:
         raise TrainingStopped(
-            f"{display_path(folder.uri)}: stopped after step {report.progress.step} of {config.steps}, where it has "
-            "saved a checkpoint; run the same command again to go on"
+            f"{folder}: stopped after step {done} of {steps} with a checkpoint; run the same command to resume"
         )
-    if report.progress.step < config.steps:
+    if done < steps:
         raise TrainingError(
-            f"{display_path(folder.uri)}: the workers ended after step {report.progress.step} of {config.steps} "
-            f"without being asked to; see {LOGS} there, and run the same command again to go on"
+            f"{folder}: the workers ended unexpectedly after step {done} of {steps}; see {RunFolder.LOGS} in the "
+            "folder, and run the same command to resume"
         )
-    return report
+    return result
 
 
 def _run_config(config: TrainConfig, callbacks: tuple[Any, ...]) -> ray.train.RunConfig:
-    path, filesystem = for_ray(absolute_uri(config.output_dir))
+    path, filesystem = for_ray(config.output_dir)
     return ray.train.RunConfig(
         name=config.name,
         storage_path=path,
         storage_filesystem=filesystem,
-        # Without a limit Ray Train tries for ever to start workers that no cluster can hold.
+        # Without a limit Ray Train retries forever to start workers that do not fit the cluster.
         failure_config=ray.train.FailureConfig(max_failures=config.max_failures, controller_failure_limit=2),
         checkpoint_config=ray.train.CheckpointConfig(
             num_to_keep=config.keep_checkpoints, checkpoint_score_attribute="score", checkpoint_score_order="max"
@@ -131,7 +115,8 @@ def _run_config(config: TrainConfig, callbacks: tuple[Any, ...]) -> ray.train.Ru
     )
 
 
-def _fit(trainer: ray.train.torch.TorchTrainer) -> ray.train.Result:
+def _fit_trainer(trainer: ray.train.torch.TorchTrainer) -> ray.train.Result:
+    """Run the trainer; raise its errors as one line, and those that a user can fix as they are."""
     try:
         return trainer.fit()
     except ray.train.WorkerGroupError as failed:
@@ -144,83 +129,40 @@ def _fit(trainer: ray.train.torch.TorchTrainer) -> ray.train.Result:
         known = unwrap_error(failed)
         if isinstance(known, StorageError | ClusterError):
             raise known from failed
-        raise TrainingError(f"the workers could not be started or kept: {_last_line(str(failed))}") from failed
+        raise TrainingError(f"the workers could not be started or kept running: {_last_line(str(failed))}") from failed
 
 
-def _refuse_impossible(config: TrainConfig, reader: ShardReader) -> None:
-    known = sorted(set(reader.manifest.stems) - {MIXTURE})
-    missing = [target for target in config.targets if target not in known]
-    if missing:
-        raise ConfigError(f"targets: {config.shards} holds no stem {missing[0]!r}; it holds {', '.join(known)}")
-    if len(set(config.targets)) < len(config.targets):
-        raise ConfigError(f"targets: {', '.join(config.targets)} names one stem twice; name each once")
-    if config.init_from is not None:
-        done = read_metadata(find_checkpoint(config.init_from)).step
-        if done >= config.steps:
-            raise ConfigError(f"steps={config.steps}: {config.init_from} has done {done} steps; ask for more")
-    dry_run_step(config, reader)
-    _refuse_too_many_workers(config)
-
-
-def _tell_if_nothing_is_validated(config: TrainConfig, reader: ShardReader) -> None:
-    num_samples = round(config.crops.crop_seconds * reader.manifest.sample_rate)
-    valid = reader.manifest.split("valid")
-    if validation_layout(valid, config.crops, targets=config.targets, num_samples=num_samples) is None:
-        _log.warning(
-            "%s: no track of the valid split tells how %s ought to sound, so nothing is validated and the last "
-            "checkpoint counts as the best; to have it validated, ingest some tracks with stems into valid",
-            config.shards,
-            " and ".join(config.targets),
-        )
-
-
-def _refuse_too_many_workers(config: TrainConfig) -> None:
-    if config.scale_up_timeout_minutes:
-        return
-    resources = ray.cluster_resources()
-    cpus = config.num_workers * config.cpus_per_worker
-    if cpus > resources.get("CPU", 0):
-        raise ConfigError(
-            f"num_workers={config.num_workers} with cpus_per_worker={config.cpus_per_worker:g} needs {cpus:g} CPUs "
-            f"and the cluster has {resources.get('CPU', 0):g}; lower one of them, or set scale_up_timeout_minutes= if it grows"
-        )
-    if config.use_gpu and config.num_workers > resources.get("GPU", 0):
-        raise ConfigError(
-            f"use_gpu=true with num_workers={config.num_workers} needs as many GPUs and the cluster has "
-            f"{resources.get('GPU', 0):g}; lower num_workers, leave use_gpu out, or set scale_up_timeout_minutes= if it grows"
-        )
-
-
-def _use_gpu(config: TrainConfig) -> bool:
-    available: float = ray.cluster_resources().get("GPU", 0)
-    return available >= config.num_workers if config.use_gpu is None else config.use_gpu
-
-
-def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
-    """Workers run in a folder of their own."""
-    init_from = config.init_from and absolute_uri(resolve_folder(config.init_from).uri)
-    return replace(
-        config,
-        shards=absolute_uri(config.shards),
-        output_dir=absolute_uri(config.output_dir),
-        init_from=init_from,
-    )
-
-
-def _report(folder: StoragePath, result: ray.train.Result) -> TrainingReport:
+def _collect(folder: RunFolder, result: ray.train.Result) -> TrainingResult:
+    """Write run.json and return the checkpoints; raise TrainingError if the workers reported a problem."""
+    name = display_path(folder.path.uri)
     if result.checkpoint is None:
-        problem = result.return_value or "the run ended without a checkpoint; remove the folder and start again"
-        raise TrainingError(f"{display_path(folder.uri)}: {problem}")
+        problem = result.return_value or "the run ended without a checkpoint; delete the folder and start again"
+        raise TrainingError(f"{name}: {problem}")
     ranked = sorted(result.best_checkpoints, key=lambda kept: kept[1]["score"])
     best, last = (
         StoragePath.of(from_ray(checkpoint.path, checkpoint.filesystem))
         for checkpoint in (ranked[-1][0], result.checkpoint)
     )
-    progress = read_metadata(last)
-    find_run(folder).write_result(best=best.name, last=last.name)
+    folder.write_result(best=best.name, last=last.name)
     if result.return_value is not None:
-        raise TrainingError(f"{display_path(folder.uri)}: {result.return_value}")
-    return TrainingReport(folder=folder, best=best, last=last, progress=progress)
+        raise TrainingError(f"{name}: {result.return_value}")
+    return TrainingResult(folder=folder.path, best=best, last=last, metadata=read_metadata(last))
+
+
+@contextmanager
+def _start_timeout(config: TrainConfig) -> Iterator[None]:
+    """Set how long Ray Train waits for workers to start, if the cluster may have to grow, and restore it afterwards."""
+    if not config.scale_up_timeout_minutes:
+        yield
+        return
+    before = os.environ.get(START_TIMEOUT)
+    os.environ[START_TIMEOUT] = str(60 * config.scale_up_timeout_minutes)
+    try:
+        yield
+    finally:
+        del os.environ[START_TIMEOUT]
+        if before is not None:
+            os.environ[START_TIMEOUT] = before
 
 
 def _last_line(text: str) -> str:

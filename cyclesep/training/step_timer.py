@@ -26,11 +26,11 @@ class StepTimer:
         return time.monotonic() - self._last_log >= every_seconds
 
     def rates(self, batch_size: int) -> dict[str, float]:
-        """Return crops per second of all workers, fraction of time spent waiting and seconds per step since the last call."""
+        """Return crops per second of all workers, fraction of time waiting and seconds per step since the last call."""
         seconds = max(time.monotonic() - self._last_log, 1e-9)
         rates = {
             "crops_per_second": self._steps * batch_size / seconds,
-            "data_wait": self._waited / seconds,
+            "data_wait_fraction": self._waited / seconds,
             "step_seconds": seconds / max(self._steps, 1),
         }
         self._last_log, self._waited, self._steps = time.monotonic(), 0.0, 0

@@ -103,7 +103,9 @@ def _line(progress: TrainingProgress) -> str:
         metrics = progress.metrics
         parts.append(f"SDR {metrics['validation/sdr']:.2f} dB (SI-SDR {metrics['validation/si_sdr_gain']:+.2f})")
     if progress.speed:
-        parts.append(f"{progress.speed['crops_per_second']:.0f} crops/s, {progress.speed['data_wait']:.1%} data wait")
+        parts.append(
+            f"{progress.speed['crops_per_second']:.0f} crops/s, {progress.speed['data_wait_fraction']:.1%} data wait"
+        )
     terms = {name.removeprefix("separator/"): value for name, value in progress.losses.items()}
     parts += [f"{name} {value:.3f}" for name, value in terms.items() if "/" not in name and name not in _NOT_LOSSES]
     return "  ".join(parts)

@@ -1,28 +1,28 @@
-"""Validation during training: fixed crops, the shipped (averaged) separator, SDR beside the mixture's own."""
+"""Validation during training: SDR and SI-SDR of the averaged separator on fixed crops, compared with the mixture."""
 
 import torch
 from torch import Tensor, nn
 
-# Crops whose target is quieter than this (mean power, about -60 dBFS) have no meaningful ratio and are left out.
+# Crops whose target has less mean power than this (about -60 dBFS) have no meaningful ratio and are excluded.
 SILENCE_POWER = 1e-6
 
 
 def validate(separator: nn.Module, mixtures: Tensor, targets: Tensor, *, batch_size: int) -> Tensor:
     """Separate `mixtures` (crops, channels, time) and compare with `targets` (crops, targets, channels, time).
 
-    Gives sums to be added over ranks, float64 (targets, 4): SDR, SI-SDR and the mixture's own SI-SDR in dB, and the
-    number of crops in which the target sounds.
+    Returns sums over crops, to be added over ranks, float64 (targets, 4): SDR, SI-SDR and SI-SDR of the mixture in dB,
+    and the number of crops with an audible target.
     """
     sums = torch.zeros(targets.shape[1], 4, dtype=torch.float64, device=targets.device)
     with torch.no_grad():
         for first in range(0, len(mixtures), batch_size):
-            here = slice(first, first + batch_size)
-            sums += _scores(mixtures[here], targets[here], separator(mixtures[here]))
+            crops = slice(first, first + batch_size)
+            sums += _scores(mixtures[crops], targets[crops], separator(mixtures[crops]))
     return sums
 
 
-def summarise(sums: Tensor, names: tuple[str, ...]) -> dict[str, float]:
-    """Means in dB under slash names, from sums over all ranks (targets, 4); empty when nothing could be compared."""
+def summarize(sums: Tensor, names: tuple[str, ...]) -> dict[str, float]:
+    """Return means in dB by metric name, from sums over all ranks (targets, 4); empty if a target is always silent."""
     counts = sums[:, 3]
     if not bool((counts > 0).all()):
         return {}
@@ -39,23 +39,26 @@ def summarise(sums: Tensor, names: tuple[str, ...]) -> dict[str, float]:
 
 def _scores(mixture: Tensor, target: Tensor, estimate: Tensor) -> Tensor:
     mixture, target, estimate = mixture.double()[:, None].expand_as(target), target.double(), estimate.double()
-    sounding = target.square().mean(dim=(2, 3)) > SILENCE_POWER
+    audible = target.square().mean(dim=(2, 3)) > SILENCE_POWER
     rows = [
         sdr(target, estimate),
         si_sdr(target, estimate),
         si_sdr(target, mixture),
-        torch.ones_like(sounding, dtype=torch.float64),
+        torch.ones_like(audible, dtype=torch.float64),
     ]
-    return torch.stack([torch.where(sounding, row, 0.0).sum(dim=0) for row in rows], dim=1)
+    return torch.stack([torch.where(audible, row, 0.0).sum(dim=0) for row in rows], dim=1)
 
 
 def sdr(target: Tensor, estimate: Tensor) -> Tensor:
-    """10 log10 of target power over error power in dB, over the last two axes (channels, time)."""
+    """Return target power over error power in dB, over the last two axes (channels, time)."""
     return _ratio_db(target, target - estimate)
 
 
 def si_sdr(target: Tensor, estimate: Tensor) -> Tensor:
-    """Scale-invariant SDR in dB over the last two axes (Le Roux et al. 2019, "SDR - half-baked or well done?")."""
+    """Return the scale-invariant SDR in dB over the last two axes (channels, time).
+
+    J. Le Roux et al., "SDR: half-baked or well done?", ICASSP 2019; with floors that keep silence finite.
+    """
     scale = (target * estimate).sum(dim=(-2, -1), keepdim=True) / target.square().sum(
         dim=(-2, -1), keepdim=True
     ).clamp_min(1e-20)

@@ -20,7 +20,7 @@ from cyclesep.errors import ConfigError
 from cyclesep.evaluation.track_progress import SCORED
 from cyclesep.training import loggers
 from cyclesep.training.audio_samples import audio_samples
-from cyclesep.training.loggers import RayMetrics, TensorBoard, MetricLogger, MetricLoggers, open_loggers
+from cyclesep.training.loggers import MetricLogger, MetricLoggers, RayMetrics, TensorBoard, open_loggers
 from tests.support.paths import CHECKOUT
 
 RATE = 8000

@@ -19,7 +19,7 @@ import torch
 from cyclesep.checkpoints.metadata import METADATA_FILE, TRAINING_STATE_FILE
 from cyclesep.config import settings
 from cyclesep.training.config import TrainConfig
-from cyclesep.training.fit import TrainingReport, fit
+from cyclesep.training.fit import TrainingResult, fit
 from tests.support.tiny_models import flattened
 
 # A minute on an idle machine of two cores; ten where ten others share them.
@@ -60,18 +60,18 @@ def configured(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> C
 
 
 @pytest.fixture(scope="module")
-def undisturbed(configured: Configured) -> Callable[[], TrainingReport]:
+def undisturbed(configured: Configured) -> Callable[[], TrainingResult]:
     """The report of a run on two workers that nothing happened to."""
     return functools.cache(lambda: fit(configured("undisturbed")))
 
 
-def state(report: TrainingReport) -> Any:
+def state(report: TrainingResult) -> Any:
     """The whole training state at the end, so that == compares every bit."""
-    assert report.progress.step == STEPS
+    assert report.metadata.step == STEPS
     return flattened(torch.load(report.last.path / TRAINING_STATE_FILE, weights_only=True))
 
 
-def curve(report: TrainingReport) -> dict[int, float]:
+def curve(report: TrainingResult) -> dict[int, float]:
     """Validation SDR by step; a step that was done twice counts as it was done last."""
     lines = [json.loads(line) for line in (report.folder.path / "metrics.jsonl").read_text().splitlines()]
     return {line["step"]: line["validation/sdr"] for line in lines}
@@ -109,29 +109,29 @@ def workers_of_this_process() -> list[int]:
     return [process for process in named if below(process)]
 
 
-def test_two_workers_have_the_curve_of_one(configured: Configured, undisturbed: Callable[[], TrainingReport]) -> None:
+def test_two_workers_have_the_curve_of_one(configured: Configured, undisturbed: Callable[[], TrainingResult]) -> None:
     alone = curve(fit(configured("one", num_workers=1)))
     assert list(alone) == list(range(EVERY, STEPS + 1, EVERY))
     assert curve(undisturbed()) == pytest.approx(alone, abs=0.02)
 
 
 @pytest.mark.slow
-def test_two_goes_equal_one(configured: Configured, undisturbed: Callable[[], TrainingReport]) -> None:
+def test_two_goes_equal_one(configured: Configured, undisturbed: Callable[[], TrainingResult]) -> None:
     fit(configured("two-goes", steps=12))
     assert state(fit(configured("two-goes"))) == state(undisturbed())
 
 
 @pytest.mark.slow
-def test_more_workers_go_on_with_the_curve(configured: Configured, undisturbed: Callable[[], TrainingReport]) -> None:
+def test_more_workers_go_on_with_the_curve(configured: Configured, undisturbed: Callable[[], TrainingResult]) -> None:
     fit(configured("grown", steps=12, num_workers=1))
     report = fit(configured("grown", num_workers=2))
-    assert report.progress.hardware.startswith("2 x")
+    assert report.metadata.hardware.startswith("2 x")
     assert curve(report) == pytest.approx(curve(undisturbed()), abs=0.02)
 
 
 @pytest.mark.slow
 def test_fewer_workers_go_on_with_the_curve_by_parts(
-    configured: Configured, undisturbed: Callable[[], TrainingReport]
+    configured: Configured, undisturbed: Callable[[], TrainingResult]
 ) -> None:
     fit(configured("shrunk", steps=12))
     report = fit(configured("shrunk", num_workers=1, method=SMALL["method"] | {"gradient_accumulation_steps": 2}))
@@ -139,7 +139,7 @@ def test_fewer_workers_go_on_with_the_curve_by_parts(
 
 
 def test_a_killed_worker_is_replaced_and_leaves_no_trace(
-    configured: Configured, undisturbed: Callable[[], TrainingReport]
+    configured: Configured, undisturbed: Callable[[], TrainingResult]
 ) -> None:
     config = configured("worker-killed")
     killed: list[int] = []
@@ -171,7 +171,7 @@ if __name__ == "__main__":
 
 
 def test_a_killed_driver_started_again_leaves_no_trace(
-    configured: Configured, undisturbed: Callable[[], TrainingReport], tmp_path: Path
+    configured: Configured, undisturbed: Callable[[], TrainingResult], tmp_path: Path
 ) -> None:
     config = configured("driver-killed")
     (tmp_path / "config.yaml").write_text(settings.to_yaml(config))

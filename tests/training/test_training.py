@@ -1,4 +1,4 @@
-"""Training on a real Ray cluster of this machine: workers, checkpoints, going on, refusals."""
+"""Training on a local Ray cluster: workers, checkpoints, errors before the start."""
 
 import json
 from collections.abc import Callable
@@ -32,7 +32,7 @@ SMALL = {
 
 @pytest.fixture
 def configured(tiny_shards: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
-    """A small TrainConfig with the given dotted changes."""
+    """Return small TrainConfigs with changes (double underscores stand for dots)."""
 
     def build(**changes: object) -> TrainConfig:
         config = TrainConfig(shards=str(tiny_shards), output_dir=str(tmp_path / "runs"))
@@ -44,30 +44,30 @@ def configured(tiny_shards: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_two_workers_leave_a_checkpoint_that_separates(
+def test_two_workers_write_a_checkpoint_that_separates(
     configured: Callable[..., TrainConfig], tiny_shards: Path
 ) -> None:
-    report = fit(configured(name="two", num_workers=2, num_dataloader_workers=1))
-    assert report.progress.step == 8
-    assert report.progress.manifest_digest == ShardReader(tiny_shards).manifest.digest
-    assert {"validation/sdr", "validation/si_sdr", "validation/si_sdr_gain"} <= set(report.progress.metrics)
+    result = fit(configured(name="two", num_workers=2, num_dataloader_workers=1))
+    assert result.metadata.step == 8
+    assert result.metadata.manifest_digest == ShardReader(tiny_shards).manifest.digest
+    assert {"validation/sdr", "validation/si_sdr", "validation/si_sdr_gain"} <= set(result.metadata.metrics)
 
-    loaded = load_separator(report.folder)
+    loaded = load_separator(result.folder)
     assert (loaded.targets, loaded.sample_rate, loaded.channels) == (("vocals",), 8000, 1)
     assert loaded.module(torch.zeros(1, 1, 999)).shape == (1, 1, 1, 999)
 
-    lines = [json.loads(line) for line in (report.folder.path / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (result.folder.path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [4, 8]
-    assert list((report.folder.path / "tensorboard").glob("events.out.tfevents.*"))
+    assert list((result.folder.path / "tensorboard").glob("events.out.tfevents.*"))
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_collapse_that_shall_end_the_run_ends_it_at_the_first_attempt(
+def test_collapse_with_fail_ends_the_run_without_retries(
     configured: Callable[..., TrainConfig],
 ) -> None:
     collapse = {"min_output_energy": 1e6, "output_patience": 6, "fail": True}
-    alarm = {f"cyclegan__collapse__{name}": value for name, value in collapse.items()}
-    config = configured(name="silent", num_workers=2, max_failures=3, **alarm)
+    collapse_settings = {f"method__collapse__{name}": value for name, value in collapse.items()}
+    config = configured(name="silent", num_workers=2, max_failures=3, **collapse_settings)
     with pytest.raises(TrainingError, match="runs/silent: .* collapsed to silence"):
         fit(config)
     folder = Path(config.output_dir) / "silent"
@@ -79,28 +79,31 @@ def test_a_collapse_that_shall_end_the_run_ends_it_at_the_first_attempt(
 
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
-        ({"targets": ["piano"]}, "holds no stem 'piano'; it holds drums, vocals"),
-        ({"num_workers": 3, "crops__batch_size": 12}, "needs 3 CPUs and the cluster has 2"),
-        ({"use_gpu": True}, "needs as many GPUs and the cluster has 0"),
+        ({"targets": ["piano"]}, "has no stem 'piano'; it has drums, vocals"),
+        ({"num_workers": 3, "crops__batch_size": 12}, "needs 3 CPUs, the cluster has 2"),
+        ({"use_gpu": True}, "needs as many GPUs, the cluster has 0"),
         ({"num_workers": 3}, "batch_size: 8 is not a multiple of 3"),
-        ({"cyclegan__recipe": "supervised", "crops__pairing": "semi_supervised"}, "mixtures at every step, which"),
-        ({"cyclegan__recipe": "paired", "crops__pairing": "unpaired"}, "pairing=unpaired does not give"),
-        ({"num_workers": 2, "cyclegan__accumulate": 3}, "each of 2 workers has 4 of the 8 crops"),
+        ({"method__recipe": "supervised", "crops__pairing": "semi_supervised"}, "mixtures at every step, which"),
+        ({"method__recipe": "paired", "crops__pairing": "unpaired"}, "pairing=unpaired does not provide"),
+        (
+            {"num_workers": 2, "method__gradient_accumulation_steps": 3},
+            "does not divide the 4 crops that each of 2 workers has",
+        ),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_starts(
-    configured: Callable[..., TrainConfig], changes: dict[str, object], told: str
+def test_invalid_settings_raise_before_anything_starts(
+    configured: Callable[..., TrainConfig], changes: dict[str, object], message: str
 ) -> None:
     config = configured(**changes)
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         fit(config)
     assert not Path(config.output_dir).exists()
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_terms_that_come_late_are_tried_before_anything_starts(
+def test_terms_with_a_start_step_are_tested_before_anything_starts(
     configured: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = []
@@ -110,11 +113,11 @@ def test_terms_that_come_late_are_tried_before_anything_starts(
         raise RuntimeError("no kernel image")
 
     monkeypatch.setattr(AdversarialLoss, "prepared", prepared)
-    with pytest.raises(ConfigError, match=r"a step on crops .* fails \(no kernel image\)"):
-        fit(configured(name="late", cyclegan__adversarial_from_step=6))
+    with pytest.raises(ConfigError, match=r"a step on crops .* failed \(no kernel image\)"):
+        fit(configured(name="late", method__adversarial_start_step=6))
     assert len(steps) == 1
 
 
-def test_a_name_is_no_path() -> None:
+def test_a_name_must_not_be_a_path() -> None:
     with pytest.raises(ConfigError, match="name"):
         settings.build(TrainConfig, {"name": "../elsewhere"})

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cyclesep.training.validation import sdr, si_sdr, summarise, validate
+from cyclesep.training.validation import sdr, si_sdr, summarize, validate
 
 
 class Scaled(nn.Module):
@@ -53,27 +53,27 @@ def test_silent_targets_are_left_out(crops: tuple[Tensor, Tensor]) -> None:
     mixtures, targets = crops
     targets = targets.clone()
     targets[:2] = 0.0
-    with_silence = summarise(validate(Scaled(0.5), mixtures, targets, batch_size=3), ("vocals",))
-    without = summarise(validate(Scaled(0.5), mixtures[2:], targets[2:], batch_size=3), ("vocals",))
+    with_silence = summarize(validate(Scaled(0.5), mixtures, targets, batch_size=3), ("vocals",))
+    without = summarize(validate(Scaled(0.5), mixtures[2:], targets[2:], batch_size=3), ("vocals",))
     assert with_silence == pytest.approx(without)
 
 
 def test_the_mixture_gains_nothing_over_itself(crops: tuple[Tensor, Tensor]) -> None:
-    metrics = summarise(validate(Scaled(0.3), *crops, batch_size=6), ("vocals",))
+    metrics = summarize(validate(Scaled(0.3), *crops, batch_size=6), ("vocals",))
     assert metrics["validation/si_sdr_gain"] == pytest.approx(0.0, abs=1e-5)
 
 
 def test_names_appear_with_several_targets_only() -> None:
     sums = torch.tensor([[20.0, 8.0, 2.0, 2.0], [4.0, 4.0, 0.0, 2.0]], dtype=torch.float64)
-    assert summarise(sums, ("vocals", "drums")) == {
+    assert summarize(sums, ("vocals", "drums")) == {
         "validation/sdr": 6.0,
         "validation/si_sdr": 3.0,
         "validation/si_sdr_gain": 2.5,
         "validation/sdr/vocals": 10.0,
         "validation/sdr/drums": 2.0,
     }
-    assert "validation/sdr/vocals" not in summarise(sums[:1], ("vocals",))
+    assert "validation/sdr/vocals" not in summarize(sums[:1], ("vocals",))
 
 
 def test_nothing_compared_gives_nothing() -> None:
-    assert summarise(torch.zeros(2, 4, dtype=torch.float64), ("vocals", "drums")) == {}
+    assert summarize(torch.zeros(2, 4, dtype=torch.float64), ("vocals", "drums")) == {}

@@ -11,23 +11,16 @@ if TYPE_CHECKING:
 
 def run(config: TrainConfig) -> int:
     """Train a separator, or resume a run, and print the result."""
-    from cyclesep.cluster.connect import connect
     from cyclesep.cluster.job_folder import check_output_outlives_job
-    from cyclesep.data.shards.reading import ShardReader
     from cyclesep.reports.training_report import write_training_report
     from cyclesep.reports.write_reports import write_report
-    from cyclesep.storage.path import StoragePath
     from cyclesep.storage.uri import display_path
     from cyclesep.training.fit import fit
 
     check_output_outlives_job("output_dir", config.output_dir)
-    # Report wrong paths before Ray starts, which takes seconds.
-    ShardReader(config.shards)
-    StoragePath.of(config.output_dir).exists()
-    with connect():
-        result = fit(config)
+    result = fit(config)
     folder = display_path(result.folder.uri)
-    print(f"{folder}: {_summary(result.progress)}")
+    print(f"{folder}: {_summary(result.metadata)}")
     print(f"best checkpoint {result.best.name}, last {result.last.name}; separate with checkpoint={folder}")
     write_report(result.folder, write_training_report)
     return 0
