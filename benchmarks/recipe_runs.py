@@ -22,7 +22,7 @@ from cyclesep.data.preprocess import prepare
 from cyclesep.data.shards.manifest import MIXTURE, make_manifest, write_manifest
 from cyclesep.data.shards.reading import ShardReader
 from cyclesep.data.shards.writing import write_track
-from cyclesep.inference.chunked_inference import SeparationConfig
+from cyclesep.inference.config import SeparationConfig
 from cyclesep.inference.stems import separate_waveform
 from cyclesep.metrics import OracleMask, ScoreTable, mixture_as_estimate, score_track, separate_by_oracle
 

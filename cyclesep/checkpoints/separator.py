@@ -62,8 +62,9 @@ def load_separator(path: Path | str | StoragePath, device: torch.device | str = 
     except (OSError, safetensors.SafetensorError) as problem:
         raise damaged(folder, WEIGHTS_FILE, problem) from problem
     except RuntimeError as problem:
+        reason = short_reason(problem)
         raise CheckpointError(
-            f"{folder.file_uri(WEIGHTS_FILE)}: does not fit the network in its {CONFIG_FILE} ({short_reason(problem)}); "
+            f"{folder.file_uri(WEIGHTS_FILE)}: does not fit the network in its {CONFIG_FILE} ({reason}); "
             "copy the checkpoint again"
         ) from problem
     return LoadedSeparator(

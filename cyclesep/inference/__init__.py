@@ -1,5 +1,4 @@
-"""Separation of audio in memory and of files: same rate, channels, length and gain out as in.
+"""Separation of arrays and audio files, and export; outputs keep the input's rate, channels, length and level.
 
-What the chosen targets leave of the input is the accompaniment (of one target) or the residual (of several): the input
-minus the estimates, at the input's own rate, so that the stems always add up to the input.
+Stems add up to the input: the input minus the chosen targets is the accompaniment (of one target) or the residual.
 """

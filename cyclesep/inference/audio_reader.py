@@ -1,4 +1,4 @@
-"""An audio file as a stream of blocks, in constant memory, whoever decodes it."""
+"""Read an audio file in blocks, in constant memory."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +13,12 @@ from cyclesep.errors import AudioError
 BLOCK_SAMPLES = 1 << 18
 
 
-class AudioSource:
-    """Blocks `(channels, time)` of an audio file, read as they are asked for, all of their values finite.
+class AudioReader:
+    """Iterator over blocks `(channels, time)` of an audio file; all samples are finite.
 
-    libsndfile reads it, or FFmpeg mp3 and what libsndfile does not know. Raises AudioError for a file that is missing,
-    is no audio, is empty, breaks off or holds NaN or infinite samples. That an mp3 was cut off is known at its end.
+    libsndfile decodes the file, or FFmpeg for mp3 and formats that libsndfile does not support. Raises AudioError for a
+    file that is missing, not audio, empty or truncated, or has NaN or infinite samples; a truncated mp3 is detected at
+    its end.
     """
 
     def __init__(self, path: Path) -> None:
@@ -25,8 +26,9 @@ class AudioSource:
         self._file: soundfile.SoundFile | None = None
         self._decoder: ffmpeg.BlockDecoder | None = None
         self.num_samples = 0
+        """Samples read so far."""
         audio_io.refuse_no_file(path)
-        # libsndfile stops where it guesses the end of an mp3 without a Xing header, and prints notes on stderr.
+        # libsndfile guesses the end of an mp3 without a Xing header, and prints notes on stderr.
         if integrity.is_mp3(path):
             self._open_decoder()
         else:
@@ -44,14 +46,14 @@ class AudioSource:
 
     def __iter__(self) -> Iterator[Samples]:
         for block in self._decoder or self._blocks():
-            name = f"{self._path}, from {self.num_samples / self.sample_rate:.1f} s on"
+            name = f"{self._path}, from {self.num_samples / self.sample_rate:.1f} s"
             checked = audio_io.checked(Waveform(samples=block, sample_rate=self.sample_rate), name=name)
             self.num_samples += block.shape[1]
             yield checked.samples
         if self._decoder is not None:
-            self._refuse_cut_off(self.num_samples)
+            self._check_length(self.num_samples)
         if self.num_samples == 0:
-            raise AudioError(f"{self._path}: holds no samples; leave the file out or export it again")
+            raise AudioError(f"{self._path}: contains no samples; remove the file or export it again")
 
     def _blocks(self) -> Iterator[Samples]:
         assert self._file is not None
@@ -70,18 +72,18 @@ class AudioSource:
             self._open_decoder(problem)
             return
         self.channels, self.sample_rate = self._file.channels, self._file.samplerate
-        self.expected = self._file.frames
-        self._refuse_cut_off(self.expected)
-
-    def _refuse_cut_off(self, num_samples: int) -> None:
-        integrity.refuse_cut_off(self._path, num_samples=num_samples, sample_rate=self.sample_rate)
+        self.declared_samples = self._file.frames
+        self._check_length(self.declared_samples)
 
     def _open_decoder(self, reason: Exception | None = None) -> None:
         try:
-            decoder = ffmpeg.BlockDecoder(self._path, block_samples=BLOCK_SAMPLES)
+            self._decoder = ffmpeg.BlockDecoder(self._path, block_samples=BLOCK_SAMPLES)
         except ffmpeg.NotAudioError:
             raise AudioError(
-                f"{self._path}: neither libsndfile nor ffmpeg can read it as audio; export it again"
+                f"{self._path}: neither libsndfile nor FFmpeg can read it as audio; export it again"
             ) from reason
-        self._decoder = decoder
-        self.channels, self.sample_rate, self.expected = decoder.channels, decoder.sample_rate, decoder.expected
+        self.channels, self.sample_rate = self._decoder.channels, self._decoder.sample_rate
+        self.declared_samples = self._decoder.expected
+
+    def _check_length(self, num_samples: int) -> None:
+        integrity.refuse_cut_off(self._path, num_samples=num_samples, sample_rate=self.sample_rate)

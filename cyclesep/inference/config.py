@@ -1,65 +1,90 @@
-"""What a separation of files is told."""
+"""Configuration of separation and export; imports no torch."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from cyclesep.errors import ConfigError
-from cyclesep.inference import output_names
-from cyclesep.inference.chunked_inference import SeparationConfig
+Device = Literal["auto", "cpu", "cuda"]
 
-SampleFormat = Literal["float", "pcm24", "pcm16"]
+
+@dataclass(frozen=True, kw_only=True)
+class SeparationConfig:
+    """How audio is split into segments, and the device that separates them."""
+
+    segment_seconds: PositiveFloat = 8.0
+    """Length of a segment, the network's input."""
+
+    context_seconds: NonNegativeFloat = 0.5
+    """Discarded at each end of a segment's output, where the network lacks context."""
+
+    overlap_seconds: NonNegativeFloat = 0.1
+    """Length of the crossfade between consecutive segments."""
+
+    batch_size: PositiveInt = 4
+    """Segments per batch; halved, with a warning, when GPU memory does not suffice."""
+
+    device: Device = "auto"
+    """Device of the network: `auto` uses a GPU if there is one; `cuda` without a GPU is an error."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SeparateConfig:
-    """Files to separate, how, and what to write."""
+    """Configuration of `cyclesep separate`."""
 
     checkpoint: str
-    """Checkpoint folder, or run (its folder, or its name below `runs`), whose best checkpoint is taken."""
+    """Checkpoint folder, or a run (its folder, or its name below `runs`), which resolves to its best checkpoint."""
 
     inputs: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Audio files, folders that are searched for audio, or glob patterns."""
+    """Audio files, folders to search for audio, or glob patterns."""
 
     output: str = "separated"
-    """StoragePath for the stems."""
+    """Folder for the stems."""
 
     stems: tuple[str, ...] = ()
-    """Targets to write; none: all that the separator has. One of several gives it and everything else."""
+    """Targets to write; default: all targets of the separator."""
 
     residual: bool | None = None
-    """Whether to write what the targets leave of the input; none: if one target is written."""
+    """Write the input minus the chosen targets; default: if one target is chosen."""
 
     filename_template: str = "{track}/{stem}.{ext}"
-    """Path of a stem below `output`; `.{ext}` may be left out."""
+    """Path of a stem below `output`; `.{ext}` may be omitted."""
 
     format: Literal["wav", "flac", "mp3"] = "wav"
-    """Kind of file; mp3 has a variable bit rate, of the best quality (V0, about 250 kbit/s in stereo)."""
+    """File format; mp3 has the best variable bit rate (V0, about 250 kbit/s in stereo)."""
 
-    sample_format: SampleFormat | None = None
-    """How samples are stored; none: float in wav, pcm24 in flac. Only float holds peaks above full scale."""
+    sample_format: Literal["float", "pcm24", "pcm16"] | None = None
+    """Sample format; default: float in wav, pcm24 in flac. Only float can store peaks above full scale."""
 
     clipping: Literal["rescale", "clip", "error"] = "rescale"
-    """Peaks above full scale where they do not fit: make all stems of the track softer, clip, or refuse the file."""
+    """Peaks above full scale in formats other than float: scale all stems of the track down, clip, or fail."""
 
     json: bool = False
-    """Print one JSON document on stdout, about each file: its stems, seconds, gain, or why it failed."""
+    """Print one JSON document on stdout with the stems, duration and gain of each file, or why it failed."""
 
     separation: SeparationConfig = field(default_factory=SeparationConfig)
 
     @property
-    def keeps_peaks(self) -> bool:
-        """Whether the files hold samples above full scale."""
+    def stores_peaks(self) -> bool:
+        """Whether the files can store samples above full scale."""
         return self.format == "wav" and self.sample_format in (None, "float")
 
 
-def refuse_impossible(config: SeparateConfig) -> None:
-    """Raise ConfigError for settings that cannot go together, or a name that is no template."""
-    if config.format == "flac" and config.sample_format == "float":
-        raise ConfigError("sample_format: flac holds no float samples; set sample_format=pcm24, or format=wav")
-    if config.format == "mp3" and config.sample_format is not None:
-        raise ConfigError(
-            f"sample_format: mp3 has none, and {config.sample_format} was asked for; leave it out, or set format=wav"
-        )
-    output_names.refuse_bad_template(config.filename_template)
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Configuration of `cyclesep export`."""
+
+    checkpoint: str
+    """Checkpoint folder, or a run (its folder, or its name below `runs`), which resolves to its best checkpoint."""
+
+    output: str
+    """File to write: .onnx for ONNX Runtime and others, .pt2 for torch.export; FILE.json describes how to use it."""
+
+    segment_seconds: PositiveFloat = SeparationConfig.segment_seconds
+    """Length of a segment, the network's input; fixed in the file."""
+
+    context_seconds: NonNegativeFloat = SeparationConfig.context_seconds
+    """What the application should discard at each end of a segment's output."""
+
+    overlap_seconds: NonNegativeFloat = SeparationConfig.overlap_seconds
+    """Length of the crossfade between consecutive segments in the application."""

@@ -1,7 +1,7 @@
-"""A separator as one file for applications: ONNX, or a program of torch.export, and a JSON that says how to use it.
+"""Export a separator to one file, ONNX or torch.export, and a JSON file that describes how to use it.
 
-The network takes windows of a fixed length, as many at a time as one likes; cutting audio into windows and joining the
-estimates is the application's part, with the numbers in the JSON (cyclesep.inference.chunked_inference does the same here).
+The network takes any number of segments of a fixed length. The application splits audio into segments and crossfades
+the estimates, as cyclesep.inference.chunked_inference does, with the lengths in the JSON.
 """
 
 import hashlib
@@ -16,45 +16,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from cyclesep import __version__
 from cyclesep.checkpoints.separator import load_separator
 from cyclesep.errors import ConfigError
-from cyclesep.inference.chunked_inference import Geometry, SeparationConfig
+from cyclesep.inference.chunked_inference import SegmentGeometry
+from cyclesep.inference.config import ExportConfig, SeparationConfig
 from cyclesep.inference.stems import residual_name
 from cyclesep.models.separators.stft import without_complex_numbers
 from cyclesep.storage import atomic_io
 
 ONNX, TORCH = ".onnx", ".pt2"
-_DEFAULTS = SeparationConfig()
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportConfig:
-    """What to export, and for windows of which length."""
-
-    checkpoint: str
-    """Checkpoint folder, or run (its folder, or its name below `runs`), whose best checkpoint is taken."""
-
-    output: str
-    """File to write: .onnx for ONNX Runtime and others, .pt2 for torch.export; FILE.json is written beside it."""
-
-    segment_seconds: PositiveFloat = _DEFAULTS.segment_seconds
-    """Length of what the network takes at once; it is fixed in the file."""
-
-    context_seconds: NonNegativeFloat = _DEFAULTS.context_seconds
-    """What the application is told to discard at each end of a window."""
-
-    overlap_seconds: NonNegativeFloat = _DEFAULTS.overlap_seconds
-    """Over how long the application is told to fade one window into the next."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelCard:
-    """What an application needs to know of an exported separator; the JSON beside it holds these fields."""
+class ExportCard:
+    """How an application uses an exported separator; the JSON file has these fields."""
 
     file: str
     sha256: str
@@ -63,12 +42,12 @@ class ModelCard:
     targets: tuple[str, ...]
     """In the order of the output."""
     residual: str
-    """What the mixture minus all estimates is called."""
-    window_samples: int
+    """Name of the mixture minus all estimates."""
+    segment_samples: int
     context_samples: int
-    crossfade_samples: int
+    overlap_samples: int
     hop_samples: int
-    """From the beginning of one window to that of the next."""
+    """Distance between the starts of consecutive segments."""
     input_name: str = "mixture"
     input_shape: tuple[str | int, ...]
     """float32, full scale 1."""
@@ -78,38 +57,38 @@ class ModelCard:
     version: str = __version__
 
 
-def export(config: ExportConfig) -> ModelCard:
-    """Write `config.output` and its JSON, each whole or not at all.
+def export(config: ExportConfig) -> ExportCard:
+    """Write `config.output` and its JSON file, each atomically.
 
-    Raises ConfigError for another suffix, a window too short, packages that are missing, or a network that ONNX cannot
-    hold; CheckpointError for a checkpoint that cannot be loaded.
+    Raises ConfigError for another suffix, a segment that is too short, missing packages, or a network that ONNX does
+    not support; CheckpointError for a checkpoint that cannot be loaded.
     """
     output = Path(config.output)
     if output.suffix not in (ONNX, TORCH):
-        raise ConfigError(f"output: {config.output} ends neither in {ONNX} nor in {TORCH}; name it so, for its kind")
+        raise ConfigError(f"output: {config.output} must end in {ONNX} or {TORCH}")
     separator = load_separator(config.checkpoint)
-    windows = SeparationConfig(
+    separation = SeparationConfig(
         segment_seconds=config.segment_seconds,
         context_seconds=config.context_seconds,
         overlap_seconds=config.overlap_seconds,
     )
-    geometry = Geometry.of(windows, separator.sample_rate)
+    geometry = SegmentGeometry.of(separation, separator.sample_rate)
     module = without_complex_numbers(separator.module) if output.suffix == ONNX else separator.module
-    program = _traced(module, separator.channels, geometry.window)
-    content = _onnx(program, output) if output.suffix == ONNX else _saved(program)
-    card = ModelCard(
+    program = _trace(module, separator.channels, geometry.segment)
+    content = _to_onnx(program, output) if output.suffix == ONNX else _to_bytes(program)
+    card = ExportCard(
         file=output.name,
         sha256=hashlib.sha256(content).hexdigest(),
         sample_rate=separator.sample_rate,
         channels=separator.channels,
         targets=separator.targets,
         residual=residual_name(separator.targets),
-        window_samples=geometry.window,
+        segment_samples=geometry.segment,
         context_samples=geometry.context,
-        crossfade_samples=geometry.fade,
+        overlap_samples=geometry.overlap,
         hop_samples=geometry.hop,
-        input_shape=("batch", separator.channels, geometry.window),
-        output_shape=("batch", len(separator.targets), separator.channels, geometry.window),
+        input_shape=("batch", separator.channels, geometry.segment),
+        output_shape=("batch", len(separator.targets), separator.channels, geometry.segment),
         checkpoint_digest=separator.digest,
     )
     with atomic_io.replacing(output) as partial:
@@ -118,38 +97,38 @@ def export(config: ExportConfig) -> ModelCard:
     return card
 
 
-def _traced(module: nn.Module, channels: int, window: int) -> ExportedProgram:
-    """The network as a graph for any number of windows of one length."""
-    # Two, because a batch of one would be taken for fixed.
-    example: Tensor = torch.zeros(2, channels, window)
-    with _quiet(), torch.no_grad():
+def _trace(module: nn.Module, channels: int, num_samples: int) -> ExportedProgram:
+    """Trace the network for any number of segments of one length."""
+    # A batch of one would be treated as a constant.
+    example: Tensor = torch.zeros(2, channels, num_samples)
+    with _without_warnings(), torch.no_grad():
         return torch.export.export(module.eval(), (example,), dynamic_shapes={"mixture": {0: Dim("batch")}})
 
 
-def _saved(program: ExportedProgram) -> bytes:
+def _to_bytes(program: ExportedProgram) -> bytes:
     buffer = io.BytesIO()
-    with _quiet():
+    with _without_warnings():
         torch.export.save(program, buffer)
     return buffer.getvalue()
 
 
-def _onnx(program: ExportedProgram, output: Path) -> bytes:
-    instead = f"write {output.with_suffix(TORCH)} for torch.export"
+def _to_onnx(program: ExportedProgram, output: Path) -> bytes:
+    instead = f"export to {output.with_suffix(TORCH)} for torch.export"
     if _has_complex_numbers(program):
-        raise ConfigError(f"output: ONNX has no complex numbers, and this network computes with them; {instead}")
+        raise ConfigError(f"output: ONNX does not support the complex numbers of this network; {instead}")
     try:
-        with _quiet():
+        with _without_warnings():
             converted: Any = torch.onnx.export(
                 program, dynamo=True, verbose=False, input_names=["mixture"], output_names=["estimates"]
             )
         return bytes(converted.model_proto.SerializeToString())
     except ImportError as problem:
         raise ConfigError(
-            f"output: ONNX needs the packages onnx and onnxscript, and {problem.name} is not here; "
+            f"output: ONNX needs the packages onnx and onnxscript, and {problem.name} is not installed; "
             f"pip install onnx onnxscript, or {instead}"
         ) from problem
     except torch.onnx.OnnxExporterError as problem:
-        raise ConfigError(f"output: ONNX lacks an operation of this network; {instead}") from problem
+        raise ConfigError(f"output: ONNX does not support an operation of this network; {instead}") from problem
 
 
 def _has_complex_numbers(program: ExportedProgram) -> bool:
@@ -158,8 +137,8 @@ def _has_complex_numbers(program: ExportedProgram) -> bool:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's warnings, which tell of its own insides and of packages that are not needed."""
+def _without_warnings() -> Iterator[None]:
+    """Suppress the exporter's warnings, which concern its internals and optional packages."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

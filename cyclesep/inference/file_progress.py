@@ -1,4 +1,4 @@
-"""Where a separation is: the file, the time in it, and how many times faster than real time it goes."""
+"""Progress of a separation on stderr: the current file, the position in it, and the speed."""
 
 from pathlib import Path
 from typing import Self
@@ -11,13 +11,13 @@ from cyclesep.inference.result import SeparatedFile
 
 
 class SeparationProgress:
-    """A bar on stderr for the file in work, where a person looks on, and a line for each that is done."""
+    """A progress bar for the current file, in a terminal, and a line for each finished file."""
 
     def __init__(self, num_files: int, console: Console | None = None) -> None:
         self._console = console or stderr_console()
         self._num_files = num_files
         self._number = 0
-        # Of a file that is done its own line stays.
+        # The line of a finished file replaces its bar.
         self._bar = LiveBar(console=self._console, transient=True)
         self._task: TaskID | None = None
 
@@ -29,15 +29,15 @@ class SeparationProgress:
         self._bar.stop()
 
     def begin(self, source: Path) -> None:
-        """Show the next file; how long it is `advance` tells."""
+        """Start the bar of the next file."""
         self._number += 1
         if self._task is not None:
             self._bar.remove_task(self._task)
-        of_all = f"{self._number}/{self._num_files} " if self._num_files > 1 else ""
-        self._task = self._bar.add_task(f"{of_all}{source.name}", total=None, count="")
+        position = f"{self._number}/{self._num_files} " if self._num_files > 1 else ""
+        self._task = self._bar.add_task(f"{position}{source.name}", total=None, count="")
 
     def advance(self, seconds: float, total: float) -> None:
-        """So many seconds of audio are done, of so many that the file declares."""
+        """Show that `seconds` of audio are done, of the `total` that the file declares."""
         if self._task is not None:
             total = max(seconds, total)
             rate = self._bar.tasks[0].speed
@@ -51,6 +51,6 @@ class SeparationProgress:
             )
 
     def done(self, file: SeparatedFile) -> None:
-        """Tell of a finished file."""
-        told = f"{file.source}: {file.seconds:.1f} s of audio, {file.times_real_time:.1f} x real time"
-        self._console.print(told, markup=False)
+        """Print a line for a finished file."""
+        line = f"{file.source}: {file.seconds:.1f} s of audio, {file.times_real_time:.1f} x real time"
+        self._console.print(line, markup=False)

@@ -1,4 +1,4 @@
-"""Which files a person means: named ones, folders that hold audio, and patterns."""
+"""Find input files: named files, audio files in folders, and glob patterns."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,11 +9,11 @@ from cyclesep.errors import ConfigError
 from cyclesep.storage.atomic_io import exists
 
 
-def find_inputs(inputs: Sequence[str], *, output: Path | None = None) -> dict[str, Path]:
-    """Audio files by track name: named ones, and those found in folders and by patterns.
+def find_inputs(inputs: Sequence[str], *, output: Path) -> dict[str, Path]:
+    """Return audio files by track name: named files, and those found in folders and by patterns.
 
-    Names are unique: the path below the folder without its suffix, with the suffix where two files differ in it only.
-    What an earlier run has written into an `output` below a folder is passed over. Raises ConfigError if there is none.
+    A track name is the path relative to the folder without its suffix, or with it if two files differ in the suffix
+    only. Skips files in `output` if it is below an input folder. Raises ConfigError if there are no files.
     """
     found: dict[str, Path] = {}
     for text in inputs:
@@ -22,32 +22,32 @@ def find_inputs(inputs: Sequence[str], *, output: Path | None = None) -> dict[st
                 found[_unused(track_name(path.relative_to(root)), path, found)] = path
     if not found:
         raise ConfigError(
-            f"inputs: {', '.join(inputs)} holds no audio files; give some, or folders of them "
+            f"inputs: no audio files found in {', '.join(inputs)}; give audio files or folders of them "
             f"({' '.join(sorted(AUDIO_SUFFIXES))})"
         )
     return found
 
 
 def track_name(path: Path) -> str:
-    """A path without its suffix, or without the `.stem.mp4` of a MUSDB18 track."""
+    """Return a path without its suffix, or without the `.stem.mp4` of a MUSDB18 track."""
     name = path.with_suffix("")
     return str(name.with_suffix("") if name.suffix == ".stem" else name)
 
 
-def _matches(text: str, output: Path | None) -> Iterator[tuple[Path, Path]]:
-    """(folder that names are relative to, file) for a file, for each file in a folder, or for a glob pattern's."""
+def _matches(text: str, output: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield (folder that names are relative to, file) for a file, a folder or a glob pattern."""
     path = Path(text)
-    there = exists(path)
-    if there and path.is_dir():
-        below = output is not None and path.resolve() in output.resolve().parents
+    is_present = exists(path)
+    if is_present and path.is_dir():
+        excluded = output.resolve() if path.resolve() in output.resolve().parents else None
         for file in sorted(path.rglob("*")):
-            if _is_audio(file) and not (below and output is not None and output.resolve() in file.resolve().parents):
+            if _is_audio(file) and excluded not in file.resolve().parents:
                 yield path, file
-    elif any(sign in text for sign in "*?[") and not there:
+    elif any(character in text for character in "*?[") and not is_present:
         matched = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
         yield from ((file.parent, file) for file in matched if _is_audio(file))
     else:
-        # A file that was named is tried whatever its suffix, and told about if it is missing.
+        # A named file is tried with any suffix, and reported later if it is missing.
         yield path.parent, path
 
 

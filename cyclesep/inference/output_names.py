@@ -1,4 +1,4 @@
-"""Where stems go: a template of a path below the output folder, which no name can lead out of."""
+"""Paths of stems: a template of a path below the output folder."""
 
 import string
 from collections.abc import Iterable, Mapping
@@ -9,47 +9,49 @@ from cyclesep.errors import ConfigError
 FIELDS = ("track", "stem", "ext")
 
 
-def refuse_bad_template(template: str) -> None:
-    """Raise ConfigError unless `template` holds {stem} and no other fields than those of FIELDS, plainly."""
+def check_template(template: str) -> None:
+    """Raise ConfigError unless `template` contains {stem} and no fields other than FIELDS, without conversions."""
     try:
         parts = [part for part in string.Formatter().parse(template) if part[1] is not None]
     except ValueError as problem:
         raise ConfigError(
-            f"name: {template!r} is not a template ({problem}); write it like {{track}}/{{stem}}.{{ext}}"
+            f"filename_template: invalid template {template!r} ({problem}); use the form {{track}}/{{stem}}.{{ext}}"
         ) from None
     fields = {name for _, name, _, _ in parts}
     if "stem" not in fields or not fields <= set(FIELDS) or any(spec or conversion for *_, spec, conversion in parts):
         raise ConfigError(
-            f"name: {template!r} must hold {{stem}}, may hold {{track}} and {{ext}}, and nothing else in braces"
+            f"filename_template: invalid template {template!r}; it must contain {{stem}}, and may contain {{track}} "
+            "and {ext}, but no other fields"
         )
-    _refuse_escape(template, template)
+    _check_inside_output(template, template)
 
 
 def stem_paths(output: Path, template: str, *, track: str, stems: Iterable[str], ext: str) -> dict[str, Path]:
-    """The path of each stem of a track; raises ConfigError for a name that would lead out of `output`."""
+    """Return the path of each stem of a track; raise ConfigError for a path outside `output`."""
     template = template if "{ext}" in template else template + ".{ext}"
     names = {stem: template.format(track=track, stem=stem, ext=ext) for stem in stems}
     for name in names.values():
-        _refuse_escape(name, template)
+        _check_inside_output(name, template)
     return {stem: output / name for stem, name in names.items()}
 
 
-def refuse_collisions(paths_of: Mapping[Path, Mapping[str, Path]], template: str) -> None:
-    """Raise ConfigError if two inputs would write the same file."""
+def check_collisions(paths_of: Mapping[Path, Mapping[str, Path]], template: str) -> None:
+    """Raise ConfigError if the stems of two inputs have the same path."""
     owners: dict[Path, Path] = {}
     for source, paths in paths_of.items():
         for path in paths.values():
             first = owners.setdefault(path, source)
             if first != source:
                 raise ConfigError(
-                    f"name: with {template!r} both {first} and {source} would become {path}; put {{track}} into it"
+                    f"filename_template: with {template!r}, {first} and {source} have the same output {path}; "
+                    "add {track} to it"
                 )
 
 
-def _refuse_escape(name: str, template: str) -> None:
+def _check_inside_output(name: str, template: str) -> None:
     path = PurePath(name)
     if path.is_absolute() or ".." in path.parts or "\0" in name:
         raise ConfigError(
-            f"name: {template!r} gives {name!r}, which leads out of the output folder; without '..' and a first '/' it "
-            f"would not: change name, or rename the file"
+            f"filename_template: {template!r} gives {name!r}, which is outside the output folder; remove '..' or the "
+            "leading '/', or rename the file"
         )

@@ -1,49 +1,48 @@
-"""What was separated and what could not be."""
+"""The result of `cyclesep separate`: separated and failed files."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from cyclesep.inference.chunked_inference import Separator
-
 
 @dataclass(frozen=True, kw_only=True)
 class SeparatedFile:
-    """One file that was separated."""
+    """A file that was separated."""
 
     source: Path
     stems: dict[str, Path]
     seconds: float
+    """Duration of the audio."""
     wall_seconds: float
     gain: float
-    """Factor that the stems were written with: 1, or less where `rescale` had to make them fit."""
+    """Factor applied to the stems: 1, or less if `rescale` reduced it."""
 
     @property
     def times_real_time(self) -> float:
-        """Seconds of audio per second of work."""
+        """Seconds of audio per second of wall-clock time."""
         return self.seconds / max(self.wall_seconds, 1e-9)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FailedFile:
-    """One file that could not be separated."""
+    """A file that could not be separated."""
 
     source: Path
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeparationReport:
-    """What `separate_paths` has done; whoever calls it exits non-zero if something failed."""
+class SeparationResult:
+    """All files of a separation."""
 
     separated: tuple[SeparatedFile, ...]
     failed: tuple[FailedFile, ...]
     checkpoint: str = ""
-    """The checkpoint folder that was taken."""
+    """The checkpoint's path or URI; empty if the separator was not loaded from one."""
     device: str = ""
 
     def to_json(self) -> str:
-        """One JSON document: `checkpoint`, `device`, `separated` and `failed`."""
+        """Return one JSON document with `checkpoint`, `device`, `separated` and `failed`."""
         separated = [
             {
                 "source": str(file.source),
@@ -56,17 +55,5 @@ class SeparationReport:
             for file in self.separated
         ]
         failed = [{"source": str(file.source), "reason": file.reason} for file in self.failed]
-        told = {"checkpoint": self.checkpoint, "device": self.device, "separated": separated, "failed": failed}
-        return json.dumps(told, indent=2, ensure_ascii=False)
-
-
-def make_report(
-    separator: Separator, device: str, separated: list[SeparatedFile], failed: list[FailedFile]
-) -> SeparationReport:
-    """The report of a run over files; `separator` may be one that comes from no checkpoint."""
-    return SeparationReport(
-        separated=tuple(separated),
-        failed=tuple(failed),
-        checkpoint=str(getattr(separator, "place", "")),
-        device=device,
-    )
+        document = {"checkpoint": self.checkpoint, "device": self.device, "separated": separated, "failed": failed}
+        return json.dumps(document, indent=2, ensure_ascii=False)

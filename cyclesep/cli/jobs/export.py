@@ -1,7 +1,7 @@
 """`cyclesep export`: export a separator to one file for applications."""
 
 from cyclesep.cli.job import Job
-from cyclesep.inference.export import ExportConfig
+from cyclesep.inference.config import ExportConfig
 
 
 def run(config: ExportConfig) -> int:
@@ -12,7 +12,7 @@ def run(config: ExportConfig) -> int:
     check_output_outlives_job("output", config.output)
     card = export(config)
     print(f"{config.output}: {', '.join(card.targets)} at {card.sample_rate} Hz, {card.channels} channels")
-    print(f"{config.output}.json: how to use it, in segments of {card.window_samples} samples")
+    print(f"{config.output}.json: how to use it, in segments of {card.segment_samples} samples")
     return 0
 
 

@@ -9,10 +9,10 @@ from cyclesep.inference.config import SeparateConfig
 def run(config: SeparateConfig) -> int:
     """Separate audio files in this process; the exit status is 1 if a file failed."""
     from cyclesep.cluster.job_folder import check_output_outlives_job
-    from cyclesep.inference.separate import separate_paths
+    from cyclesep.inference.separate import separate_files
 
     check_output_outlives_job("output", config.output)
-    result = separate_paths(config)
+    result = separate_files(config)
     if config.json:
         print(result.to_json())
     else:
