@@ -134,7 +134,7 @@ class MLflow(MetricLogger):
 
     @override
     def close(self) -> None:
-        self._mlflow.fail()
+        self._mlflow.end_run()
 
 
 class Wandb(MetricLogger):

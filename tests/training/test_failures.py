@@ -1,4 +1,4 @@
-"""An error that a user can put right stays one line, whatever process it comes from; a bug keeps its traceback."""
+"""Errors that a user can fix are one line from any process; other errors keep their traceback."""
 
 import logging
 import re
@@ -25,14 +25,14 @@ def failure_of_a_loader_process() -> ShardError:
     return raised.value
 
 
-def test_what_a_loader_process_met_is_told_in_the_line_that_it_was_raised_with() -> None:
+def test_the_error_of_a_loader_process_is_its_own_line() -> None:
     failure = failure_of_a_loader_process()
     assert len(str(failure).splitlines()) > 5
     assert one_line(failure) == MESSAGE
     assert one_line(ShardError(MESSAGE)) == MESSAGE
 
 
-def test_the_cause_is_found_below_what_is_wrapped_around_it() -> None:
+def test_the_cause_inside_wrapped_errors_is_found() -> None:
     wrapped = TypeError("x")
     wrapped.__cause__ = RuntimeError("y")
     wrapped.__cause__.__cause__ = failure_of_a_loader_process()
@@ -43,18 +43,18 @@ def test_the_cause_is_found_below_what_is_wrapped_around_it() -> None:
     assert isinstance(unwrap_error(TrainingError("z")), TrainingError)
 
 
-def test_a_gpu_without_memory_is_told_with_what_helps() -> None:
+def test_a_gpu_out_of_memory_is_an_error_with_a_remedy() -> None:
     wrapped = RuntimeError("a worker failed")
     wrapped.__cause__ = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has")
     cause = unwrap_error(wrapped)
     assert type(cause) is TrainingError
     assert re.fullmatch(
-        r"a GPU has too little memory .*2\.00 GiB\. GPU 0.*gradient_accumulation_steps=2 or more.*", str(cause)
+        r"a GPU is out of memory .*2\.00 GiB\. GPU 0.*gradient_accumulation_steps=2 or more.*", str(cause)
     )
 
 
 def logged(problem: Exception, caplog: pytest.LogCaptureFixture) -> str:
-    """What a logger with the filter makes of the text that Ray logs for a failure, traceback and all."""
+    """Return what a logger with the filter makes of Ray's log text for a failure."""
     logger = logging.getLogger("test-failures")
     logger.filters = [ShortErrorFilter()]
     caplog.clear()
@@ -65,7 +65,7 @@ def logged(problem: Exception, caplog: pytest.LogCaptureFixture) -> str:
     return caplog.messages[-1]
 
 
-def test_a_log_leaves_out_the_traceback_of_a_users_error_and_keeps_that_of_a_bug(
+def test_the_log_has_no_traceback_of_cyclesep_errors_but_of_others(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     assert logged(ShardError(MESSAGE), caplog) == f"training stopped: {MESSAGE}"

@@ -9,7 +9,7 @@ import pytest
 from cyclesep.training.json_logging import log_to_file
 
 
-def test_each_line_names_run_rank_step_and_what_happened(
+def test_each_line_has_run_rank_step_and_message(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log, steps = logging.getLogger("cyclesep.cyclegan.collapse_monitor"), iter((0, 7))
@@ -32,7 +32,7 @@ def test_each_line_names_run_rank_step_and_what_happened(
     assert "validated" not in told
 
 
-def test_a_run_that_goes_on_adds_to_its_log(tmp_path: Path) -> None:
+def test_a_resumed_run_appends_to_its_log(tmp_path: Path) -> None:
     for step in (0, 5):
         with log_to_file(tmp_path, run="night", rank=0, step=lambda step=step: step):
             logging.getLogger("cyclesep").info("started")

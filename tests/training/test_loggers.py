@@ -66,7 +66,7 @@ def test_steps_that_are_made_again_are_struck_out(tmp_path: Path) -> None:
     assert [event.value for event in events.Scalars("loss")] == [0.0] * 5 + [5.0] * 5
 
 
-def test_samples_are_mixture_estimate_and_reference_of_each_crop_with_pictures_in_one_scale() -> None:
+def test_samples_are_mixture_estimate_and_reference_of_each_crop_with_a_common_scale() -> None:
     mixtures = torch.from_numpy(TONE)[None].repeat(2, 1, 1)
     samples = list(audio_samples(Halving(), mixtures, mixtures[:, None], ("vocals",), RATE))
     parts = ("mixture", "vocals-estimate", "vocals-reference")
@@ -74,11 +74,11 @@ def test_samples_are_mixture_estimate_and_reference_of_each_crop_with_pictures_i
     mixture, estimate, reference = samples[:3]
     np.testing.assert_allclose(estimate.samples, 0.5 * mixture.samples)
     np.testing.assert_array_equal(reference.image, mixture.image)
-    # Half the level is darker, on the scale of the loudest.
+    # Half the level is darker on a common scale.
     assert estimate.image.astype(int).sum() < mixture.image.astype(int).sum()
 
 
-def test_a_place_that_fails_is_told_of_once_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_logger_is_reported_once_and_the_others_continue(caplog: pytest.LogCaptureFixture) -> None:
     class Lists(MetricLogger):
         def __init__(self) -> None:
             self.taken: list[int] = []
@@ -87,30 +87,30 @@ def test_a_place_that_fails_is_told_of_once_and_the_others_go_on(caplog: pytest.
             self.taken.append(step)
             assert values == {}
 
-    class Breaks(Lists):
+    class Failing(Lists):
         def scalars(self, step: int, values: Mapping[str, float]) -> None:
             super().scalars(step, values)
             raise OSError("the server\nis gone")
 
-    kept, broken = Lists(), Breaks()
-    trackers = MetricLoggers([broken, kept])
+    working, failing = Lists(), Failing()
+    loggers_of_run = MetricLoggers([failing, working])
     with caplog.at_level(logging.WARNING):
         for step in range(3):
-            trackers.scalars(step, {})
-    assert (kept.taken, broken.taken) == ([0, 1, 2], [0])
-    assert [record.message for record in caplog.records] == ["Breaks takes nothing more: the server is gone"]
+            loggers_of_run.scalars(step, {})
+    assert (working.taken, failing.taken) == ([0, 1, 2], [0])
+    assert [record.message for record in caplog.records] == ["Failing failed and is disabled: the server is gone"]
 
 
-def test_mlflow_goes_on_with_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_resumes_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path}/mlflow")
     mlflow.set_tracking_uri(f"file://{tmp_path}/mlflow")
     for start in (0, 4):
-        trackers = open_loggers("mine", tmp_path, step=start, service="mlflow", settings={"steps": 8})
-        trackers.scalars(start + 4, {"validation/sdr": 1.0 + start})
-        trackers.sample(start + 4, "samples/crop-0/mixture", TONE, RATE, PICTURE)
-        trackers.close()
+        loggers_of_run = open_loggers("mine", tmp_path, step=start, service="mlflow", settings={"steps": 8})
+        loggers_of_run.scalars(start + 4, {"validation/sdr": 1.0 + start})
+        loggers_of_run.sample(start + 4, "samples/crop-0/mixture", TONE, RATE, PICTURE)
+        loggers_of_run.close()
     (run,) = mlflow.search_runs(experiment_names=["cyclesep"], output_format="list")
     assert (run.info.run_name, run.data.params["steps"]) == ("mine", "8")
     history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "validation/sdr")
@@ -119,26 +119,26 @@ def test_mlflow_goes_on_with_the_same_run(tmp_path: Path, monkeypatch: pytest.Mo
     assert {"mixture-00000004.png", "mixture-00000004.wav", "mixture-00000008.wav"} <= files
 
 
-def test_wandb_is_given_everything_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_logs_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    trackers = open_loggers("mine", tmp_path, step=0, service="wandb", settings={"steps": 8})
-    trackers.scalars(4, {"validation/sdr": 1.0})
-    trackers.sample(4, "samples/crop-0/mixture", TONE, RATE, PICTURE)
-    trackers.close()
+    loggers_of_run = open_loggers("mine", tmp_path, step=0, service="wandb", settings={"steps": 8})
+    loggers_of_run.scalars(4, {"validation/sdr": 1.0})
+    loggers_of_run.sample(4, "samples/crop-0/mixture", TONE, RATE, PICTURE)
+    loggers_of_run.close()
     (run,) = (tmp_path / "wandb").glob("offline-run-*-mine")
     kinds = {path.suffix for path in run.rglob("*") if path.is_file()}
     assert {".wandb", ".png", ".wav"} <= kinds
 
 
-def test_a_service_that_is_not_there_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_service_is_an_error_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
-    with pytest.raises(ConfigError, match=r"logger=wandb: is not installed on the workers; pip install wandb"):
+    with pytest.raises(ConfigError, match=r"logger=wandb: not installed on the workers; pip install wandb"):
         open_loggers("mine", tmp_path, step=0, service="wandb", settings={})
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_prometheus_finds_the_runs_figures_at_a_ray_node() -> None:
+def test_a_ray_node_exports_metrics_of_the_run_for_prometheus() -> None:
     metrics = RayMetrics("night-run")
     port = ray.nodes()[0]["MetricsExportPort"]
     wanted = "cyclesep_crops_per_second{"
@@ -154,7 +154,7 @@ def test_prometheus_finds_the_runs_figures_at_a_ray_node() -> None:
     assert line.endswith(" 123.0")
 
 
-def test_the_dashboard_names_only_metrics_that_are_exported() -> None:
+def test_the_dashboard_uses_exported_metrics_only() -> None:
     dashboard = CHECKOUT / "cluster/grafana-dashboard.json"
     names = set(re.findall(r"ray_(cyclesep_\w+)", dashboard.read_text()))
     assert names == {name for name, _ in loggers.EXPORTED.values()} | {f"{SCORED}_total"}

@@ -1,4 +1,4 @@
-"""Runs that are stopped, killed or continued by another number of workers, on a real Ray cluster of this machine."""
+"""Runs that are stopped, killed or resumed with another number of workers, on a local Ray cluster."""
 
 import functools
 import json
@@ -48,39 +48,39 @@ Configured = Callable[..., TrainConfig]
 
 @pytest.fixture(scope="module")
 def configured(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Configured:
-    """A config of an unpaired remix run with all that has a state, in one storage folder."""
-    storage = tmp_path_factory.mktemp("runs")
+    """Return configs of unpaired remix runs with all components that have state, in one output folder."""
+    output_dir = tmp_path_factory.mktemp("runs")
 
     def build(name: str, **changes: Any) -> TrainConfig:
         return settings.build(
-            TrainConfig, SMALL | {"name": name, "shards": str(tiny_shards), "output_dir": str(storage)} | changes
+            TrainConfig, SMALL | {"name": name, "shards": str(tiny_shards), "output_dir": str(output_dir)} | changes
         )
 
     return build
 
 
 @pytest.fixture(scope="module")
-def undisturbed(configured: Configured) -> Callable[[], TrainingResult]:
-    """The report of a run on two workers that nothing happened to."""
-    return functools.cache(lambda: fit(configured("undisturbed")))
+def uninterrupted(configured: Configured) -> Callable[[], TrainingResult]:
+    """Return the result of an uninterrupted run on two workers."""
+    return functools.cache(lambda: fit(configured("uninterrupted")))
 
 
 def state(report: TrainingResult) -> Any:
-    """The whole training state at the end, so that == compares every bit."""
+    """Return the final training state in a form in which == compares every bit."""
     assert report.metadata.step == STEPS
     return flattened(torch.load(report.last.path / TRAINING_STATE_FILE, weights_only=True))
 
 
 def curve(report: TrainingResult) -> dict[int, float]:
-    """Validation SDR by step; a step that was done twice counts as it was done last."""
+    """Return validation SDR by step; repeated steps count with their last value."""
     lines = [json.loads(line) for line in (report.folder.path / "metrics.jsonl").read_text().splitlines()]
     return {line["step"]: line["validation/sdr"] for line in lines}
 
 
-def wait_for(there: Callable[[], bool], seconds: float = 240.0) -> None:
-    """Raise TimeoutError unless something is there in time."""
+def wait_for(condition: Callable[[], bool], seconds: float = 240.0) -> None:
+    """Wait until a condition is true; raise TimeoutError after `seconds`."""
     end = time.monotonic() + seconds
-    while not there():
+    while not condition():
         if time.monotonic() > end:
             raise TimeoutError
         time.sleep(0.01)
@@ -91,7 +91,7 @@ def checkpointed(config: TrainConfig) -> bool:
 
 
 def workers_of_this_process() -> list[int]:
-    """The ids of the Ray Train workers below this process, by Linux's process table."""
+    """Return the ids of the Ray Train workers descended from this process, according to /proc."""
     parents: dict[int, int] = {}
     named = []
     for folder in Path("/proc").glob("[0-9]*"):
@@ -109,37 +109,43 @@ def workers_of_this_process() -> list[int]:
     return [process for process in named if below(process)]
 
 
-def test_two_workers_have_the_curve_of_one(configured: Configured, undisturbed: Callable[[], TrainingResult]) -> None:
+def test_two_workers_have_the_curve_of_one_worker(
+    configured: Configured, uninterrupted: Callable[[], TrainingResult]
+) -> None:
     alone = curve(fit(configured("one", num_workers=1)))
     assert list(alone) == list(range(EVERY, STEPS + 1, EVERY))
-    assert curve(undisturbed()) == pytest.approx(alone, abs=0.02)
+    assert curve(uninterrupted()) == pytest.approx(alone, abs=0.02)
 
 
 @pytest.mark.slow
-def test_two_goes_equal_one(configured: Configured, undisturbed: Callable[[], TrainingResult]) -> None:
-    fit(configured("two-goes", steps=12))
-    assert state(fit(configured("two-goes"))) == state(undisturbed())
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    configured: Configured, uninterrupted: Callable[[], TrainingResult]
+) -> None:
+    fit(configured("resumed", steps=12))
+    assert state(fit(configured("resumed"))) == state(uninterrupted())
 
 
 @pytest.mark.slow
-def test_more_workers_go_on_with_the_curve(configured: Configured, undisturbed: Callable[[], TrainingResult]) -> None:
+def test_resuming_with_more_workers_continues_the_curve(
+    configured: Configured, uninterrupted: Callable[[], TrainingResult]
+) -> None:
     fit(configured("grown", steps=12, num_workers=1))
     report = fit(configured("grown", num_workers=2))
     assert report.metadata.hardware.startswith("2 x")
-    assert curve(report) == pytest.approx(curve(undisturbed()), abs=0.02)
+    assert curve(report) == pytest.approx(curve(uninterrupted()), abs=0.02)
 
 
 @pytest.mark.slow
-def test_fewer_workers_go_on_with_the_curve_by_parts(
-    configured: Configured, undisturbed: Callable[[], TrainingResult]
+def test_resuming_with_fewer_workers_and_accumulation_continues_the_curve(
+    configured: Configured, uninterrupted: Callable[[], TrainingResult]
 ) -> None:
     fit(configured("shrunk", steps=12))
     report = fit(configured("shrunk", num_workers=1, method=SMALL["method"] | {"gradient_accumulation_steps": 2}))
-    assert curve(report) == pytest.approx(curve(undisturbed()), abs=0.02)
+    assert curve(report) == pytest.approx(curve(uninterrupted()), abs=0.02)
 
 
-def test_a_killed_worker_is_replaced_and_leaves_no_trace(
-    configured: Configured, undisturbed: Callable[[], TrainingResult]
+def test_resuming_after_a_killed_worker_is_bit_exact(
+    configured: Configured, uninterrupted: Callable[[], TrainingResult]
 ) -> None:
     config = configured("worker-killed")
     killed: list[int] = []
@@ -155,7 +161,7 @@ def test_a_killed_worker_is_replaced_and_leaves_no_trace(
     report = fit(config)
     killer.join()
     assert len(killed) == 1
-    assert state(report) == state(undisturbed())
+    assert state(report) == state(uninterrupted())
 
 
 DRIVER = """
@@ -170,8 +176,8 @@ if __name__ == "__main__":
 """
 
 
-def test_a_killed_driver_started_again_leaves_no_trace(
-    configured: Configured, undisturbed: Callable[[], TrainingResult], tmp_path: Path
+def test_resuming_after_a_killed_driver_is_bit_exact(
+    configured: Configured, uninterrupted: Callable[[], TrainingResult], tmp_path: Path
 ) -> None:
     config = configured("driver-killed")
     (tmp_path / "config.yaml").write_text(settings.to_yaml(config))
@@ -185,4 +191,4 @@ def test_a_killed_driver_started_again_leaves_no_trace(
     assert driver.poll() is None
     driver.kill()
     driver.wait()
-    assert state(fit(config)) == state(undisturbed())
+    assert state(fit(config)) == state(uninterrupted())

@@ -31,10 +31,10 @@ def steps(folder: StoragePath) -> list[int]:
     return [json.loads(line)["step"] for line in folder.read_text(METRICS).splitlines()]
 
 
-def test_the_next_worker_goes_on_with_metrics_and_log_and_does_no_step_twice(folder: StoragePath) -> None:
+def test_the_next_worker_appends_to_metrics_and_logs_without_repeated_steps(folder: StoragePath) -> None:
     with run_files(folder, 0) as written:
         written.add_metrics(2, {"sdr": 1.0})
-        written.publish()
+        written.upload()
         assert steps(folder) == [2]
         written.add_metrics(4, {"sdr": float("nan")})
         written.add_metrics(6, {"sdr": 3.0})
@@ -58,35 +58,35 @@ def fail_after_a_line(folder: StoragePath) -> None:
         raise KeyError
 
 
-def test_a_worker_that_fails_leaves_what_it_wrote(folder: StoragePath) -> None:
+def test_files_of_a_failed_worker_are_uploaded(folder: StoragePath) -> None:
     with pytest.raises(KeyError):
         fail_after_a_line(folder)
     assert steps(folder) == [2]
 
 
-def test_a_place_that_cannot_be_written_is_told(s3: "S3", prefix: str) -> None:
+def test_a_location_that_cannot_be_written_raises(s3: "S3", prefix: str) -> None:
     with run_files(StoragePath.of(prefix), 0) as written:
         written.add_metrics(2, {})
         s3.configure(access_key=s3.server.other_key)
         with pytest.raises(StorageError, match="access denied"):
-            written.publish()
+            written.upload()
         s3.configure()
 
 
-def test_what_has_not_changed_is_not_sent_again(s3: "S3", prefix: str) -> None:
+def test_unchanged_files_are_not_uploaded_again(s3: "S3", prefix: str) -> None:
     with run_files(StoragePath.of(prefix), 0) as written:
         (written.path / "once").write_text("x")
         for step in range(3):
             written.add_metrics(step, {})
-            written.publish()
+            written.upload()
     assert len(s3.proxy.seen("PUT", "once")) == 1
     assert len(s3.proxy.seen("PUT", METRICS)) == 3
 
 
-def test_sounds_go_to_new_event_files_so_that_each_goes_to_s3_once(
+def test_large_event_files_are_closed_so_that_each_is_uploaded_once(
     s3: "S3", prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loggers, "_LARGEST_EVENT_FILE", 10_000)
+    monkeypatch.setattr(loggers, "_MAX_EVENT_FILE_BYTES", 10_000)
     folder, noise = StoragePath.of(prefix), np.random.default_rng(0).uniform(-1, 1, (1, 8000)).astype(np.float32)
     with run_files(folder, 0) as written:
         board = TensorBoard(written.path, 0)
@@ -94,7 +94,7 @@ def test_sounds_go_to_new_event_files_so_that_each_goes_to_s3_once(
             board.scalars(step, {"loss": float(step)})
             board.sample(step, "crop", noise, 8000, np.zeros((8, 8, 3), np.uint8))
             board.flush()
-            written.publish()
+            written.upload()
         board.close()
     files = folder.child(TENSORBOARD).sizes("")
     assert len(files) == 4

@@ -1,4 +1,4 @@
-"""Validation: hand-computed ratios, sums that add up over ranks, silence left out."""
+"""Validation: hand-computed ratios, sums over ranks, excluded silence."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from cyclesep.training.validation import sdr, si_sdr, summarize, validate
 
 
 class Scaled(nn.Module):
-    """A separator whose one estimate is the mixture times a factor."""
+    """A separator whose estimate is the mixture times a factor."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ def test_sdr_of_a_tenth_missing_is_20_db() -> None:
     assert sdr(target, 0.9 * target).tolist() == pytest.approx([20.0] * 3)
 
 
-def test_si_sdr_does_not_see_gain_and_counts_what_is_orthogonal() -> None:
+def test_si_sdr_ignores_gain_and_counts_orthogonal_error() -> None:
     target = torch.tensor([[1.0, 1.0, 1.0, 1.0]], dtype=torch.float64)
     orthogonal = torch.tensor([[1.0, -1.0, 1.0, -1.0]], dtype=torch.float64)
     for gain in (0.1, 1.0, 7.0):
@@ -49,7 +49,7 @@ def test_a_rank_without_crops_adds_nothing(crops: tuple[Tensor, Tensor]) -> None
     assert validate(Scaled(1.0), mixtures[:0], targets[:0], batch_size=4).tolist() == [[0.0] * 4]
 
 
-def test_silent_targets_are_left_out(crops: tuple[Tensor, Tensor]) -> None:
+def test_silent_targets_are_excluded(crops: tuple[Tensor, Tensor]) -> None:
     mixtures, targets = crops
     targets = targets.clone()
     targets[:2] = 0.0
@@ -58,12 +58,12 @@ def test_silent_targets_are_left_out(crops: tuple[Tensor, Tensor]) -> None:
     assert with_silence == pytest.approx(without)
 
 
-def test_the_mixture_gains_nothing_over_itself(crops: tuple[Tensor, Tensor]) -> None:
+def test_the_mixture_has_no_improvement_over_itself(crops: tuple[Tensor, Tensor]) -> None:
     metrics = summarize(validate(Scaled(0.3), *crops, batch_size=6), ("vocals",))
     assert metrics["validation/si_sdr_gain"] == pytest.approx(0.0, abs=1e-5)
 
 
-def test_names_appear_with_several_targets_only() -> None:
+def test_metrics_per_target_exist_with_several_targets_only() -> None:
     sums = torch.tensor([[20.0, 8.0, 2.0, 2.0], [4.0, 4.0, 0.0, 2.0]], dtype=torch.float64)
     assert summarize(sums, ("vocals", "drums")) == {
         "validation/sdr": 6.0,
@@ -75,5 +75,5 @@ def test_names_appear_with_several_targets_only() -> None:
     assert "validation/sdr/vocals" not in summarize(sums[:1], ("vocals",))
 
 
-def test_nothing_compared_gives_nothing() -> None:
+def test_no_audible_crops_give_no_metrics() -> None:
     assert summarize(torch.zeros(2, 4, dtype=torch.float64), ("vocals", "drums")) == {}
