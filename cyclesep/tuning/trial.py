@@ -25,7 +25,7 @@ from cyclesep.errors import CyclesepError
 from cyclesep.storage.filesystem import for_ray, from_ray
 from cyclesep.storage.path import StoragePath
 from cyclesep.training.config import TrainConfig
-from cyclesep.training.fit import TrainingReport, fit
+from cyclesep.training.fit import TrainingResult, fit
 from cyclesep.tuning.report_callback import ReportCallback, ValidationReport
 from cyclesep.tuning.space import Space
 from cyclesep.tuning.validation_set import mean_si_sir
@@ -76,7 +76,7 @@ class TrainingThread:
     config: TrainConfig
     gpus_per_trial: float = 1.0
     copy_every: int | None = None
-    result: TrainingReport | None = None
+    result: TrainingResult | None = None
     _error: BaseException | None = None
     _reports: Any = field(default_factory=lambda: ray.util.queue.Queue(maxsize=1, actor_options={"num_cpus": 0}))
 
@@ -101,7 +101,7 @@ class TrainingThread:
             reports=self._reports, folder=folder.uri, copy_every=self.copy_every, last_step=self.config.steps
         )
         try:
-            self.result = fit(self.config, (callback,), show=False, gpus_per_trial=self.gpus_per_trial)
+            self.result = fit(self.config, (callback,), show=False, gpus_per_worker=self.gpus_per_trial)
         except BaseException as error:
             self._error = error
 
@@ -135,7 +135,7 @@ def run_trial(sample: dict[str, Any], trial_config: TrialConfig) -> None:
         tune.report({"step": step, "run": name, "outcome": "failed", "reason": str(error), "done": True})
         return
     assert training.result is not None
-    metrics = _final_metrics(training.result.progress, training.result.last, trial_config)
+    metrics = _final_metrics(training.result.metadata, training.result.last, trial_config)
     tune.report(metrics | {"run": name, "outcome": "completed", "done": True})
 
 

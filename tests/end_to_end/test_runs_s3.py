@@ -27,7 +27,7 @@ from cyclesep.reports.training_report import write_training_report
 from cyclesep.storage import s3_objects
 from cyclesep.storage.path import StoragePath
 from cyclesep.training.config import TrainConfig
-from cyclesep.training.fit import TrainingReport, fit
+from cyclesep.training.fit import TrainingResult, fit
 from cyclesep.tuning.config import TuneConfig
 from cyclesep.tuning.search import search
 from cyclesep.tuning.search_result import SearchResult
@@ -71,30 +71,30 @@ def configured(tiny_shards: Path) -> Configured:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(configured: Configured, tmp_path_factory: pytest.TempPathFactory) -> TrainingReport:
+def uninterrupted(configured: Configured, tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
     """An uninterrupted run in a local folder."""
     return fit(configured(tmp_path_factory.mktemp("runs")))
 
 
 @pytest.fixture(scope="module")
-def resumed(s3: "S3", configured: Configured) -> TrainingReport:
+def resumed(s3: "S3", configured: Configured) -> TrainingResult:
     """A run in S3 that was started with four steps and resumed up to eight."""
     place = f"{s3.new_prefix()}/runs"
     fit(configured(place, steps=4))
     return fit(configured(place))
 
 
-def state(report: TrainingReport) -> Any:
+def state(report: TrainingResult) -> Any:
     """Return the final training state in a form in which == compares every bit."""
     folder = report.last.local_path(TRAINING_STATE_FILE)
     return flattened(torch.load(folder / TRAINING_STATE_FILE, weights_only=True))
 
 
-def metrics(report: TrainingReport) -> list[dict[str, float]]:
+def metrics(report: TrainingResult) -> list[dict[str, float]]:
     return [json.loads(line) for line in report.folder.read_text("metrics.jsonl").splitlines()]
 
 
-def test_a_resumed_run_in_s3_equals_a_local_run_bitwise(resumed: TrainingReport, uninterrupted: TrainingReport) -> None:
+def test_a_resumed_run_in_s3_equals_a_local_run_bitwise(resumed: TrainingResult, uninterrupted: TrainingResult) -> None:
     assert state(resumed) == state(uninterrupted)
     assert [line["step"] for line in metrics(resumed)] == [2, 4, 6, 8]
     sdr = [[line["validation/sdr"] for line in metrics(report)] for report in (resumed, uninterrupted)]
@@ -102,7 +102,7 @@ def test_a_resumed_run_in_s3_equals_a_local_run_bitwise(resumed: TrainingReport,
 
 
 def test_the_run_folder_in_s3_has_the_files_of_a_local_one(
-    resumed: TrainingReport, uninterrupted: TrainingReport
+    resumed: TrainingResult, uninterrupted: TrainingResult
 ) -> None:
     there, here = resumed.folder, uninterrupted.folder
     assert there.sizes("").keys() == here.sizes("").keys() >= {"run.json", "config.yaml", "metrics.jsonl", SNAPSHOT}
@@ -118,7 +118,7 @@ def test_the_run_folder_in_s3_has_the_files_of_a_local_one(
     assert len(there.sizes("tensorboard")) == 2
 
 
-def test_the_report_covers_both_parts_of_a_resumed_run(resumed: TrainingReport, uninterrupted: TrainingReport) -> None:
+def test_the_report_covers_both_parts_of_a_resumed_run(resumed: TrainingResult, uninterrupted: TrainingResult) -> None:
     assert write_training_report(resumed.folder) == resumed.folder.file_uri("report.html")
     write_training_report(uninterrupted.folder)
     there, here = (report.folder.read_text("report.html") for report in (resumed, uninterrupted))
@@ -128,7 +128,7 @@ def test_the_report_covers_both_parts_of_a_resumed_run(resumed: TrainingReport, 
         assert there.count(mark) == here.count(mark) > 0
 
 
-def test_no_secret_is_stored_in_the_run_or_in_files_of_ray(s3: "S3", resumed: TrainingReport) -> None:
+def test_no_secret_is_stored_in_the_run_or_in_files_of_ray(s3: "S3", resumed: TrainingResult) -> None:
     secret = s3.server.secret_key.encode()
     for name in s3_objects.list_objects(resumed.folder.uri):
         with resumed.folder.reading(name) as file:
@@ -140,7 +140,7 @@ def test_no_secret_is_stored_in_the_run_or_in_files_of_ray(s3: "S3", resumed: Tr
 
 
 def test_a_run_in_s3_is_evaluated_and_used_as_init_from(
-    resumed: TrainingReport, configured: Configured, tiny_shards: Path, tmp_path: Path
+    resumed: TrainingResult, configured: Configured, tiny_shards: Path, tmp_path: Path
 ) -> None:
     run = resumed.folder.uri
     config = EvaluateConfig(
@@ -205,7 +205,7 @@ def test_resuming_after_a_killed_driver_with_an_empty_cache_is_bit_exact(
 
 @pytest.mark.slow
 def test_resuming_after_a_killed_worker_is_bit_exact(
-    configured: Configured, prefix: str, uninterrupted: TrainingReport
+    configured: Configured, prefix: str, uninterrupted: TrainingResult
 ) -> None:
     config = configured(f"{prefix}/runs")
     killed: list[int] = []

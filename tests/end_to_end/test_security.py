@@ -33,8 +33,8 @@ from cyclesep.metrics.track_score import TrackScore
 from cyclesep.storage.atomic_io import as_name, is_name
 from cyclesep.storage.path import StoragePath
 from cyclesep.training.config import TrainConfig
-from tests.checkpoints.test_checkpoints import PROGRESS
 from tests.data.shards.test_shards import write_corpus
+from tests.support.checkpoint_metadata import METADATA
 from tests.support.open_ports import listening
 
 UNSAFE_NAMES = ("../../escaped", "..", ".", "/etc/escaped", "a/../../../escaped", "", "\0escaped")
@@ -192,15 +192,15 @@ class Exploit:
 def test_code_in_a_checkpoint_is_not_executed(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "step-1"
     folder.mkdir()
-    (folder / METADATA_FILE).write_text(json.dumps(settings.to_dict(PROGRESS)))
-    (folder / CONFIG_FILE).write_text(settings.to_yaml(TrainConfig(targets=PROGRESS.targets)))
+    (folder / METADATA_FILE).write_text(json.dumps(settings.to_dict(METADATA)))
+    (folder / CONFIG_FILE).write_text(settings.to_yaml(TrainConfig(targets=METADATA.targets)))
     if name == CONFIG_FILE:
         (folder / name).write_text(f"method: !!python/object/apply:os.mkdir ['{tmp_path}/made']\n")
     elif name == TRAINING_STATE_FILE:
         torch.save({"networks": Exploit(tmp_path / "made")}, folder / name)
     else:
         (folder / name).write_bytes(pickle.dumps(Exploit(tmp_path / "made")))
-    model = CycleGAN(TrainConfig().method, targets=PROGRESS.targets, channels=1, sample_rate=8000, seed=0)
+    model = CycleGAN(TrainConfig().method, targets=METADATA.targets, channels=1, sample_rate=8000, seed=0)
     with pytest.raises(CheckpointError):
         load_training_state(folder, model) if name == TRAINING_STATE_FILE else load_separator(folder)
     assert not (tmp_path / "made").exists()

@@ -275,7 +275,7 @@ def test_training_streams_from_a_bucket(s3, prefix, tiny_shards, tmp_path):
     config = settings.replace(TrainConfig(shards=prefix, output_dir=str(tmp_path / "runs"), name="s3"), small)
     s3.proxy.clear()
     report = fit(config)
-    assert report.progress.manifest_digest == ShardReader(tiny_shards).manifest.digest
+    assert report.metadata.manifest_digest == ShardReader(tiny_shards).manifest.digest
     assert json.loads((report.folder.path / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 2
     # The worker and its loader share one cache; the process that rehearses has another one in this test.
     names = {shard.name for track in ShardReader(tiny_shards).manifest.tracks for shard in track.shards}
