@@ -17,6 +17,7 @@ from cyclesep.config import settings
 from cyclesep.errors import CheckpointError, ConfigError, ObjectNotFound
 from cyclesep.storage import atomic_io
 from cyclesep.storage.path import StoragePath
+from cyclesep.storage.uri import display_path
 
 WEIGHTS_FILE = "separator.safetensors"
 TRAINING_STATE_FILE = "training_state.pt"
@@ -55,7 +56,7 @@ class CheckpointMetadata:
 def read_metadata(folder: Path | str | StoragePath) -> CheckpointMetadata:
     """Read metadata.json of a checkpoint folder; raise CheckpointError if it is missing, damaged or incompatible."""
     folder = folder if isinstance(folder, StoragePath) else StoragePath.of(folder)
-    file = folder.file_uri(METADATA_FILE)
+    file = display_path(folder.file_uri(METADATA_FILE))
     try:
         metadata = settings.build(CheckpointMetadata, read_json(folder, METADATA_FILE))
     except ConfigError as problem:
@@ -77,8 +78,8 @@ def read_json(folder: StoragePath, name: str) -> dict[str, Any]:
 
 def damaged(folder: StoragePath, name: str, problem: BaseException) -> CheckpointError:
     """Return the error for a file that cannot be read."""
-    reason = short_reason(problem)
-    return CheckpointError(f"{folder.file_uri(name)}: missing or damaged ({reason}); copy the checkpoint again")
+    file = display_path(folder.file_uri(name))
+    return CheckpointError(f"{file}: missing or damaged ({short_reason(problem)}); copy the checkpoint again")
 
 
 def short_reason(problem: BaseException) -> str:

@@ -69,9 +69,9 @@ class RunFolder:
         """Return the best checkpoint of a finished run; raise CheckpointError if run.json is missing or damaged."""
         best = read_json(self.path, self.RESULT).get("best")
         if not isinstance(best, str) or not atomic_io.is_name(best):
+            file = display_path(self.path.file_uri(self.RESULT))
             raise CheckpointError(
-                f"{self.path.file_uri(self.RESULT)}: best={best!r} is not the name of a checkpoint in this folder; "
-                "copy the run again"
+                f"{file}: best={best!r} is not the name of a checkpoint in this folder; copy the run again"
             )
         return self.path.child(best)
 

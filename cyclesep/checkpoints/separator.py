@@ -24,6 +24,7 @@ from cyclesep.errors import CheckpointError, ConfigError, ObjectNotFound
 from cyclesep.models.separators.config import SeparatorConfig
 from cyclesep.models.separators.separator import build_separator
 from cyclesep.storage.path import StoragePath
+from cyclesep.storage.uri import display_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +63,9 @@ def load_separator(path: Path | str | StoragePath, device: torch.device | str = 
     except (OSError, safetensors.SafetensorError) as problem:
         raise damaged(folder, WEIGHTS_FILE, problem) from problem
     except RuntimeError as problem:
-        reason = short_reason(problem)
+        file, reason = display_path(folder.file_uri(WEIGHTS_FILE)), short_reason(problem)
         raise CheckpointError(
-            f"{folder.file_uri(WEIGHTS_FILE)}: does not fit the network in its {CONFIG_FILE} ({reason}); "
-            "copy the checkpoint again"
+            f"{file}: does not fit the network in its {CONFIG_FILE} ({reason}); copy the checkpoint again"
         ) from problem
     return LoadedSeparator(
         module=module.to(device).eval(),
@@ -85,6 +85,5 @@ def _read_separator_config(folder: StoragePath) -> SeparatorConfig:
     except (ObjectNotFound, yaml.YAMLError, KeyError, TypeError) as problem:
         raise damaged(folder, CONFIG_FILE, problem) from problem
     except ConfigError as problem:
-        raise CheckpointError(
-            f"{folder.file_uri(CONFIG_FILE)}: was written by another version of cyclesep ({problem})"
-        ) from problem
+        file = display_path(folder.file_uri(CONFIG_FILE))
+        raise CheckpointError(f"{file}: was written by another version of cyclesep ({problem})") from problem

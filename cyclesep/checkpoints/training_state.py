@@ -23,6 +23,7 @@ from cyclesep.cyclegan.model import CycleGAN
 from cyclesep.errors import CheckpointError
 from cyclesep.storage import atomic_io
 from cyclesep.storage.path import StoragePath
+from cyclesep.storage.uri import display_path
 
 
 def save_checkpoint(folder: Path, model: CycleGAN, config: object, metadata: CheckpointMetadata) -> None:
@@ -43,7 +44,7 @@ def load_training_state(path: Path | str | StoragePath, model: CycleGAN) -> Chec
     """
     folder = find_checkpoint(path)
     metadata = read_metadata(folder)
-    file = folder.file_uri(TRAINING_STATE_FILE)
+    file = display_path(folder.file_uri(TRAINING_STATE_FILE))
     try:
         local = folder.local_path(TRAINING_STATE_FILE) / TRAINING_STATE_FILE
         state = torch.load(local, map_location="cpu", weights_only=True)

@@ -2,8 +2,8 @@
 
 The network separates one segment at a time. The context at both ends of its output is discarded, because the network
 has no input beyond the segment; the rest overlaps with that of the neighboring segments and is crossfaded. If the
-network's receptive field is no larger than the context, the result equals separating the whole file at once; an identity
-network returns its input bit for bit.
+network's receptive field is no larger than the context, the result equals separating the whole file at once; an
+identity network returns its input bit for bit.
 """
 
 import itertools

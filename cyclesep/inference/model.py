@@ -13,6 +13,7 @@ from cyclesep.errors import AudioError
 from cyclesep.inference.chunked_inference import choose_device
 from cyclesep.inference.config import Device, SeparationConfig
 from cyclesep.inference.stems import residual_name, separate_waveform
+from cyclesep.storage.uri import display_path
 
 # More channels than any loudspeaker layout: an array with more than these, and fewer samples than channels, is
 # probably transposed.
@@ -27,7 +28,7 @@ class Model:
         self._config = config
 
     def __repr__(self) -> str:
-        return f"Model({str(self.path)!r}: {', '.join(self.targets)} at {self.sample_rate} Hz)"
+        return f"Model({display_path(self.path)!r}: {', '.join(self.targets)} at {self.sample_rate} Hz)"
 
     @property
     def path(self) -> Path:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from cyclesep.audio.audio_io import Samples
-from cyclesep.checkpoints.separator import load_separator
+from cyclesep.checkpoints.separator import LoadedSeparator, load_separator
 from cyclesep.errors import ConfigError, CyclesepError
 from cyclesep.inference import output_names
 from cyclesep.inference.audio_reader import AudioReader
@@ -19,6 +19,7 @@ from cyclesep.inference.input_files import find_inputs
 from cyclesep.inference.result import FailedFile, SeparatedFile, SeparationResult
 from cyclesep.inference.stems import residual_name, select_targets, separate_stream
 from cyclesep.storage.atomic_io import replacing
+from cyclesep.storage.uri import display_path
 
 # Called with the seconds done and the seconds that the file declares.
 OnProgress = Callable[[float, float], None]
@@ -57,7 +58,7 @@ def separate_files(config: SeparateConfig, separator: SeparatorLike | None = Non
     return SeparationResult(
         separated=tuple(separated),
         failed=tuple(failed),
-        checkpoint=getattr(separator, "uri", ""),
+        checkpoint=display_path(separator.uri) if isinstance(separator, LoadedSeparator) else "",
         device=str(device),
     )
 

@@ -9,8 +9,8 @@ import soundfile
 
 from cyclesep.audio import audio_io
 from cyclesep.errors import AudioError
-from cyclesep.inference.separate import separate_paths
-from tests.inference.test_chunked_inference import config_for, identity
+from cyclesep.inference.separate import separate_files
+from tests.support.fake_separator import config_for, identity
 
 RATE = 22050
 SECONDS = 3
@@ -48,7 +48,7 @@ def test_half_a_file_is_refused_with_the_length_that_it_promises(
     told = r"is cut off: its header promises 3\.[01] s and 1\.[45] s are there; copy it again"
     with pytest.raises(AudioError, match=told):
         audio_io.read(path)
-    (failure,) = separate_paths(config_for(tmp_path, path), identity(sample_rate=RATE)).failed
+    (failure,) = separate_files(config_for(tmp_path, path), identity(sample_rate=RATE)).failed
     assert "is cut off" in failure.reason
     assert not (tmp_path / "out").exists()
 
@@ -59,7 +59,7 @@ def test_an_ogg_without_its_last_page_is_refused(tmp_path: Path, share: float) -
     assert audio_io.read(path).num_samples == 10 * RATE
     with pytest.raises(AudioError, match="is cut off: the page that ends an Ogg stream is missing"):
         audio_io.read(cut(path, share))
-    assert "is cut off" in separate_paths(config_for(tmp_path, path), identity(sample_rate=RATE)).failed[0].reason
+    assert "is cut off" in separate_files(config_for(tmp_path, path), identity(sample_rate=RATE)).failed[0].reason
 
 
 @pytest.mark.parametrize("size", [0x7FFFF000, 0xFFFFFFFF])
@@ -69,7 +69,7 @@ def test_a_wav_that_was_written_into_a_pipe_promises_nothing(tmp_path: Path, siz
     at = content.index(b"data") + 4
     path.write_bytes(content[:at] + size.to_bytes(4, "little") + content[at + 4 :])
     assert audio_io.read(path).num_samples == SECONDS * RATE
-    (done,) = separate_paths(config_for(tmp_path, path), identity(sample_rate=RATE)).separated
+    (done,) = separate_files(config_for(tmp_path, path), identity(sample_rate=RATE)).separated
     assert done.seconds == SECONDS
 
 
@@ -89,7 +89,7 @@ def test_an_mp3_that_promises_nothing_is_read_to_its_end(tmp_path: Path) -> None
     # libsndfile guesses the length from the first frames, and stops there.
     assert abs(soundfile.info(path).duration - 10) > 1
     assert audio_io.read(path).seconds == pytest.approx(10, abs=0.1)
-    (done,) = separate_paths(config_for(tmp_path, path), identity(sample_rate=RATE)).separated
+    (done,) = separate_files(config_for(tmp_path, path), identity(sample_rate=RATE)).separated
     assert done.seconds == pytest.approx(10, abs=0.1)
     assert audio_io.read(cut(path)).seconds < 10
 

@@ -1,4 +1,4 @@
-"""`cyclesep.load(...).separate(...)`: what docs/python.md shows is true."""
+"""`cyclesep.load(...).separate(...)`, and the examples of docs/python.md."""
 
 import re
 import subprocess
@@ -34,7 +34,7 @@ def model(here: Path) -> Model:  # noqa: ARG001
     return cyclesep.load("vocals", device="cpu")
 
 
-def test_the_stems_have_the_shape_of_the_input_and_add_up_to_it(model: Model) -> None:
+def test_stems_have_the_shape_of_the_input_and_add_up_to_it(model: Model) -> None:
     audio = np.random.default_rng(1).uniform(-0.5, 0.5, (2, 30_000)).astype(np.float32)
     for sample_rate in (8000, 44_100):
         stems = model.separate(audio, sample_rate)
@@ -44,7 +44,7 @@ def test_the_stems_have_the_shape_of_the_input_and_add_up_to_it(model: Model) ->
         np.testing.assert_allclose(stems["vocals"] + stems["accompaniment"], audio, atol=1e-6)
 
 
-def test_the_same_input_gives_the_same_bits_and_is_left_alone(model: Model) -> None:
+def test_separation_is_bitwise_reproducible_and_does_not_modify_its_input(model: Model) -> None:
     audio = np.random.default_rng(2).normal(0, 0.1, (1, 20_000)).astype(np.float32)
     before = audio.copy()
     first, second = (model.separate(audio, 8000)["vocals"] for _ in range(2))
@@ -52,8 +52,8 @@ def test_the_same_input_gives_the_same_bits_and_is_left_alone(model: Model) -> N
     assert np.array_equal(audio, before)
 
 
-def test_a_run_folder_a_checkpoint_and_a_name_are_the_same_model(here: Path, model: Model) -> None:
-    assert model.path == Path("runs/vocals/step-1")
+def test_run_folder_checkpoint_and_name_load_the_same_model(here: Path, model: Model) -> None:
+    assert model.path == here / "runs/vocals/step-1"
     assert cyclesep.load(here / "runs/vocals").path == here / "runs/vocals/step-1"
     assert cyclesep.load("runs/vocals/step-1").targets == ("vocals",)
     assert (model.sample_rate, model.channels) == (8000, 1)
@@ -61,41 +61,41 @@ def test_a_run_folder_a_checkpoint_and_a_name_are_the_same_model(here: Path, mod
 
 
 @pytest.mark.parametrize(
-    ("audio", "told"),
+    ("audio", "message"),
     [
         (np.zeros((2, 100), np.int16), "divide integers by their full scale"),
         (np.zeros(100, np.float32), "give mono as audio[None]"),
         (np.zeros((100, 2), np.float32), "give audio.T"),
-        (np.zeros((0, 100), np.float32), "no channels; give (channels, time)"),
+        (np.zeros((0, 100), np.float32), "without channels; give (channels, time)"),
         (np.full((1, 8000), 1e30), "the audio peaks at 1e+30, where full scale is 1"),
         (np.zeros((2, 0), np.float32), "holds no samples"),
         (np.full((1, 10), np.nan, np.float32), "NaN"),
     ],
 )
-def test_what_is_no_audio_is_refused_with_the_remedy(model: Model, audio: np.ndarray, told: str) -> None:
-    with pytest.raises(AudioError, match=re.escape(told)):
+def test_errors_for_invalid_arrays_name_the_remedy(model: Model, audio: np.ndarray, message: str) -> None:
+    with pytest.raises(AudioError, match=re.escape(message)):
         model.separate(audio, 8000)
 
 
 @pytest.mark.parametrize("rate", [0, 1, 44.1, 44100.5, 999, 768_001, 1e9, np.nan, np.inf, "44100", None, True])
-def test_a_rate_that_is_no_rate_is_refused_with_its_value(model: Model, rate: Any) -> None:
-    told = f"sample_rate: a sample rate of {rate!r} is no whole number of Hz from 1000 to 768000; give"
-    with pytest.raises(AudioError, match=re.escape(told)):
+def test_error_for_an_invalid_rate_names_its_value(model: Model, rate: Any) -> None:
+    message = f"sample_rate: a sample rate of {rate!r} is no whole number of Hz from 1000 to 768000; give"
+    with pytest.raises(AudioError, match=re.escape(message)):
         model.separate(np.zeros((1, 100), np.float32), rate)
 
 
 @pytest.mark.parametrize("rate", [8000.0, np.int64(8000), np.float32(8000)])
-def test_a_rate_may_be_any_kind_of_whole_number(model: Model, rate: Any) -> None:
+def test_rate_may_be_any_type_of_whole_number(model: Model, rate: Any) -> None:
     noise = np.random.default_rng(3).normal(0, 0.1, (1, 4000)).astype(np.float32)
     assert np.array_equal(model.separate(noise, rate)["vocals"], model.separate(noise, 8000)["vocals"])
 
 
-def test_one_sample_of_many_channels_is_audio(model: Model) -> None:
+def test_one_sample_of_many_channels_is_valid(model: Model) -> None:
     stems = model.separate(np.full((32, 1), 0.5, np.float32), 8000)
     assert {stem.shape for stem in stems.values()} == {(32, 1)}
 
 
-def test_a_missing_run_or_gpu_is_an_error(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+def test_missing_run_or_gpu_is_an_error(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -110,7 +110,7 @@ def test_importing_the_package_imports_neither_torch_nor_numpy() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
-def test_the_snippets_of_the_page_run(here: Path) -> None:
+def test_examples_of_the_python_page_run(here: Path) -> None:
     snippets = re.findall(r"```python\n(.*?)```", (DOCS / "python.md").read_text(), flags=re.DOTALL)
     assert len(snippets) >= 2
     names: dict[str, object] = {}
