@@ -17,9 +17,9 @@ import ray
 import torch
 from ray.util.state import list_placement_groups
 
+from cyclesep.checkpoints.loaded_separator import load_separator
 from cyclesep.checkpoints.metadata import CONFIG_FILE, TRAINING_STATE_FILE, read_metadata
 from cyclesep.checkpoints.run_folder import download_checkpoint
-from cyclesep.checkpoints.separator import load_separator
 from cyclesep.config import settings
 from cyclesep.errors import ConfigError
 from cyclesep.training.config import TrainConfig
