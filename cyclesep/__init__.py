@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from cyclesep.inference.model import Model
+    from cyclesep.inference.python_api import Model
 
 __all__ = ["__version__", "load"]
 
@@ -21,6 +21,6 @@ def load(path: str | Path, *, device: Literal["auto", "cpu", "cuda"] = "auto") -
     damaged, ConfigError for "cuda" without a GPU.
     """
     # torch takes seconds to import.
-    from cyclesep.inference.model import load_model
+    from cyclesep.inference.python_api import load_model
 
     return load_model(path, device=device)

@@ -13,8 +13,8 @@ from typing_extensions import override
 
 from cyclesep.audio import audio_io
 from cyclesep.audio.audio_io import Waveform
+from cyclesep.checkpoints.loaded_separator import load_separator
 from cyclesep.checkpoints.metadata import CONFIG_FILE, read_metadata
-from cyclesep.checkpoints.separator import load_separator
 from cyclesep.data.shards.manifest import MIXTURE
 from cyclesep.errors import ConfigError, ScoringError
 from cyclesep.evaluation.config import EvaluateConfig, Oracle

@@ -28,7 +28,7 @@ _EXCESSIVE_PEAK = 100.0
 
 
 class SeparatorLike(Protocol):
-    """A network and its audio format, such as cyclesep.checkpoints.separator.LoadedSeparator."""
+    """A network and its audio format, such as cyclesep.checkpoints.loaded_separator.LoadedSeparator."""
 
     @property
     def module(self) -> nn.Module: ...  # (batch, channels, time) -> (batch, targets, channels, time)

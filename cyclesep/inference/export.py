@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from cyclesep import __version__
-from cyclesep.checkpoints.separator import load_separator
+from cyclesep.checkpoints.loaded_separator import load_separator
 from cyclesep.errors import ConfigError
 from cyclesep.inference.chunked_inference import SegmentGeometry
 from cyclesep.inference.config import ExportConfig, SeparationConfig

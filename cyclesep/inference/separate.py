@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from cyclesep.audio.audio_io import Samples
-from cyclesep.checkpoints.separator import LoadedSeparator, load_separator
+from cyclesep.checkpoints.loaded_separator import LoadedSeparator, load_separator
 from cyclesep.errors import ConfigError, CyclesepError
 from cyclesep.inference import output_names
 from cyclesep.inference.audio_reader import AudioReader

@@ -1,6 +1,6 @@
 """Training steps on the driver before workers start, so that invalid settings are reported once and early."""
 
-from cyclesep.checkpoints.training_state import load_training_state
+from cyclesep.checkpoints.save_restore import load_training_state
 from cyclesep.cyclegan.model import CycleGAN
 from cyclesep.data.crops.dataset import Batch, CropStream
 from cyclesep.data.shards.reading import ShardReader

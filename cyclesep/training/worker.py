@@ -16,7 +16,7 @@ from torch import Tensor
 from cyclesep import __version__
 from cyclesep.checkpoints.metadata import CheckpointMetadata
 from cyclesep.checkpoints.run_folder import RunFolder
-from cyclesep.checkpoints.training_state import load_training_state, save_checkpoint
+from cyclesep.checkpoints.save_restore import load_training_state, save_checkpoint
 from cyclesep.cluster import run_metadata
 from cyclesep.config import settings
 from cyclesep.config.nesting import flatten

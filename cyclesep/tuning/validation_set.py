@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from cyclesep.checkpoints.separator import load_separator
+from cyclesep.checkpoints.loaded_separator import load_separator
 from cyclesep.config import settings
 from cyclesep.data.crops.config import CropConfig
 from cyclesep.data.crops.dataset import validation_crops
@@ -67,7 +67,7 @@ def read_validation_baseline(base: TrainConfig, space: Space) -> ValidationBasel
     sums = validation.validate(
         _MixtureAsEstimate(len(base.targets)), mixtures, targets, batch_size=base.crops.batch_size
     )
-    metrics = validation.summarise(sums, base.targets)
+    metrics = validation.summarize(sums, base.targets)
     if not metrics:
         raise ConfigError(
             f"train.targets: a target is silent in all {len(mixtures)} validation crops of {base.shards}; "

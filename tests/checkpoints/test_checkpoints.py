@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from cyclesep.checkpoints.loaded_separator import load_separator
 from cyclesep.checkpoints.run_folder import find_run
-from cyclesep.checkpoints.separator import load_separator
-from cyclesep.checkpoints.training_state import load_training_state, save_checkpoint
+from cyclesep.checkpoints.save_restore import load_training_state, save_checkpoint
 from cyclesep.config import settings
 from cyclesep.cyclegan.model import CycleGAN
 from cyclesep.data.crops.dataset import Batch

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import cyclesep
+from cyclesep.checkpoints.loaded_separator import load_separator
 from cyclesep.checkpoints.metadata import CONFIG_FILE, METADATA_FILE, TRAINING_STATE_FILE, WEIGHTS_FILE, read_metadata
 from cyclesep.checkpoints.run_folder import download_checkpoint, find_run
-from cyclesep.checkpoints.separator import load_separator
-from cyclesep.cli.info.describe import describe
 from cyclesep.cli.info.config import InfoConfig
+from cyclesep.cli.info.describe import describe
 from cyclesep.errors import CheckpointError, CyclesepError
 from cyclesep.storage import download_cache, s3_objects
 from cyclesep.storage.path import StoragePath

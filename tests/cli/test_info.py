@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from cyclesep.audio.audio_io import Samples
+from cyclesep.checkpoints.loaded_separator import load_separator
 from cyclesep.checkpoints.run_folder import find_run
-from cyclesep.checkpoints.separator import load_separator
 from cyclesep.cli.info.runs import describe_checkpoint, describe_run
 from cyclesep.cli.info.shards import describe_shards
 from cyclesep.cli.info.show import format_bytes, format_duration

@@ -19,7 +19,7 @@ from cyclesep.checkpoints.metadata import (
     WEIGHTS_FILE,
     CheckpointMetadata,
 )
-from cyclesep.checkpoints.training_state import save_checkpoint
+from cyclesep.checkpoints.save_restore import save_checkpoint
 from cyclesep.cli.main import run_job
 from cyclesep.config import settings
 from cyclesep.cyclegan.model import CycleGAN

@@ -16,9 +16,9 @@ import pytest
 import ray
 import torch
 
+from cyclesep.checkpoints.loaded_separator import load_separator
 from cyclesep.checkpoints.metadata import TRAINING_STATE_FILE
 from cyclesep.checkpoints.run_folder import RunFolder
-from cyclesep.checkpoints.separator import load_separator
 from cyclesep.config import settings
 from cyclesep.evaluation.config import EvaluateConfig
 from cyclesep.evaluation.evaluate import evaluate

@@ -13,10 +13,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cyclesep.checkpoints.loaded_separator import load_separator
 from cyclesep.checkpoints.metadata import CONFIG_FILE, METADATA_FILE, TRAINING_STATE_FILE, WEIGHTS_FILE, read_metadata
 from cyclesep.checkpoints.run_folder import RunFolder, download_checkpoint
-from cyclesep.checkpoints.separator import load_separator
-from cyclesep.checkpoints.training_state import load_training_state
+from cyclesep.checkpoints.save_restore import load_training_state
 from cyclesep.config import settings
 from cyclesep.cyclegan.model import CycleGAN
 from cyclesep.data.corpora import musdb18

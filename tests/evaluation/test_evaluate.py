@@ -17,7 +17,7 @@ import soundfile
 from ray import cloudpickle
 
 from cyclesep.audio.audio_io import Waveform, write_wav
-from cyclesep.checkpoints.separator import load_separator
+from cyclesep.checkpoints.loaded_separator import load_separator
 from cyclesep.config import settings
 from cyclesep.config.sources import parse_override
 from cyclesep.data.corpora.config import CorpusConfig

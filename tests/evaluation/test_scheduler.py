@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from cyclesep.audio.audio_io import Waveform
-from cyclesep.checkpoints.separator import LoadedSeparator
+from cyclesep.checkpoints.loaded_separator import LoadedSeparator
 from cyclesep.data.shards.manifest import MIXTURE
 from cyclesep.errors import ClusterError, ConfigError
 from cyclesep.evaluation import actor_pool, scheduler, worker

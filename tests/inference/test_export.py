@@ -18,9 +18,9 @@ from torch import nn
 
 from cyclesep.audio import audio_io
 from cyclesep.audio.audio_io import Samples
+from cyclesep.checkpoints.loaded_separator import load_separator
 from cyclesep.checkpoints.metadata import CheckpointMetadata
-from cyclesep.checkpoints.separator import load_separator
-from cyclesep.checkpoints.training_state import save_checkpoint
+from cyclesep.checkpoints.save_restore import save_checkpoint
 from cyclesep.cli.main import run_job
 from cyclesep.config import settings
 from cyclesep.cyclegan.model import CycleGAN

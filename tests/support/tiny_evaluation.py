@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cyclesep.checkpoints.metadata import CheckpointMetadata
-from cyclesep.checkpoints.training_state import save_checkpoint
+from cyclesep.checkpoints.save_restore import save_checkpoint
 from cyclesep.config import settings
 from cyclesep.cyclegan.model import CycleGAN
 from cyclesep.inference.config import SeparationConfig

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from cyclesep.checkpoints.loaded_separator import load_separator
 from cyclesep.checkpoints.metadata import read_metadata
 from cyclesep.checkpoints.run_folder import find_checkpoint
-from cyclesep.checkpoints.separator import load_separator
 from cyclesep.config import settings
 from cyclesep.cyclegan.adversarial import AdversarialLoss
 from cyclesep.data.shards.reading import ShardReader

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from cyclesep.audio import audio_io
 from cyclesep.audio.audio_io import Samples, Waveform
-from cyclesep.checkpoints.separator import LoadedSeparator, load_separator
+from cyclesep.checkpoints.loaded_separator import LoadedSeparator, load_separator
 from cyclesep.config import settings
 from cyclesep.errors import AudioError
 from cyclesep.inference.chunked_inference import choose_device

@@ -12,7 +12,7 @@ import soundfile
 
 import cyclesep
 from cyclesep.errors import AudioError, CheckpointError, ConfigError
-from cyclesep.inference.model import Model
+from cyclesep.inference.python_api import Model
 from tests.support.paths import CHECKOUT
 from tests.support.tiny_evaluation import save_separator
 
