@@ -18,9 +18,11 @@ from benchmarks.notebook_step import NotebookStep
 from benchmarks.step_baselines import CORRECTED, SAMPLE_RATE, build_model, compiled, gigaflops_per_crop, random_batch
 from benchmarks.table import Row, Table
 from cyclesep.cyclegan.adversarial import AdversarialLoss
+from cyclesep.cyclegan.discriminator_input import discriminator_inputs
 from cyclesep.cyclegan.distributed import DistributedContext
 from cyclesep.cyclegan.model import CycleGAN
 from cyclesep.cyclegan.optimization import enable_tf32
+from cyclesep.cyclegan.recipes import FORWARD
 from cyclesep.data.crops.dataset import Batch
 
 UNIT = "crops/s"
@@ -129,13 +131,8 @@ class GraphedStep:
             fused=True,
             capturable=on_gpu,
         )
-        self._adversary = AdversarialLoss(
-            config,
-            model.discriminators,
-            model.discriminators,
-            sample_rate=SAMPLE_RATE,
-            seed=0,
-            ranks=DistributedContext(),
+        self._adversarial_loss = AdversarialLoss(
+            config, model.discriminators, model.discriminators, DistributedContext()
         )
         self._graph: torch.cuda.CUDAGraph | None = None
         self._batch: Batch | None = None
@@ -155,15 +152,14 @@ class GraphedStep:
         autocast = torch.autocast(self._model.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
         self._generator_optimizer.zero_grad(set_to_none=True)
         with autocast:
-            passes = self._model.recipe.passes(self._model.generators, batch)
-            judged = self._adversary.prepared(passes.judged, rng, paired=batch.paired)
-            terms = {name: term() for name, term in passes.terms.items() if name in self._model.weights}
-            terms |= self._adversary.generator_terms(judged, rng, feature_matching=False)
+            outputs = FORWARD[self._model.recipe.forward](self._model.generators, batch, self._model.weights)
+            pairs = discriminator_inputs(config, outputs.pairs, rng, paired=batch.paired, sample_rate=SAMPLE_RATE)
+            terms = outputs.terms | self._adversarial_loss.generator_terms(pairs, rng, self._model.weights)
         torch.stack([self._model.weights[name] * term for name, term in terms.items()]).sum().backward()
         self._generator_optimizer.step()
         self._discriminator_optimizer.zero_grad(set_to_none=True)
-        loss, _ = self._adversary.discriminator_loss(judged, rng, step=0, autocast=autocast)
-        loss.backward()
+        discriminator_terms, _ = self._adversarial_loss.discriminator_terms(pairs, rng, step=0, autocast=autocast)
+        torch.stack(list(discriminator_terms.values())).sum().backward()
         self._discriminator_optimizer.step()
 
     def _capture(self, batch: Batch) -> None:

@@ -1,1 +1,1 @@
-"""The cycle-GAN: one optimisation step of any recipe, its losses' weights, and what keeps it stable."""
+"""Training of cycle-GANs: recipes, losses, the training step and what stabilizes it."""

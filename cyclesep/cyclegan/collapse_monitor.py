@@ -1,6 +1,7 @@
-"""An alarm for a separator that falls silent, which a swap cycle rewards, or lets everything through.
+"""Detection of silence collapse, which a swap cycle rewards, and identity collapse, where the output is the mixture.
 
-To let everything through is a minimum of the remix cycle where no truth is known: nothing is left to be remixed.
+Identity collapse is a minimum of the remix cycle on unpaired data: with an empty residual, the remixed signal is the
+other target alone.
 """
 
 import logging
@@ -8,80 +9,105 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from cyclesep.cyclegan.config import CollapseConfig
 from cyclesep.errors import TrainingError
 
 DECAY = 0.98
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
+
+
+def signal_energies(estimate: Tensor, mixture: Tensor) -> Tensor:
+    """Return the energies of estimates `(batch, targets, channels, time)`, of residuals and of mixtures: `(3,)`.
+
+    The energy of the residuals is the mean over targets.
+    """
+    residual = (mixture.unsqueeze(1) - estimate).square().sum() / estimate.shape[1]
+    return torch.stack([estimate.square().sum(), residual, mixture.square().sum()])
 
 
 class CollapseMonitor:
-    """Running means of the energy that estimates have and remove, and for how many steps each has been too low."""
+    """Moving averages of the output energy and of the removed energy, and the number of steps below each threshold."""
 
-    def __init__(self, config: CollapseConfig, *, warns: bool = True) -> None:
-        """`warns`: whether this worker is the one that writes the warning."""
-        self._config, self._warns = config, warns
-        self.energy = ThresholdedEMA(config.min_output_energy)
+    def __init__(self, config: CollapseConfig, *, log_warnings: bool = True) -> None:
+        """`log_warnings`: whether this worker logs warnings; one worker should."""
+        self._config, self._log_warnings = config, log_warnings
+        self.output = ThresholdedEMA(config.min_output_energy)
         self.removed = ThresholdedEMA(config.min_removed_energy)
 
-    def observe(self, energy: float, removed: float, *, paired: bool) -> None:
-        """Take in one step's two energies, if finite; raises TrainingError at an alarm if the run shall end.
+    def observe(self, output: float, removed: float, *, paired: bool) -> None:
+        """Update the averages with the output and removed energy of a step, as fractions of the mixtures' energy.
 
-        Where crops are paired, as much is removed as the truth wants.
+        Values that are not finite are ignored. Removed energy below its threshold counts for unpaired batches only:
+        paired targets determine how much is removed. Raises TrainingError if a collapse is detected and `fail` is set,
+        otherwise logs one warning.
         """
         config = self._config
-        if self.energy.observe(energy) == config.output_patience:
-            self._raise_alarm(
-                f"the separator's estimates have held less than {config.min_output_energy:g} of the mixtures' energy for "
-                f"{config.output_patience} steps: it has collapsed to silence; lower method.loss_weights.swap_cycle or "
-                "method.loss_weights.adversarial, and start again from an earlier checkpoint"
+        if self.output.observe(output) == config.output_patience:
+            self._report(
+                f"the energy of the separator's estimates has been less than {config.min_output_energy:g} of the "
+                f"mixtures' for {config.output_patience} steps: the separator has collapsed to silence; lower "
+                "method.loss_weights.swap_cycle or .adversarial, and restart from an earlier checkpoint"
             )
         if self.removed.observe(removed, counts=not paired) == config.removed_patience:
-            self._raise_alarm(
+            self._report(
                 f"the separator has removed less than {config.min_removed_energy:g} of the mixtures' energy for "
-                f"{config.removed_patience} steps: it lets everything through; let discriminators in from the first "
-                "step (method.adversarial_start_step=0) or give them more weight "
-                "(method.loss_weights.adversarial); if the targets are nearly all there is, set "
-                "method.collapse.min_removed_energy=0"
+                f"{config.removed_patience} steps: its output is nearly the mixture; start discriminators at the first "
+                "step (method.adversarial_start_step=0) or increase method.loss_weights.adversarial; if the targets "
+                "make up nearly all of the mixtures, set method.collapse.min_removed_energy=0"
             )
 
+    def metrics(self) -> dict[str, float]:
+        """Return the averages and the numbers of consecutive steps below the thresholds."""
+        return {
+            "separator/output_energy": self.output.value,
+            "collapse/removed_energy_ratio": self.removed.value,
+            "separator/steps_collapsed": float(self.output.num_low),
+            "collapse/pass_through_steps": float(self.removed.num_low),
+        }
+
     def state_dict(self) -> dict[str, Any]:
-        return {"energy": self.energy.state_dict(), "removed": self.removed.state_dict()}
+        return {"energy": self.output.state_dict(), "removed": self.removed.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.energy.load_state_dict(state["energy"])
+        self.output.load_state_dict(state["energy"])
         self.removed.load_state_dict(state["removed"])
 
-    def _raise_alarm(self, told: str) -> None:
+    def _report(self, message: str) -> None:
         if self._config.fail:
-            raise TrainingError(told)
-        if self._warns:
-            log.warning(told)
+            raise TrainingError(message)
+        if self._log_warnings:
+            _log.warning(message)
 
 
 class ThresholdedEMA:
-    """A running mean, and for how many steps in a row it has been below a limit."""
+    """Exponential moving average, and the number of consecutive steps in which it was below a threshold."""
 
-    def __init__(self, limit: float) -> None:
-        self._limit = limit
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
         self._total = self._count = 0.0
         self.num_low = 0
 
     @property
     def value(self) -> float:
-        """Early on the mean over the few steps there were."""
+        """The average, corrected for its start at zero; 0 before the first value."""
         return self._total / self._count if self._count else 0.0
 
     def observe(self, value: float, *, counts: bool = True) -> int:
-        """Take in one step's value, if finite; gives for how many steps that count the mean has been too low."""
+        """Update the average with `value`, if finite; return the number of consecutive steps below the threshold.
+
+        Steps with `counts=False` update the average only and return 0.
+        """
         if not math.isfinite(value):
             return 0
         self._total = DECAY * self._total + (1 - DECAY) * value
         self._count = DECAY * self._count + (1 - DECAY)
         if not counts:
             return 0
-        self.num_low = self.num_low + 1 if self.value < self._limit else 0
+        self.num_low = self.num_low + 1 if self.value < self._threshold else 0
         return self.num_low
 
     def state_dict(self) -> dict[str, Any]:

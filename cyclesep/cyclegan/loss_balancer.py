@@ -1,16 +1,17 @@
-"""Weights of loss terms that follow the size of their gradients at the generators' outputs.
+"""Loss weights that adapt to the gradient norm of each loss term at the outputs of the generators.
 
 After the balancer of EnCodec (Défossez et al., "High fidelity neural audio compression", 2022, section 3.4) and the
-adaptive adversarial weight of VQGAN (Esser et al., 2021). Unlike EnCodec's, the whole keeps the size that fixed weights
-would give it, so that gradient clipping means the same, and a step is weighted by the averages of the steps before it,
-which makes it independent of how a batch is divided.
+adaptive adversarial weight of VQGAN (Esser et al., 2021). Unlike in EnCodec, the total gradient keeps the size that
+fixed weights give it, so gradient clipping keeps its meaning. The weights of a step follow from the averages of the
+steps before it, so they do not depend on micro-batches.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cyclesep.cyclegan.config import LossBalancerConfig
 from cyclesep.cyclegan.distributed import DistributedContext
@@ -20,27 +21,32 @@ EPSILON = 1e-12
 
 
 class LossBalancer:
-    """Averages of each term's gradient norm and the weights that follow from them; the same on all ranks."""
+    """Moving averages of the gradient norms, and the loss weights that follow from them; equal on all ranks."""
 
     def __init__(self, config: LossBalancerConfig, weights: Mapping[str, float], ranks: DistributedContext) -> None:
         self._config, self._weights, self._ranks = config, weights, ranks
         self._averages: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def weights(self, names: Sequence[str]) -> Mapping[str, float | Tensor]:
-        """The factor of each named term's loss in this step.
+    @property
+    def active(self) -> bool:
+        return self._config.active
 
-        Before anything has been measured these are the fixed weights; a term that comes in later counts from its second
-        step on.
+    def weights(self, names: Iterable[str]) -> Mapping[str, float | Tensor]:
+        """Return the weight of each named loss term in this step.
+
+        The weights are the fixed ones until a gradient norm has been measured. A term that starts later has weight 0
+        in its first step.
         """
+        names = list(names)
         known = {name: total / count for name, (total, count) in self._averages.items() if name in names}
         if not self._config.active or not known:
             return self._weights
-        sizes = self._sizes(known)
+        sizes = self._target_sizes(known)
         factors = {name: sizes[name] / (norm + EPSILON) for name, norm in known.items()}
         return {name: factors.get(name, 0.0) for name in names}
 
     def observe(self, norms: Mapping[str, Tensor]) -> None:
-        """Take in the norms of this step; norms that are not finite are left out on all ranks alike."""
+        """Update the averages with the norms of a step; ignore norms that are not finite, on all ranks alike."""
         if not norms:
             return
         for name, norm in zip(norms, self._ranks.mean(torch.stack(list(norms.values()))), strict=True):
@@ -58,28 +64,45 @@ class LossBalancer:
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
         self._averages = {name: (total.to(device), count.to(device)) for name, (total, count) in state.items()}
 
-    def _sizes(self, norms: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """How long the gradient of each term shall be."""
+    def _target_sizes(self, norms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the target gradient norm of each term."""
         sizes = {name: self._weights[name] * norm for name, norm in norms.items()}
         if self._config.enabled:
-            whole = torch.stack(list(sizes.values())).sum()
+            total = torch.stack(list(sizes.values())).sum()
             weight = sum(self._weights[name] for name in norms)
-            sizes = {name: whole * self._weights[name] / weight for name in norms}
+            sizes = {name: total * self._weights[name] / weight for name in norms}
         share = self._config.adversarial_gradient_share
-        judged = [name for name in sizes if name in ADVERSARIAL]
-        if share is None or not 0 < len(judged) < len(sizes):
+        adversarial = [name for name in sizes if name in ADVERSARIAL]
+        if share is None or not 0 < len(adversarial) < len(sizes):
             return sizes
-        of_judged = torch.stack([sizes[name] for name in judged]).sum()
-        of_others = torch.stack([size for name, size in sizes.items() if name not in ADVERSARIAL]).sum()
-        factor = share / (1 - share) * of_others / (of_judged + EPSILON)
+        adversarial_size = torch.stack([sizes[name] for name in adversarial]).sum()
+        other_size = torch.stack([size for name, size in sizes.items() if name not in ADVERSARIAL]).sum()
+        factor = share / (1 - share) * other_size / (adversarial_size + EPSILON)
         return {name: size * factor if name in ADVERSARIAL else size for name, size in sizes.items()}
 
 
-def gradient_norms(terms: Mapping[str, Tensor], outputs: Sequence[Tensor]) -> dict[str, Tensor]:
-    """The norm of each term's gradient at what the generators gave out, one crop's own loss at a time, then the mean.
+@contextmanager
+def record_outputs(modules: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
+    """Collect the outputs of `modules` that require gradients; the list fills while the context is open."""
+    outputs: list[Tensor] = []
 
-    `outputs` are of shape `(batch, ...)`. Terms are means over the batch, which is multiplied out: the norm does not
-    depend on the size of the batch.
+    def record(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        if output.requires_grad:
+            outputs.append(output)
+
+    handles = [module.register_forward_hook(record) for module in modules]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def gradient_norms(terms: Mapping[str, Tensor], outputs: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return the norm of each term's gradient at the generator outputs, per crop, averaged over crops.
+
+    `outputs` have shape `(batch, ...)`. Terms are means over the batch; multiplying by its size makes the norm
+    independent of it.
     """
     return {name: _gradient_norm(term, outputs) for name, term in terms.items()}
 

@@ -1,7 +1,7 @@
-"""Losses under their names: adversarial in three forms, regression on waveforms and on spectrograms.
+"""Loss functions: adversarial in three forms, feature matching, R1, and regression on waveforms and spectrograms.
 
-Everything is computed in float32 at least. Adversarial losses take one tensor of logits per sub-network and average
-over them.
+All losses are computed in float32 or float64. Adversarial losses take one tensor of logits per sub-network and average
+over sub-networks.
 """
 
 from collections.abc import Sequence
@@ -20,14 +20,16 @@ SPECTRAL_WINDOWS = (256, 512, 1024, 2048)
 
 
 def l1(estimate: Tensor, reference: Tensor) -> Tensor:
-    """Mean absolute difference."""
+    """Return the mean absolute error."""
     return (estimate - reference).abs().mean()
 
 
 def negative_si_sdr(estimate: Tensor, reference: Tensor) -> Tensor:
-    """Minus the scale-invariant signal-to-distortion ratio in dB, mean over all but time (the last axis).
+    """Return the negative scale-invariant SDR in dB, averaged over all axes but time (the last one).
 
-    Le Roux et al., "SDR - half-baked or well done?", 2019. A silent reference counts as 0 dB, without a gradient.
+    Le Roux et al., "SDR - half-baked or well done?", 2019. Unlike the metric in metrics/si_sdr.py, the loss subtracts
+    the means, treats each channel by itself, limits the ratio by an epsilon, and counts silent references as 0 dB
+    without a gradient.
     """
     is_audible = reference.square().sum(-1) > EPSILON
     estimate = estimate - estimate.mean(dim=-1, keepdim=True)
@@ -40,32 +42,32 @@ def negative_si_sdr(estimate: Tensor, reference: Tensor) -> Tensor:
 
 
 def spectral(estimate: Tensor, reference: Tensor, windows: Sequence[int] = SPECTRAL_WINDOWS) -> Tensor:
-    """Mean absolute difference of magnitude spectrograms, averaged over window lengths (in samples).
-
-    Spectra are scaled by 1/sqrt(window), which makes the magnitudes of noise independent of the window.
-    """
+    """Return the mean absolute error of magnitude spectrograms, averaged over window lengths (in samples)."""
     return torch.stack([l1(magnitudes(estimate, n), magnitudes(reference, n)) for n in windows]).mean()
 
 
 def magnitudes(waveform: Tensor, n_fft: int) -> Tensor:
-    """Magnitude spectrogram `(signals, bins, frames)` by a Hann window with a hop of a quarter of it."""
-    flat = full(waveform).flatten(0, -2)
+    """Return the magnitude spectrogram `(signals, bins, frames)` with a Hann window and a hop of a quarter of it.
+
+    Spectra are scaled by 1/sqrt(n_fft), so the magnitudes of noise do not depend on the window length.
+    """
+    flat = full_precision(waveform).flatten(0, -2)
     flat = functional.pad(flat, (0, max(0, n_fft - flat.shape[-1])))
     window = torch.hann_window(n_fft, dtype=flat.dtype, device=flat.device)
     spectrum = torch.stft(flat, n_fft, n_fft // 4, window=window, normalized=True, return_complex=True)
-    # abs() of a complex zero has no gradient; a floor 80 dB below unit noise has.
+    # The absolute value of a complex zero has no gradient; a floor 80 dB below unit noise has one.
     return (spectrum.real.square() + spectrum.imag.square() + EPSILON).sqrt()
 
 
-def full(values: Tensor) -> Tensor:
-    """`values` in float32, or in float64 if that is what they are in."""
+def full_precision(values: Tensor) -> Tensor:
+    """Convert half-precision values to float32; float32 and float64 are unchanged."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def feature_matching(real: FeatureMaps, fake: FeatureMaps, mean_over_ranks: Reducer = identity) -> Tensor:
-    """Mean absolute difference of feature maps relative to the real ones' mean size; logits are left out."""
+    """Return the L1 distance of feature maps relative to the mean magnitude of the real ones; logits are excluded."""
     pairs = [
-        (full(real_map), full(fake_map))
+        (full_precision(real_map), full_precision(fake_map))
         for real_maps, fake_maps in zip(real, fake, strict=True)
         for real_map, fake_map in zip(real_maps[:-1], fake_maps[:-1], strict=True)
     ]
@@ -75,13 +77,13 @@ def feature_matching(real: FeatureMaps, fake: FeatureMaps, mean_over_ranks: Redu
 
 
 def gradient_penalty(waveform: Tensor, logits: Sequence[Tensor]) -> Tensor:
-    """R1: the mean squared gradient of a crop's mean logit with respect to its waveform `(batch, channels, time)`.
+    """Return the R1 penalty: the mean squared gradient of a crop's mean logit w.r.t. `(batch, channels, time)`.
 
     Mescheder et al., "Which training methods for GANs do actually converge?", 2018. The squared gradient is summed over
-    a crop and multiplied by its number of samples: the mean of many logits changes by little per sample, and the
-    penalty must not depend on how long crops are. Half of gamma is its weight.
+    a crop and multiplied by its number of samples: the gradient of a mean logit per sample decreases with the length,
+    and the penalty must not depend on it. The weight of the penalty is gamma / 2.
     """
-    score = torch.stack([full(each).flatten(1).mean(1).sum() for each in logits]).mean()
+    score = torch.stack([full_precision(each).flatten(1).mean(1).sum() for each in logits]).mean()
     (gradient,) = torch.autograd.grad(score, waveform, create_graph=True)
     return gradient.square().flatten(1).mean(1).mean() * waveform[0].numel() ** 2
 
@@ -89,13 +91,14 @@ def gradient_penalty(waveform: Tensor, logits: Sequence[Tensor]) -> Tensor:
 def discriminator_loss(
     form: AdversarialForm, real: Sequence[Tensor], fake: Sequence[Tensor], mean_over_ranks: Reducer = identity
 ) -> Tensor:
-    """What a discriminator minimises: real logits up, fake logits down; averaged over its sub-networks.
+    """Return the loss of a discriminator from its real and fake logits, averaged over its sub-networks.
 
     lsgan: Mao et al. 2017; hinge: Lim & Ye 2017; relativistic: the average least-squares form of
-    Jolicoeur-Martineau 2018, whose means are taken over all ranks.
+    Jolicoeur-Martineau 2018, with means over all ranks.
     """
-    pairs = zip(real, fake, strict=True)
-    return torch.stack([_one_discriminator_loss(form, full(r), full(f), mean_over_ranks) for r, f in pairs]).mean()
+    sub_networks = zip(real, fake, strict=True)
+    losses = [_sub_network_loss(form, full_precision(r), full_precision(f), mean_over_ranks) for r, f in sub_networks]
+    return torch.stack(losses).mean()
 
 
 def generator_loss(
@@ -104,17 +107,18 @@ def generator_loss(
     real: Sequence[Tensor] | None = None,
     mean_over_ranks: Reducer = identity,
 ) -> Tensor:
-    """What a generator minimises: fake logits up (and real ones down, which only the relativistic form looks at)."""
+    """Return the adversarial loss of a generator from fake logits; the relativistic form also needs real logits."""
     if form == "relativistic":
-        assert real is not None, "the relativistic form compares with real logits"
+        assert real is not None, "the relativistic form needs real logits"
         pairs = zip(fake, real, strict=True)
-        return torch.stack([_relativistic(full(f), full(r), mean_over_ranks) for f, r in pairs]).mean()
+        losses = [_relativistic(full_precision(f), full_precision(r), mean_over_ranks) for f, r in pairs]
+        return torch.stack(losses).mean()
     if form == "lsgan":
-        return torch.stack([(full(logits) - 1).square().mean() for logits in fake]).mean()
-    return torch.stack([-full(logits).mean() for logits in fake]).mean()
+        return torch.stack([(full_precision(logits) - 1).square().mean() for logits in fake]).mean()
+    return torch.stack([-full_precision(logits).mean() for logits in fake]).mean()
 
 
-def _one_discriminator_loss(form: AdversarialForm, real: Tensor, fake: Tensor, mean_over_ranks: Reducer) -> Tensor:
+def _sub_network_loss(form: AdversarialForm, real: Tensor, fake: Tensor, mean_over_ranks: Reducer) -> Tensor:
     if form == "relativistic":
         return _relativistic(real, fake, mean_over_ranks)
     if form == "lsgan":
@@ -123,9 +127,10 @@ def _one_discriminator_loss(form: AdversarialForm, real: Tensor, fake: Tensor, m
 
 
 def _relativistic(up: Tensor, down: Tensor, mean_over_ranks: Reducer) -> Tensor:
-    """(E[(up - E down - 1)^2] + E[(down - E up + 1)^2]) / 2, as two variances and the distance of two means.
+    """Return (E[(up - E down - 1)^2] + E[(down - E up + 1)^2]) / 2.
 
-    In this form the gradient of each rank's share, averaged over ranks as DDP does, is the gradient of the whole.
+    Written as two variances and the squared distance of two means. In this form the average over ranks of the gradients
+    of each rank's share, which DDP computes, is the gradient of the loss of the whole batch.
     """
     mean_up, mean_down = _global_mean(up, mean_over_ranks), _global_mean(down, mean_over_ranks)
     spread = (up - mean_up.detach()).square().mean() + (down - mean_down.detach()).square().mean()
@@ -133,6 +138,6 @@ def _relativistic(up: Tensor, down: Tensor, mean_over_ranks: Reducer) -> Tensor:
 
 
 def _global_mean(values: Tensor, mean_over_ranks: Reducer) -> Tensor:
-    """The mean over all ranks by value, over this rank by gradient."""
+    """Return the mean over all ranks, with the gradient of this rank's mean."""
     own = values.mean()
     return own + (mean_over_ranks(own.detach()) - own.detach())

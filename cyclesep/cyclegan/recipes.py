@@ -1,10 +1,10 @@
-"""Recipes: which passes a training step makes, which terms they give and what the discriminators compare.
+"""Forward passes of the recipes: generator outputs, loss terms and the inputs of the discriminators.
 
-Each recipe is a function of networks and a batch at unit level. It makes the first pass and hands back the rest as
-named terms that are computed only if they are wanted, and as pairs of real and fake waveforms to be judged.
+Each forward pass is a function of the networks, a batch at unit level and the names of the active loss terms. It
+computes the active terms only.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -15,151 +15,159 @@ from cyclesep.cyclegan import losses
 from cyclesep.cyclegan.config import MIXTURE, TARGET
 from cyclesep.data.crops.dataset import Batch
 
-Term = Callable[[], Tensor]
+Networks = Mapping[str, nn.Module]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorPair:
-    """What one discriminator compares; waveforms `(batch, channels, time)`."""
+    """Real and fake waveforms `(batch, channels, time)` that one discriminator compares."""
 
     real: Tensor
     fake: Tensor
-    """With graph: what the generators made."""
+    """Generator output, with its graph."""
     also_fake: Tensor | None = None
-    """More that the discriminator must call fake; nothing for a generator to learn from."""
+    """Further fakes for the discriminator only; the generators get no gradient from them."""
     aligned: bool = False
-    """Whether `fake` estimates `real` sample by sample, so that their feature maps can be matched."""
+    """Whether `fake` estimates `real` sample by sample, which allows feature matching."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Passes:
-    """One recipe applied to one batch."""
+class StepOutputs:
+    """Outputs of a forward pass."""
 
     estimate: Tensor
-    """What the first pass made: estimates of the targets in the real mixtures, `(batch, targets, channels, time)`."""
-    terms: Mapping[str, Term]
-    judged: Mapping[str, DiscriminatorPair]
+    """Estimates of the targets in the mixtures, `(batch, targets, channels, time)`."""
+    terms: dict[str, Tensor]
+    """Active loss terms except the adversarial ones."""
+    pairs: dict[str, DiscriminatorPair]
+    """Waveforms for each discriminator."""
 
 
-def remix(networks: Mapping[str, nn.Module], batch: Batch) -> Passes:
-    """Close the cycle by arithmetic: put another song's target over the residual, and get it back.
+def remix(networks: Networks, batch: Batch, active: Collection[str]) -> StepOutputs:
+    """Mix each residual with another target and separate that target again.
 
     After Hoshen, "Towards unsupervised single-channel blind source separation using adversarial pair unmix-and-remix",
-    2018. In `cycle` the residual keeps its graph: what is left of the target in it makes the second separation worse.
-    But what is missing from it makes that easier, so that estimates take in more than the target. `bootstrap` is the
-    same term without that graph, after Tzinis et al., "RemixIT: continual self-training of speech enhancement models
-    via bootstrapped remixing", 2022.
+    2018. In `cycle` the gradient passes through the residual: target left in the residual degrades the second
+    separation. But content missing from the residual makes the second separation easier, so estimates take in more
+    than the target. `bootstrap` is the same term without the gradient through the residual, after Tzinis et al.,
+    "RemixIT: continual self-training of speech enhancement models via bootstrapped remixing", 2022.
     """
     separator = networks["separator"]
     estimate = separator(batch.mixture)
-    guest = roll_half_batch(batch.target) if batch.paired else batch.target
-    remixed = batch.mixture - estimate.sum(1) + guest.sum(1)
-    terms: dict[str, Term] = {
-        "cycle": lambda: losses.l1(separator(remixed), guest),
-        "bootstrap": lambda: losses.l1(separator(remixed.detach()), guest),
-        "identity": lambda: losses.l1(separator(batch.target.sum(1)), batch.target),
-        "swap_cycle": lambda: _swap_cycle(separator, batch.mixture, estimate.sum(1)),
-    }
-    judged = {TARGET: _targets(batch, estimate), MIXTURE: DiscriminatorPair(real=batch.mixture, fake=remixed)}
-    return Passes(estimate=estimate, terms=terms | _regression(batch, estimate), judged=judged)
+    other_target = roll_half_batch(batch.target) if batch.paired else batch.target
+    remixed = batch.mixture - estimate.sum(1) + other_target.sum(1)
+    pairs = {TARGET: _target_pair(batch, estimate), MIXTURE: DiscriminatorPair(real=batch.mixture, fake=remixed)}
+    terms = {}
+    if "cycle" in active:
+        terms["cycle"] = losses.l1(separator(remixed), other_target)
+    if "bootstrap" in active:
+        terms["bootstrap"] = losses.l1(separator(remixed.detach()), other_target)
+    if "identity" in active:
+        terms["identity"] = losses.l1(separator(batch.target.sum(1)), batch.target)
+    if "swap_cycle" in active:
+        terms["swap_cycle"] = _swap_cycle(separator, batch.mixture, estimate.sum(1))
+    return StepOutputs(estimate=estimate, terms=terms | _regression(batch, estimate, active), pairs=pairs)
 
 
-def cyclegan(networks: Mapping[str, nn.Module], batch: Batch) -> Passes:
-    """Two generators, mixture to target and target to mixture (Zhu et al., 2017): each way there and back again."""
+def cyclegan(networks: Networks, batch: Batch, active: Collection[str]) -> StepOutputs:
+    """Train two generators, mixture to target and target to mixture, with a forward and a backward cycle.
+
+    After Zhu et al., "Unpaired image-to-image translation using cycle-consistent adversarial networks", 2017.
+    """
     separator, mixer = networks["separator"], networks["mixer"]
     target_sum = batch.target.sum(1)
     estimate = separator(batch.mixture)
     fake_mixture = mixer(target_sum)[:, 0]
-    terms: dict[str, Term] = {
-        "cycle": lambda: (
-            losses.l1(mixer(estimate.sum(1))[:, 0], batch.mixture) + losses.l1(separator(fake_mixture), batch.target)
-        ),
-        "identity": lambda: (
-            losses.l1(separator(target_sum), batch.target) + losses.l1(mixer(batch.mixture)[:, 0], batch.mixture)
-        ),
-    }
-    judged = {TARGET: _targets(batch, estimate), MIXTURE: DiscriminatorPair(real=batch.mixture, fake=fake_mixture)}
-    return Passes(estimate=estimate, terms=terms | _regression(batch, estimate), judged=judged)
+    pairs = {TARGET: _target_pair(batch, estimate), MIXTURE: DiscriminatorPair(real=batch.mixture, fake=fake_mixture)}
+    terms = {}
+    if "cycle" in active:
+        forward_cycle = losses.l1(mixer(estimate.sum(1))[:, 0], batch.mixture)
+        terms["cycle"] = forward_cycle + losses.l1(separator(fake_mixture), batch.target)
+    if "identity" in active:
+        target_identity = losses.l1(separator(target_sum), batch.target)
+        terms["identity"] = target_identity + losses.l1(mixer(batch.mixture)[:, 0], batch.mixture)
+    return StepOutputs(estimate=estimate, terms=terms | _regression(batch, estimate, active), pairs=pairs)
 
 
-def paired(networks: Mapping[str, nn.Module], batch: Batch) -> Passes:
-    """One generator and one discriminator, which must also tell raw mixtures from targets.
+def paired(networks: Networks, batch: Batch, active: Collection[str]) -> StepOutputs:
+    """Train one generator against one discriminator, which gets raw mixtures as additional fakes.
 
-    An unpaired batch among paired ones gives the adversarial and identity terms alone (Stoller et al., "Adversarial
-    semi-supervised audio source separation applied to singing voice extraction", 2018).
+    Unpaired batches have the adversarial and identity terms only (Stoller et al., "Adversarial semi-supervised audio
+    source separation applied to singing voice extraction", 2018).
     """
     separator = networks["separator"]
     estimate = separator(batch.mixture)
-    terms: dict[str, Term] = {"identity": lambda: losses.l1(separator(batch.target.sum(1)), batch.target)}
     mixtures = batch.mixture.repeat(1, batch.target.shape[1], 1)
-    judged = {TARGET: _targets(batch, estimate, also_fake=mixtures)}
-    return Passes(estimate=estimate, terms=terms | _regression(batch, estimate), judged=judged)
+    pairs = {TARGET: _target_pair(batch, estimate, also_fake=mixtures)}
+    terms = {}
+    if "identity" in active:
+        terms["identity"] = losses.l1(separator(batch.target.sum(1)), batch.target)
+    return StepOutputs(estimate=estimate, terms=terms | _regression(batch, estimate, active), pairs=pairs)
 
 
-def supervised(networks: Mapping[str, nn.Module], batch: Batch) -> Passes:
-    """Plain regression on aligned targets: the supervised baseline with which every adversarial run is compared."""
+def supervised(networks: Networks, batch: Batch, active: Collection[str]) -> StepOutputs:
+    """Regress on aligned targets: the supervised baseline of the adversarial recipes."""
     estimate = networks["separator"](batch.mixture)
-    return Passes(estimate=estimate, terms=_regression(batch, estimate), judged={})
+    return StepOutputs(estimate=estimate, terms=_regression(batch, estimate, active), pairs={})
 
 
-def notebook(networks: Mapping[str, nn.Module], batch: Batch) -> Passes:
-    """The original notebook's own step, kept for parity with what its notebook trained: not adversarial, whatever it looks like.
+def notebook(networks: Networks, batch: Batch, active: Collection[str]) -> StepOutputs:
+    """Reproduce the training step of the original notebook, in which only the cycle term has a gradient.
 
-    The first pass gets the target instead of the mixture and leaves no graph, so that all terms but the cycle are
-    constants to the separator.
+    The first pass receives the target instead of the mixture and runs without gradient, so the adversarial and
+    identity terms are constants for the separator.
     """
     separator = networks["separator"]
     with torch.no_grad():
         estimate = separator(batch.target.sum(1))
     remixed = batch.mixture - estimate.sum(1) + batch.target.sum(1)
-    terms: dict[str, Term] = {
-        "cycle": lambda: losses.l1(separator(remixed), batch.target),
-        "identity": lambda: losses.l1(estimate, batch.target),
-    }
-    judged = {TARGET: _targets(batch, estimate), MIXTURE: DiscriminatorPair(real=batch.mixture, fake=remixed)}
-    return Passes(estimate=estimate, terms=terms, judged=judged)
+    pairs = {TARGET: _target_pair(batch, estimate), MIXTURE: DiscriminatorPair(real=batch.mixture, fake=remixed)}
+    terms = {}
+    if "cycle" in active:
+        terms["cycle"] = losses.l1(separator(remixed), batch.target)
+    if "identity" in active:
+        terms["identity"] = losses.l1(estimate, batch.target)
+    return StepOutputs(estimate=estimate, terms=terms, pairs=pairs)
+
+
+FORWARD: Mapping[str, Callable[[Networks, Batch, Collection[str]], StepOutputs]] = MappingProxyType(
+    {"remix": remix, "cyclegan": cyclegan, "paired": paired, "supervised": supervised, "notebook": notebook}
+)
 
 
 def roll_half_batch(crops: Tensor) -> Tensor:
-    """Each crop exchanged for the one half a batch further on.
+    """Return `crops` rolled by half the batch, so that each crop is exchanged for another one.
 
-    Half a batch, because a worker, or a part of a batch that is accumulated, holds every n-th crop: turning its own
-    crops by half gives each crop the same partner as turning the whole batch does, as long as its number is even.
+    A worker or a micro-batch holds every n-th crop of the batch. Rolling its crops by half gives each crop the same
+    partner as rolling the whole batch does, if the number of its crops is even.
     """
     return crops.roll(len(crops) // 2, dims=0)
 
 
 def _swap_cycle(separator: nn.Module, mixture: Tensor, estimate: Tensor) -> Tensor:
-    """Put each estimate over another residual, separate again, put the parts back: the mixtures must come out.
+    """Swap estimates between crops, separate again, swap the new estimates back and compare with the mixtures.
 
-    After Saijo and Ogawa, "Remix-cycle-consistent learning on adversarially learned separator", 2022. An estimate of
-    silence is an exact minimum, so this is for a separator that separates already.
+    After Saijo and Ogawa, "Remix-cycle-consistent learning on adversarially learned separator", 2022. Silent estimates
+    are an exact minimum, so this term is for a separator that already separates.
     """
     swapped = estimate + roll_half_batch(mixture - estimate)
-    again: Tensor = separator(swapped).sum(1)
-    residual = swapped - again
-    # The way back, which is another way than there if the number of crops is odd.
-    returned = residual.roll(-(len(residual) // 2), dims=0)
-    return losses.l1(again + returned, mixture)
+    second_estimate: Tensor = separator(swapped).sum(1)
+    residual = swapped - second_estimate
+    # Rolling back differs from rolling forward if the number of crops is odd.
+    own_residual = residual.roll(-(len(residual) // 2), dims=0)
+    return losses.l1(second_estimate + own_residual, mixture)
 
 
-def _regression(batch: Batch, estimate: Tensor) -> dict[str, Term]:
+def _regression(batch: Batch, estimate: Tensor, active: Collection[str]) -> dict[str, Tensor]:
+    """Return the active regression terms; unpaired batches have none."""
+    functions = {"reconstruction": losses.l1, "spectral": losses.spectral, "si_sdr": losses.negative_si_sdr}
     if not batch.paired:
         return {}
-    return {
-        "reconstruction": lambda: losses.l1(estimate, batch.target),
-        "spectral": lambda: losses.spectral(estimate, batch.target),
-        "si_sdr": lambda: losses.negative_si_sdr(estimate, batch.target),
-    }
+    return {name: function(estimate, batch.target) for name, function in functions.items() if name in active}
 
 
-def _targets(batch: Batch, estimate: Tensor, also_fake: Tensor | None = None) -> DiscriminatorPair:
-    """All targets of a crop are judged together, as channels of one waveform."""
+def _target_pair(batch: Batch, estimate: Tensor, also_fake: Tensor | None = None) -> DiscriminatorPair:
+    """Return the pair of the target discriminator: all targets of a crop as the channels of one waveform."""
     return DiscriminatorPair(
         real=batch.target.flatten(1, 2), fake=estimate.flatten(1, 2), also_fake=also_fake, aligned=batch.paired
     )
-
-
-FORWARD: Mapping[str, Callable[[Mapping[str, nn.Module], Batch], Passes]] = MappingProxyType(
-    {"remix": remix, "cyclegan": cyclegan, "paired": paired, "supervised": supervised, "notebook": notebook}
-)

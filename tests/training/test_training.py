@@ -108,11 +108,11 @@ def test_terms_with_a_start_step_are_tested_before_anything_starts(
 ) -> None:
     steps = []
 
-    def prepared(adversary: AdversarialLoss, *_: object, **__: object) -> None:
-        steps.append(adversary)
+    def fail(adversarial_loss: AdversarialLoss, *_: object) -> None:
+        steps.append(adversarial_loss)
         raise RuntimeError("no kernel image")
 
-    monkeypatch.setattr(AdversarialLoss, "prepared", prepared)
+    monkeypatch.setattr(AdversarialLoss, "generator_terms", fail)
     with pytest.raises(ConfigError, match=r"a step on crops .* failed \(no kernel image\)"):
         fit(configured(name="late", method__adversarial_start_step=6))
     assert len(steps) == 1
