@@ -27,13 +27,13 @@ class AudioReader:
         self._decoder: ffmpeg.BlockDecoder | None = None
         self.num_samples = 0
         """Samples read so far."""
-        audio_io.refuse_no_file(path)
+        audio_io.check_is_file(path)
         # libsndfile guesses the end of an mp3 without a Xing header, and prints notes on stderr.
         if integrity.is_mp3(path):
             self._open_decoder()
         else:
             self._open()
-        audio_io.checked_rate(self.sample_rate, name=str(path))
+        audio_io.check_rate(self.sample_rate, name=str(path))
 
     def __enter__(self) -> Self:
         return self
@@ -47,13 +47,13 @@ class AudioReader:
     def __iter__(self) -> Iterator[Samples]:
         for block in self._decoder or self._blocks():
             name = f"{self._path}, from {self.num_samples / self.sample_rate:.1f} s"
-            checked = audio_io.checked(Waveform(samples=block, sample_rate=self.sample_rate), name=name)
+            waveform = audio_io.check_samples(Waveform(samples=block, sample_rate=self.sample_rate), name=name)
             self.num_samples += block.shape[1]
-            yield checked.samples
+            yield waveform.samples
         if self._decoder is not None:
             self._check_length(self.num_samples)
         if self.num_samples == 0:
-            raise AudioError(f"{self._path}: contains no samples; remove the file or export it again")
+            raise AudioError(f"{self._path}: contains no samples; exclude the file or export it again")
 
     def _blocks(self) -> Iterator[Samples]:
         assert self._file is not None
@@ -86,4 +86,4 @@ class AudioReader:
         self.declared_samples = self._decoder.expected
 
     def _check_length(self, num_samples: int) -> None:
-        integrity.refuse_cut_off(self._path, num_samples=num_samples, sample_rate=self.sample_rate)
+        integrity.check_not_truncated(self._path, num_samples=num_samples, sample_rate=self.sample_rate)

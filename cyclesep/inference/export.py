@@ -25,7 +25,7 @@ from cyclesep.errors import ConfigError
 from cyclesep.inference.chunked_inference import SegmentGeometry
 from cyclesep.inference.config import ExportConfig, SeparationConfig
 from cyclesep.inference.stems import residual_name
-from cyclesep.models.separators.stft import without_complex_numbers
+from cyclesep.models.separators.stft import replace_spectrograms
 from cyclesep.storage import atomic_io
 
 ONNX, TORCH = ".onnx", ".pt2"
@@ -73,7 +73,7 @@ def export(config: ExportConfig) -> ExportCard:
         overlap_seconds=config.overlap_seconds,
     )
     geometry = SegmentGeometry.of(separation, separator.sample_rate)
-    module = without_complex_numbers(separator.module) if output.suffix == ONNX else separator.module
+    module = replace_spectrograms(separator.module) if output.suffix == ONNX else separator.module
     program = _trace(module, separator.channels, geometry.segment)
     content = _to_onnx(program, output) if output.suffix == ONNX else _to_bytes(program)
     card = ExportCard(

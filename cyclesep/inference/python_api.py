@@ -83,9 +83,9 @@ def _waveform(samples: ArrayLike, sample_rate: int) -> Waveform:
         raise AudioError(f"audio: has shape {array.shape}, without channels; give (channels, time)")
     if array.shape[0] > max(_MAX_CHANNELS, array.shape[1]) and array.shape[1] > 0:
         raise AudioError(f"audio: has shape {array.shape}, more channels than samples; give audio.T")
-    rate = audio_io.checked_rate(
+    rate = audio_io.check_rate(
         sample_rate, name="sample_rate", remedy="give the sample rate of the audio in Hz, such as 44100"
     )
     with np.errstate(over="ignore"):
         narrowed = array.astype(np.float32, copy=False)
-    return audio_io.checked(Waveform(samples=narrowed, sample_rate=rate), name="audio")
+    return audio_io.check_samples(Waveform(samples=narrowed, sample_rate=rate), name="audio")

@@ -269,7 +269,7 @@ def test_bad_files_are_reported_and_the_others_are_separated(tmp_path: Path) -> 
     assert "NaN" in reasons["c.wav"]
     assert "no samples" in reasons["d.wav"]
     assert "3 channels" in reasons["e.wav"]
-    assert "no such file" in reasons["absent.wav"]
+    assert "file not found" in reasons["absent.wav"]
     written = sorted(path.name for path in (tmp_path / "out").rglob("*") if path.is_file())
     assert written == ["accompaniment.wav", "vocals.wav"]
 

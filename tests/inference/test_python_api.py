@@ -1,5 +1,6 @@
 """`cyclesep.load(...).separate(...)`, and the examples of docs/python.md."""
 
+import os
 import re
 import subprocess
 import sys
@@ -68,7 +69,7 @@ def test_run_folder_checkpoint_and_name_load_the_same_model(here: Path, model: M
         (np.zeros((100, 2), np.float32), "give audio.T"),
         (np.zeros((0, 100), np.float32), "without channels; give (channels, time)"),
         (np.full((1, 8000), 1e30), "the audio peaks at 1e+30, where full scale is 1"),
-        (np.zeros((2, 0), np.float32), "holds no samples"),
+        (np.zeros((2, 0), np.float32), "contains no samples"),
         (np.full((1, 10), np.nan, np.float32), "NaN"),
     ],
 )
@@ -79,7 +80,7 @@ def test_errors_for_invalid_arrays_name_the_remedy(model: Model, audio: np.ndarr
 
 @pytest.mark.parametrize("rate", [0, 1, 44.1, 44100.5, 999, 768_001, 1e9, np.nan, np.inf, "44100", None, True])
 def test_error_for_an_invalid_rate_names_its_value(model: Model, rate: Any) -> None:
-    message = f"sample_rate: a sample rate of {rate!r} is no whole number of Hz from 1000 to 768000; give"
+    message = f"sample_rate: sample rate {rate!r} is not an integer from 1000 to 768000 Hz; give"
     with pytest.raises(AudioError, match=re.escape(message)):
         model.separate(np.zeros((1, 100), np.float32), rate)
 
@@ -108,6 +109,33 @@ def test_missing_run_or_gpu_is_an_error(here: Path, monkeypatch: pytest.MonkeyPa
 def test_importing_the_package_imports_neither_torch_nor_numpy() -> None:
     code = "import sys, cyclesep; cyclesep.load; print({'torch', 'numpy', 'ray'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+# Modules that inference and scoring must not need: None in sys.modules makes an import fail.
+WITHOUT = """
+import sys
+BLOCKED = ["ray", "lmdb", "musdb", "boto3", "botocore", "museval", "tensorboard"]
+PACKAGES = ["cyclegan", "data", "training", "tuning", "evaluation", "cluster", "cli", "reports"]
+sys.modules |= dict.fromkeys([*BLOCKED, *(f"cyclesep.{name}" for name in PACKAGES)])
+import numpy
+audio = numpy.random.default_rng(0).uniform(-0.5, 0.5, (1, 16000)).astype(numpy.float32)
+"""
+LOAD = """
+import cyclesep
+stems = cyclesep.load(sys.argv[1], device="cpu").separate(audio, 8000)
+assert {name: stem.shape for name, stem in stems.items()} == {"vocals": audio.shape, "accompaniment": audio.shape}
+"""
+SCORE = """
+from cyclesep.metrics import evaluate
+sdr, *_ = evaluate(audio[:, :, None], 0.9 * audio[:, :, None], win=8000, hop=8000)
+assert numpy.allclose(sdr, 20, atol=0.1), sdr
+"""
+
+
+@pytest.mark.parametrize("code", [LOAD, SCORE], ids=["load", "evaluate"])
+def test_separation_and_scoring_need_no_training_or_cluster_packages(here: Path, code: str) -> None:
+    command = [sys.executable, "-c", WITHOUT + code, str(here / "runs/vocals")]
+    subprocess.run(command, check=True, cwd=here, env=os.environ | {"PYTHONPATH": str(CHECKOUT)})
 
 
 def test_examples_of_the_python_page_run(here: Path) -> None:
