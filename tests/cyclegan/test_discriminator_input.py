@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cyclesep.cyclegan.config import DiscriminatorInputConfig
-from cyclesep.cyclegan.discriminator_input import at_one_level, band_limited, matched
+from cyclesep.cyclegan.discriminator_input import limit_band, normalize_level, normalize_pair
 from cyclesep.cyclegan.recipes import DiscriminatorPair
 
 RATE = 16000
@@ -23,29 +23,29 @@ def power(waveform: Tensor) -> float:
 
 
 def test_a_loud_and_a_soft_recording_come_to_one_level() -> None:
-    assert power(at_one_level(tone(440, 3.0))) == pytest.approx(1.0, rel=0.01)
-    assert power(at_one_level(tone(440, 0.5))) == pytest.approx(1.0, rel=0.03)
+    assert power(normalize_level(tone(440, 3.0))) == pytest.approx(1.0, rel=0.01)
+    assert power(normalize_level(tone(440, 0.5))) == pytest.approx(1.0, rel=0.03)
 
 
 def test_what_is_far_below_the_mixtures_stays_below() -> None:
     # Power 0.01^2 / 2 over that and 0.05^2.
-    assert power(at_one_level(tone(440, 0.01))) == pytest.approx(5e-5 / (5e-5 + 2.5e-3), rel=1e-3)
+    assert power(normalize_level(tone(440, 0.01))) == pytest.approx(5e-5 / (5e-5 + 2.5e-3), rel=1e-3)
 
 
 def test_tones_inside_the_band_stay_and_tones_outside_go() -> None:
     for hertz in (150, 1000, 3800):
-        torch.testing.assert_close(band_limited(tone(hertz), (100, 4000), RATE), tone(hertz), rtol=0, atol=2e-3)
+        torch.testing.assert_close(limit_band(tone(hertz), (100, 4000), RATE), tone(hertz), rtol=0, atol=2e-3)
     for hertz in (20, 49, 4300, 7000):
-        assert power(band_limited(tone(hertz), (100, 4000), RATE)) < 1e-6
+        assert power(limit_band(tone(hertz), (100, 4000), RATE)) < 1e-6
 
 
 def test_half_way_up_its_lower_edge_a_tone_is_halved() -> None:
-    assert power(band_limited(tone(75), (100, 4000), RATE)) == pytest.approx(0.5 / 4, rel=1e-3)
+    assert power(limit_band(tone(75), (100, 4000), RATE)) == pytest.approx(0.5 / 4, rel=1e-3)
 
 
 def test_a_limit_above_half_the_rate_leaves_the_top_twentieth_out() -> None:
-    assert power(band_limited(tone(7500), (40, 16000), RATE)) == pytest.approx(0.5, rel=1e-3)
-    assert power(band_limited(tone(7995), (40, 16000), RATE)) < 0.01
+    assert power(limit_band(tone(7500), (40, 16000), RATE)) == pytest.approx(0.5, rel=1e-3)
+    assert power(limit_band(tone(7995), (40, 16000), RATE)) < 0.01
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_a_limit_above_half_the_rate_leaves_the_top_twentieth_out() -> None:
 def test_by_default_the_band_is_limited_for_unpaired_crops_only(band: str, paired: bool, limited: bool) -> None:
     config = DiscriminatorInputConfig(band_limit=band, band_hz=(100, 4000))
     pair = DiscriminatorPair(real=tone(1000), fake=tone(7000), also_fake=tone(7000))
-    found = matched(config, pair, paired=paired, sample_rate=RATE)
+    found = normalize_pair(config, pair, paired=paired, sample_rate=RATE)
     assert power(found.real) == pytest.approx(1.0, rel=0.01)
     assert found.also_fake is not None
     for fake in (found.fake, found.also_fake):
@@ -65,15 +65,15 @@ def test_by_default_the_band_is_limited_for_unpaired_crops_only(band: str, paire
 def test_a_set_cut_off_by_its_format_cannot_be_told_from_one_that_is_not() -> None:
     torch.manual_seed(0)
     full = torch.randn(1, 1, 16000)
-    cut = band_limited(full, (1, 5000), RATE)
+    cut = limit_band(full, (1, 5000), RATE)
     config = DiscriminatorInputConfig(band_hz=(40, 4500))
-    found = matched(config, DiscriminatorPair(real=full, fake=3 * cut), paired=False, sample_rate=RATE)
+    found = normalize_pair(config, DiscriminatorPair(real=full, fake=3 * cut), paired=False, sample_rate=RATE)
     torch.testing.assert_close(found.real, found.fake, rtol=0, atol=0.01)
 
 
 def test_gradients_pass_through() -> None:
     fake = tone(1000).requires_grad_()
-    found = matched(
+    found = normalize_pair(
         DiscriminatorInputConfig(), DiscriminatorPair(real=tone(500), fake=fake), paired=False, sample_rate=RATE
     )
     found.fake.square().sum().backward()

@@ -10,7 +10,7 @@ from benchmarks.notebook_step import NotebookGenerator
 from benchmarks.step_baselines import copy_weights
 from cyclesep.config import settings
 from cyclesep.errors import ConfigError
-from cyclesep.models.separators.band_unet import rotated
+from cyclesep.models.separators.band_unet import apply_rotary
 from cyclesep.models.separators.config import SeparatorConfig
 from cyclesep.models.separators.separator import Separator, build_separator
 from cyclesep.models.separators.tfsep import TFSep, band_widths
@@ -107,7 +107,7 @@ def test_the_ancestor_does_the_multiplications_of_its_table_less_what_folding_sa
     # The table counts what adds the biases as well.
     assert (encoder + blocks + decoder) / 1e6 == pytest.approx(6719, abs=1)
     assert multiplications(NotebookGenerator(64), (1, 1, 16384)) == encoder + blocks + decoder
-    network = WaveGANSeparator(1, 1, width=64, depth=8, exact=exact)
+    network = WaveGANSeparator(1, 1, width=64, depth=8, original_layers=exact)
     # Folding the taps costs no more than 7 x 4 of them for each of 25, once, whatever the length.
     folding = 2 * 4 * 7 * 25 * (128 * 64 + 64)
     folded = encoder + blocks + decoder * 7 // 25
@@ -116,7 +116,10 @@ def test_the_ancestor_does_the_multiplications_of_its_table_less_what_folding_sa
 
 def test_the_exact_ancestor_equals_the_notebooks_network_with_its_gradients() -> None:
     torch.manual_seed(2)
-    ours, theirs = WaveGANSeparator(1, 1, width=8, depth=8, exact=True).double(), NotebookGenerator(8).double()
+    ours, theirs = (
+        WaveGANSeparator(1, 1, width=8, depth=8, original_layers=True).double(),
+        NotebookGenerator(8).double(),
+    )
     copy_weights(ours, theirs)
     waveform = torch.randn(2, 1, 16384, dtype=torch.float64)
     torch.testing.assert_close(ours(waveform), theirs(waveform), rtol=1e-12, atol=1e-12)
@@ -129,7 +132,7 @@ def test_the_exact_ancestor_equals_the_notebooks_network_with_its_gradients() ->
 
 
 def test_the_exact_ancestor_couples_windows_in_training_and_not_at_inference() -> None:
-    network, windows = WaveGANSeparator(1, 1, width=8, depth=1, exact=True), torch.randn(3, 1, 4096)
+    network, windows = WaveGANSeparator(1, 1, width=8, depth=1, original_layers=True), torch.randn(3, 1, 4096)
     assert not torch.allclose(network(windows)[:1], network(windows[:1]), rtol=1e-2)
     network.eval()
     torch.testing.assert_close(network(windows)[:1], network(windows[:1]), rtol=1e-4, atol=1e-6)
@@ -238,7 +241,7 @@ def test_tfsep_under_autocast_stays_near_full_precision(levels: int) -> None:
 def test_rotary_positions_keep_lengths_and_depend_on_distance_alone() -> None:
     torch.manual_seed(0)
     query, key = torch.randn(2, 16, dtype=torch.float64)
-    queries, keys = rotated(query.expand(50, 16)), rotated(key.expand(50, 16))
+    queries, keys = apply_rotary(query.expand(50, 16)), apply_rotary(key.expand(50, 16))
     torch.testing.assert_close(queries.norm(dim=-1), query.norm().expand(50))
     scores = queries @ keys.mT
     torch.testing.assert_close(scores.diagonal(7), scores[0, 7].expand(43), rtol=1e-5, atol=1e-5)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cyclesep.models.separators.config import SeparatorConfig
 from cyclesep.models.separators.separator import build_separator
-from cyclesep.models.separators.stft import RealSpectrogram, Spectrogram, without_complex_numbers
+from cyclesep.models.separators.stft import RealSpectrogram, Spectrogram, replace_spectrograms
 
 torch.set_num_threads(1)
 
@@ -49,7 +49,7 @@ def test_i_times_i_is_minus_one_in_both_forms() -> None:
     i = torch.tensor([[0.0, 1.0]])
     for form in FORMS:
         spectrogram = form(256)
-        square = spectrogram.product(spectrogram.joined(i), spectrogram.joined(i))
+        square = spectrogram.multiply(spectrogram.from_parts(i), spectrogram.from_parts(i))
         assert (spectrogram.real(square).item(), spectrogram.imaginary(square).item()) == (-1.0, 0.0)
 
 
@@ -60,7 +60,7 @@ def test_without_complex_numbers_a_network_estimates_the_same(levels: int, chann
     torch.manual_seed(0)
     config = SeparatorConfig(name="tfsep", channels=8, depth=1, unet_levels=levels)
     separator = build_separator(config, targets=targets, channels=channels, sample_rate=8000).eval()
-    real = without_complex_numbers(copy.deepcopy(separator))
+    real = replace_spectrograms(copy.deepcopy(separator))
     assert not any(type(each) is Spectrogram for each in real.modules())
     assert real.state_dict().keys() == separator.state_dict().keys()
     for shape in ((1, channels, 4000), (3, channels, 300)):

@@ -1,5 +1,5 @@
-"""Discriminators: networks that tell recordings from estimates.
+"""Discriminators, networks that distinguish real recordings from estimates.
 
-Every discriminator maps `(batch, channels, time)` to one list of feature maps per sub-network, the logits last; logits
-are patches, never one number for a whole crop, so that any length will do.
+Every discriminator maps `(batch, channels, time)` of any length to one list of feature maps per sub-network. The last
+map holds the logits, one per patch of the input.
 """

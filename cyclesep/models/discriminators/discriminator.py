@@ -1,4 +1,4 @@
-"""What all discriminators share: their config, and several sub-networks that look at one waveform."""
+"""A discriminator of several sub-networks, and its construction from a config."""
 
 import math
 
@@ -11,20 +11,20 @@ from cyclesep.models.discriminators.spectral import SpectrogramDiscriminator
 from cyclesep.models.discriminators.waveform import PooledWaveformDiscriminator
 from cyclesep.models.discriminators.wavegan import WaveGANDiscriminator
 
-# Windows of the spectrogram sub-networks and the rate at which they are 1024, 512 and 256 samples.
+# Window lengths of the spectrogram sub-networks: 1024, 512 and 256 samples at 16 kHz.
 WINDOW_SECONDS = (0.064, 0.032, 0.016)
 WAVEFORM_SCALES = (1, 2, 4)
 
 
 class Discriminator(nn.Module):
-    """Sub-networks that judge the same waveform, each in its own resolution."""
+    """Sub-networks that receive the same waveform, each at its own resolution."""
 
     def __init__(self, networks: list[nn.Module]) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
 
     def forward(self, waveform: Tensor, rng: torch.Generator | None = None) -> list[list[Tensor]]:
-        """Feature maps of each sub-network, its logits last; `rng` (on the CPU) drives what is random in training."""
+        """Return the feature maps of each sub-network, logits last; `rng` (on the CPU) drives the phase shuffle."""
         return [network(waveform, rng) for network in self.networks]
 
 
@@ -42,11 +42,11 @@ def build_discriminator(config: DiscriminatorConfig, *, channels: int, sample_ra
             networks = [WaveGANDiscriminator(channels, width=config.channels or 64, max_shift=config.phase_shuffle)]
     discriminator = Discriminator(networks)
     if config.spectral_norm:
-        _bound_gains(discriminator)
+        _apply_spectral_norm(discriminator)
     return discriminator
 
 
-def _bound_gains(discriminator: nn.Module) -> None:
+def _apply_spectral_norm(discriminator: nn.Module) -> None:
     for module in list(discriminator.modules()):
         if isinstance(module, nn.Conv1d | nn.Conv2d):
             parametrizations.spectral_norm(module)

@@ -1,4 +1,4 @@
-"""A discriminator on the complex spectrogram, after EnCodec's (Defossez et al., 2022)."""
+"""Discriminator on the complex spectrogram, after EnCodec (Défossez et al., 2022)."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ KERNEL = (3, 9)
 
 
 class SpectrogramDiscriminator(nn.Module):
-    """2-D convolutions over frames and bins; real and imaginary parts of each audio channel are input channels."""
+    """2-D convolutions over frames and bins, with real and imaginary parts of all audio channels as input channels."""
 
     window: Tensor
 
@@ -35,7 +35,7 @@ class SpectrogramDiscriminator(nn.Module):
         return [*maps, self.logits(hidden)]
 
     def _spectrum(self, waveform: Tensor) -> Tensor:
-        """`(batch, 2 * channels, frames, bins)`; unit-variance noise has unit variance in each bin."""
+        """Return spectra `(batch, 2 * channels, frames, bins)`; unit-variance noise has unit variance in each bin."""
         precise = waveform.to(torch.promote_types(waveform.dtype, torch.float32))
         flat = functional.pad(precise, (0, max(0, self.n_fft - waveform.shape[-1]))).flatten(0, 1)
         spectrum = torch.stft(

@@ -1,4 +1,4 @@
-"""A discriminator on the waveform at one scale, after MelGAN's (Kumar et al., 2019)."""
+"""Discriminator on the waveform at one scale, after MelGAN (Kumar et al., 2019)."""
 
 from itertools import pairwise
 
@@ -8,11 +8,11 @@ from torch.nn import functional
 
 SLOPE = 0.2
 NUM_STRIDED = 3
-SHORTEST = 256
+MIN_SAMPLES = 256
 
 
 class PooledWaveformDiscriminator(nn.Module):
-    """Grouped strided convolutions over the waveform, average-pooled by `pooling` first."""
+    """Grouped strided convolutions over the waveform after average pooling by `pooling`."""
 
     def __init__(self, channels: int, *, width: int, pooling: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class PooledWaveformDiscriminator(nn.Module):
         self.logits = nn.Conv1d(widths[-1], 1, 3, padding=1)
 
     def forward(self, waveform: Tensor, rng: torch.Generator | None) -> list[Tensor]:  # noqa: ARG002
-        hidden = functional.pad(waveform, (0, max(0, SHORTEST - waveform.shape[-1])))
+        hidden = functional.pad(waveform, (0, max(0, MIN_SAMPLES - waveform.shape[-1])))
         hidden = functional.avg_pool1d(hidden, self.pooling) if self.pooling > 1 else hidden
         maps = []
         for conv in self.convs:

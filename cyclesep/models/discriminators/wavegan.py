@@ -1,4 +1,4 @@
-"""The original notebook's discriminator, which is WaveGAN's (Donahue et al., 2018), with a phase shuffle that shuffles."""
+"""The WaveGAN discriminator of the original notebook (Donahue et al., 2018), with its phase shuffle corrected."""
 
 from itertools import pairwise
 
@@ -6,15 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cyclesep.models.separators.wavegan import KERNEL, SLOPE, STRIDE, initialise
+from cyclesep.models.separators.wavegan import KERNEL, SLOPE, STRIDE, init_weights
 
 NUM_LAYERS = 5
-# One logit sees all 16 top frames of a window of 16,384 samples, which makes it the original notebook's linear layer.
+# A logit covers the 16 last frames of a window of 16,384 samples, as the linear layer of the original notebook does.
 LOGIT_FRAMES = 16
 
 
 class WaveGANDiscriminator(nn.Module):
-    """Five strided convolutions, the widths doubling; one logit per 16,384 samples and one more per further 1,024."""
+    """Five strided convolutions with doubling widths; one logit per window of 16,384 samples, with a hop of 1,024."""
 
     def __init__(self, channels: int, *, width: int, max_shift: int) -> None:
         super().__init__()
@@ -23,11 +23,11 @@ class WaveGANDiscriminator(nn.Module):
         self.convs = nn.ModuleList([*convs[:-1], MatrixConv(widths[-2], widths[-1], KERNEL, STRIDE, padding=11)])
         self.logits = nn.Conv1d(widths[-1], 1, LOGIT_FRAMES)
         self.max_shift = max_shift
-        self.shortest = LOGIT_FRAMES * STRIDE**NUM_LAYERS
-        initialise(self)
+        self.min_samples = LOGIT_FRAMES * STRIDE**NUM_LAYERS
+        init_weights(self)
 
     def forward(self, waveform: Tensor, rng: torch.Generator | None) -> list[Tensor]:
-        hidden = functional.pad(waveform, (0, max(0, self.shortest - waveform.shape[-1])))
+        hidden = functional.pad(waveform, (0, max(0, self.min_samples - waveform.shape[-1])))
         maps = []
         for index, conv in enumerate(self.convs, start=1):
             hidden = functional.leaky_relu(conv(hidden), SLOPE)
@@ -38,7 +38,7 @@ class WaveGANDiscriminator(nn.Module):
 
 
 class MatrixConv(nn.Conv1d):
-    """A convolution that a CPU makes as one matrix product: several times faster where frames are few and taps many."""
+    """1-D convolution as one matrix product on CPUs, several times faster for few frames and many taps."""
 
     def forward(self, hidden: Tensor) -> Tensor:
         assert self.bias is not None
@@ -51,9 +51,9 @@ class MatrixConv(nn.Conv1d):
 
 
 def phase_shuffle(hidden: Tensor, max_shift: int, rng: torch.Generator) -> Tensor:
-    """Shift all of a batch by the same number of frames, uniform in `-max_shift ... max_shift`, edges reflected.
+    """Shift a batch by a random number of frames, uniform in `-max_shift ... max_shift`, with reflection padding.
 
-    It keeps a discriminator from telling estimates by the phase of their up-sampling artefacts.
+    It prevents a discriminator from recognizing estimates by the phase of their up-sampling artefacts.
     """
     shift = int(torch.randint(-max_shift, max_shift + 1, (), generator=rng))
     num_frames = hidden.shape[-1]

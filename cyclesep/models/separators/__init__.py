@@ -1,4 +1,4 @@
-"""Separators: networks that take a mixture apart, waveform in and waveform out.
+"""Separators, networks that map the waveform of a mixture to the waveforms of its targets.
 
 Every separator maps `(batch, channels, time)` of any length to estimates `(batch, targets, channels, time)`.
 """

@@ -1,9 +1,8 @@
-"""The large form between splitting and merging bands: a U-Net over bands with a dual-path bottleneck of attention.
+"""U-Net over the bands of tfsep with a dual-path attention bottleneck.
 
-Each level halves the number of bands and doubles the width. At the bottom, where they are few, attention over time and
-attention over bands alternate (dual path: Luo et al., "Dual-path RNN", 2020; over bands of music: Lu et al., "Music
-source separation with band-split RoPE transformer", 2023), with rotary positions (Su et al., 2021) so that any length
-will do.
+Each level halves the number of bands and doubles the width. In the bottleneck, attention over time and attention over
+bands alternate (dual path: Luo et al., "Dual-path RNN", 2020; over bands of music: Lu et al., "Music source separation
+with band-split RoPE transformer", 2023), with rotary positions (Su et al., 2021) for any length.
 """
 
 from itertools import pairwise
@@ -19,7 +18,7 @@ ROTARY_BASE = 10_000.0
 
 
 class BandUNet(nn.Module):
-    """Map `(batch, width, frames, bands)` to the same shape, for any number of frames and of bands."""
+    """Map `(batch, width, frames, bands)` to the same shape, for any number of frames and bands."""
 
     def __init__(self, width: int, *, depth: int, levels: int) -> None:
         super().__init__()
@@ -45,7 +44,7 @@ class BandUNet(nn.Module):
 
 
 class LocalBlock(nn.Module):
-    """`x + f(x)`; f is two convolutions over neighbouring frames and bands."""
+    """`x + f(x)`, where f is two convolutions over neighbouring frames and bands."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -61,7 +60,7 @@ class LocalBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """A small convolution, then attention over the frames of each band, then over the bands of each frame."""
+    """Depthwise convolution, then attention over the frames of each band, then over the bands of each frame."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -77,7 +76,7 @@ class AttentionBlock(nn.Module):
 
 
 class AttentionPath(nn.Module):
-    """Attention along the second last axis of `(batch, rows, length, width)`, then two linear maps of each position."""
+    """Attention along the second last axis of `(batch, rows, length, width)`, then a feed-forward network."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -90,21 +89,21 @@ class AttentionPath(nn.Module):
         )
 
     def forward(self, hidden: Tensor) -> Tensor:
-        hidden = hidden + self._attended(self.attention_norm(hidden))
+        hidden = hidden + self._attention(self.attention_norm(hidden))
         changed: Tensor = self.feedforward(hidden)
         return hidden + changed
 
-    def _attended(self, hidden: Tensor) -> Tensor:
+    def _attention(self, hidden: Tensor) -> Tensor:
         rows, length, width = hidden.flatten(0, 1).shape
         heads = self.to_query_key_value(hidden).reshape(rows, length, 3, self.heads, width // self.heads)
         query, key, value = heads.permute(2, 0, 3, 1, 4)
-        attended = functional.scaled_dot_product_attention(rotated(query), rotated(key), value)
-        together: Tensor = self.from_heads(attended.transpose(1, 2).reshape(hidden.shape))
-        return together
+        attended = functional.scaled_dot_product_attention(apply_rotary(query), apply_rotary(key), value)
+        output: Tensor = self.from_heads(attended.transpose(1, 2).reshape(hidden.shape))
+        return output
 
 
-def rotated(heads: Tensor) -> Tensor:
-    """Turn the two halves of `(..., length, width)` against each other by an angle that grows with the position."""
+def apply_rotary(heads: Tensor) -> Tensor:
+    """Rotate the two halves of `(..., length, width)` by an angle proportional to the position."""
     length, half = heads.shape[-2], heads.shape[-1] // 2
     exponents = torch.arange(half, device=heads.device, dtype=torch.float32) / half
     positions = torch.arange(length, device=heads.device, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""What all separators share: their config, the level of the input, and estimates that sum to the mixture."""
+"""A separator network with input normalization and mixture consistency, and its construction from a config."""
 
 from torch import Tensor, nn
 
@@ -8,15 +8,15 @@ from cyclesep.models.separators.tfsep import TFSep
 from cyclesep.models.separators.wavegan import WaveGANSeparator
 from cyclesep.models.separators.waveunet import WaveUNet
 
-# Below this RMS (-100 dBFS) a window counts as silent and is no longer brought to unit level.
+# Minimum level by which a window is divided (-100 dBFS): quieter windows do not reach unit level.
 SILENCE_RMS = 1e-5
 
 
 class Separator(nn.Module):
-    """A network at unit level: the input is brought to RMS 1 and the estimates back, so gain in is gain out.
+    """A network that processes its input at RMS 1; the estimates are scaled back to the level of the input.
 
-    Without `unit_level` the network gets the input as it comes. With `consistent`, the estimates are projected onto
-    those that sum to the mixture, each taking an equal share of the difference (Wisdom et al., "Differentiable
+    Without `unit_level` the network receives the input unscaled. With `consistent`, the estimates are projected onto
+    estimates that sum to the mixture: each gets an equal share of the difference (Wisdom et al., "Differentiable
     consistency constraints for improved deep speech enhancement", 2019).
     """
 
@@ -43,19 +43,19 @@ class Separator(nn.Module):
         return self._estimates(mixture / level) * level.unsqueeze(1)
 
     def _estimates(self, mixture: Tensor) -> Tensor:
-        """What the network gives, by target and channel, in the precision of the mixture (autocast lowers it)."""
+        """Return the network's output by target and channel, in the precision of the mixture (autocast lowers it)."""
         stacked: Tensor = self.network(mixture)
         estimates: Tensor = stacked.to(mixture.dtype).unflatten(1, (self.targets, self.channels))
         return estimates
 
 
 def build_separator(config: SeparatorConfig, *, targets: int, channels: int, sample_rate: int) -> Separator:
-    """Build the separator that `config` names; `sample_rate` (Hz) sets the window of spectrogram networks.
+    """Build the separator of a config; `sample_rate` (Hz) determines the window length of spectrogram networks.
 
-    Initial weights come from torch's global generator: seed it, or fork it, around this call. Raises ConfigError for a
-    setting that the network does not have.
+    Initial weights are drawn from torch's global generator: seed or fork it around this call. Raises ConfigError for a
+    setting that the network does not use.
     """
-    _refuse_ignored(config)
+    _validate_unused(config)
     outputs = targets * channels
     network: nn.Module
     match config.name or "waveunet":
@@ -72,7 +72,11 @@ def build_separator(config: SeparatorConfig, *, targets: int, channels: int, sam
             )
         case "wavegan":
             network = WaveGANSeparator(
-                channels, outputs, width=config.channels or 64, depth=config.depth or 8, exact=config.original_layers
+                channels,
+                outputs,
+                width=config.channels or 64,
+                depth=config.depth or 8,
+                original_layers=config.original_layers,
             )
     consistent = config.mixture_consistency and targets > 1
     return Separator(
@@ -80,10 +84,10 @@ def build_separator(config: SeparatorConfig, *, targets: int, channels: int, sam
     )
 
 
-def _refuse_ignored(config: SeparatorConfig) -> None:
+def _validate_unused(config: SeparatorConfig) -> None:
     for setting, owner in (("unet_levels", "tfsep"), ("original_layers", "wavegan")):
         if getattr(config, setting) and config.name != owner:
             raise ConfigError(
-                f"separator.{setting}: only {owner} has it, and separator.name is {config.name or 'waveunet'}; "
-                f"leave it out, or set separator.name={owner}"
+                f"separator.{setting}: only used by {owner}, but separator.name is {config.name or 'waveunet'}; "
+                f"remove it or set separator.name={owner}"
             )

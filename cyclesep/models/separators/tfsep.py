@@ -1,10 +1,10 @@
-"""A mask on the complex spectrogram: bands in, convolutions over time and frequency, bands out.
+"""Separator that estimates masks of the complex spectrogram from bands.
 
 The spectrum is split into bands that widen with frequency (Luo & Yu, "Music source separation with band-split RNN",
-2022; Tong et al., "SCNet", 2024). Between splitting and merging, the small form alternates convolutions over time and
-neighbouring bands with a linear map over all bands (Choi et al., "Investigating U-Nets with various intermediate
-blocks", 2020). The large form is a U-Net over the bands with a bottleneck of attention, see `band_unet`, and adds to
-the masked mixture a spectrum of its own, for what no mask can bring out.
+2022; Tong et al., "SCNet", 2024). Between splitting and merging, the small variant alternates convolutions over time
+and neighbouring bands with a linear map over all bands (Choi et al., "Investigating U-Nets with various intermediate
+blocks", 2020). The large variant is a U-Net over bands with an attention bottleneck (see `band_unet`) and adds an
+estimated spectrum to the masked mixture, for content that a mask cannot recover.
 """
 
 import math
@@ -18,7 +18,7 @@ from cyclesep.models.separators.norm import RMSNorm
 from cyclesep.models.separators.stft import Spectrogram
 
 WINDOW_SECONDS = 0.0464
-# (share of the spectrum, bins per band): narrow bands where voices and basses are, wide ones above.
+# (fraction of the spectrum, bins per band): narrow bands at low frequencies, wide bands above.
 BAND_ZONES = ((1 / 4, 4), (1 / 4, 8), (1 / 2, 32))
 EPSILON = 1e-4
 
@@ -27,7 +27,7 @@ class TFSep(nn.Module):
     """Map `(batch, channels, time)` of any length to `(batch, targets * channels, time)`.
 
     The Fourier window is the power of two nearest to 46 ms (1024 at 16 kHz, 2048 at 44.1 kHz), the hop a quarter of it.
-    `levels` above 0 makes the large form; width 64, depth 5, levels 2 has 6.4 M parameters.
+    `levels` above 0 builds the large variant; width 64, depth 5, levels 2 has 6.4 M parameters.
     """
 
     def __init__(
@@ -51,19 +51,19 @@ class TFSep(nn.Module):
         num_samples = waveform.shape[-1]
         spectrogram = self.spectrogram
         spectrum = spectrogram.spectrum(functional.pad(waveform, (0, max(0, self.n_fft - num_samples))))
-        parts: Tensor = self.merge(self.blocks(self.split(features(spectrogram, spectrum))))
-        spectra = spectrogram.joined(parts.float().unflatten(1, (-1, 2)).movedim(2, -1).contiguous())
+        parts: Tensor = self.merge(self.blocks(self.split(input_features(spectrogram, spectrum))))
+        spectra = spectrogram.from_parts(parts.float().unflatten(1, (-1, 2)).movedim(2, -1).contiguous())
         mask, *residual = spectra.chunk(2 if self.adds_residual else 1, dim=1)
-        estimates = spectrogram.product(mask.unflatten(1, (self.targets, -1)), spectrum.unsqueeze(1)).flatten(1, 2)
+        estimates = spectrogram.multiply(mask.unflatten(1, (self.targets, -1)), spectrum.unsqueeze(1)).flatten(1, 2)
         return spectrogram.waveform(sum(residual, estimates))[..., :num_samples]
 
 
 class BandSplit(nn.Module):
-    """Each band's bins to one vector: `(batch, features, frames, bins)` to `(batch, width, frames, bands)`."""
+    """Map the bins of each band to a vector: `(batch, features, frames, bins)` to `(batch, width, frames, bands)`."""
 
     def __init__(self, bands: list[int], inputs: int, width: int) -> None:
         super().__init__()
-        self.zones = zones_of(bands)
+        self.zones = group_bands(bands)
         self.maps = nn.ModuleList(BandLinear(count, inputs * bins, width) for count, bins in self.zones)
 
     def forward(self, spectrum: Tensor) -> Tensor:
@@ -76,11 +76,11 @@ class BandSplit(nn.Module):
 
 
 class BandMerge(nn.Module):
-    """The way back: `(batch, width, frames, bands)` to `(batch, outputs, frames, bins)`."""
+    """Map band vectors to bins: `(batch, width, frames, bands)` to `(batch, outputs, frames, bins)`."""
 
     def __init__(self, bands: list[int], width: int, outputs: int) -> None:
         super().__init__()
-        self.zones = zones_of(bands)
+        self.zones = group_bands(bands)
         self.outputs = outputs
         self.norm = RMSNorm(width)
         self.hidden = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU())
@@ -97,7 +97,7 @@ class BandMerge(nn.Module):
 
 
 class BandLinear(nn.Module):
-    """A linear map that all bands of a zone share, so that a voice is known in any key; each band has its own bias.
+    """Linear map with weights shared by the bands of a zone, for robustness to transposition, and one bias per band.
 
     Maps `(bands, batch, frames, inputs)` to `(bands, batch, frames, outputs)`.
     """
@@ -132,10 +132,10 @@ class DualPathBlock(nn.Module):
         return hidden + across
 
 
-def features(spectrogram: Spectrogram, spectrum: Tensor) -> Tensor:
-    """Real part, imaginary part and magnitude, `(batch, 3 * channels, frames, bins)`, each with the root of its range.
+def input_features(spectrogram: Spectrogram, spectrum: Tensor) -> Tensor:
+    """Return compressed real part, imaginary part and magnitude, `(batch, 3 * channels, frames, bins)`.
 
-    The magnitude is compressed to its square root, so that partials 40 dB down still count.
+    Magnitudes are compressed to their square root, which preserves quiet partials.
     """
     real, imaginary = spectrogram.real, spectrogram.imaginary
     magnitude = (real(spectrum).square() + imaginary(spectrum).square() + EPSILON).sqrt()
@@ -144,13 +144,13 @@ def features(spectrogram: Spectrogram, spectrum: Tensor) -> Tensor:
 
 
 def band_widths(n_fft: int) -> list[int]:
-    """Bins per band, low to high; they sum to `n_fft // 2 + 1` (the Nyquist bin is a band of its own)."""
+    """Return bins per band from low to high, `n_fft // 2 + 1` in total; the Nyquist bin is a separate band."""
     half = n_fft // 2
-    return [bins for share, bins in BAND_ZONES for _ in range(int(share * half) // bins)] + [1]
+    return [bins for fraction, bins in BAND_ZONES for _ in range(int(fraction * half) // bins)] + [1]
 
 
-def zones_of(bands: list[int]) -> list[tuple[int, int]]:
-    """Runs of equal band widths as (number of bands, bins per band)."""
+def group_bands(bands: list[int]) -> list[tuple[int, int]]:
+    """Return runs of equal band widths as (number of bands, bins per band)."""
     return [(bands.count(bins), bins) for bins in dict.fromkeys(bands)]
 
 

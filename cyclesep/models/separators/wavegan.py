@@ -1,12 +1,11 @@
-"""The original notebook's generator with its defects mended.
+"""The generator of the original notebook with corrections.
 
-Two strided convolutions, residual blocks, two up-samplings. Unlike the original notebook's it takes any length, normalises by
-group (batch normalisation made an estimate depend on the other windows of its batch) and has an activation between the
-two up-sampling convolutions (without one the decoder is a single linear map). `exact` takes the last two back.
+Two strided convolutions, residual blocks, two up-samplings. Unlike the original network it accepts any length, uses
+group norm (with batch norm, an estimate depends on the other windows of the batch) and has an activation between the
+two up-sampling convolutions (without it the decoder is a single linear map). `original_layers` reverts the last two.
 
-Inside, a waveform is an image of height 1 whose channels lie next to each other in memory: processors have their
-fastest convolutions for that layout, and interleaving the phases of an up-sampling then moves nothing. Weights keep the
-shapes of 1-D convolutions.
+Internally a waveform is an image of height 1 in channels-last layout, for which convolutions are fastest; interleaving
+the phases of an up-sampling then needs no copy. Weights keep the shapes of 1-D convolutions.
 """
 
 import torch
@@ -22,22 +21,22 @@ SLOPE = 0.2
 class WaveGANSeparator(nn.Module):
     """Map `(batch, channels, time)` of any length to `(batch, outputs, time)`; `width` must be a multiple of 4.
 
-    With `exact` it computes what the original notebook's network did: batch normalisation, a decoder without an activation.
+    With `original_layers` it is the original network: batch norm, and no activation in the decoder.
     """
 
-    def __init__(self, channels: int, outputs: int, *, width: int, depth: int, exact: bool = False) -> None:
+    def __init__(self, channels: int, outputs: int, *, width: int, depth: int, original_layers: bool = False) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             FlatConv(channels, width, KERNEL, STRIDE, padding=11),
             nn.LeakyReLU(SLOPE),
             FlatConv(width, 2 * width, KERNEL, STRIDE, padding=11),
             nn.LeakyReLU(SLOPE),
-            *(ResidualBlock(2 * width, batch_norm=exact) for _ in range(depth)),
+            *(ResidualBlock(2 * width, batch_norm=original_layers) for _ in range(depth)),
             FoldedUpsampling(2 * width, width),
-            nn.Identity() if exact else nn.LeakyReLU(SLOPE),
+            nn.Identity() if original_layers else nn.LeakyReLU(SLOPE),
             FoldedUpsampling(width, outputs),
         )
-        initialise(self)
+        init_weights(self)
 
     def forward(self, waveform: Tensor) -> Tensor:
         num_samples = waveform.shape[-1]
@@ -47,14 +46,14 @@ class WaveGANSeparator(nn.Module):
 
 
 class FlatConv(nn.Conv1d):
-    """A 1-D convolution of `(batch, channels, 1, time)`, channels last in memory."""
+    """1-D convolution of `(batch, channels, 1, time)` in channels-last layout."""
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return _convolved(hidden, self.weight, self.bias, self.stride[0], int(self.padding[0]))
+        return _conv(hidden, self.weight, self.bias, self.stride[0], int(self.padding[0]))
 
 
 class ResidualBlock(nn.Module):
-    """`x + f(x)`; f is two convolutions of 21 taps, each followed by a norm and a leaky ReLU."""
+    """`x + f(x)`, where f is two convolutions of 21 taps, each followed by a norm and a leaky ReLU."""
 
     def __init__(self, width: int, *, batch_norm: bool) -> None:
         super().__init__()
@@ -66,10 +65,10 @@ class ResidualBlock(nn.Module):
 
 
 class FoldedUpsampling(nn.Conv1d):
-    """Nearest up-sampling by 4, zero padding by 12 and a convolution of 25 taps, folded into one of 7 taps.
+    """Nearest-neighbour up-sampling by 4 and a convolution of 25 taps, computed as one convolution of 7 taps.
 
-    Each of the four output phases sees every input sample through a sum of neighbouring taps, so the 25 taps fold into
-    7 per phase: the same numbers without the four times longer intermediate signal. Waveforms are
+    Each of the four output phases weights every input sample with a sum of neighbouring taps, so the 25 taps fold into
+    7 per phase. The result is the same without the intermediate signal of four times the length. Waveforms are
     `(batch, channels, 1, time)`.
     """
 
@@ -82,13 +81,13 @@ class FoldedUpsampling(nn.Conv1d):
     def forward(self, hidden: Tensor) -> Tensor:
         assert self.bias is not None
         folded = torch.einsum("oik,pjk->poij", self.weight, self.folding).flatten(0, 1)
-        phases = _convolved(hidden, folded, self.bias.repeat(STRIDE), 1, 3)
-        # (batch, 1, time, phase and channel) in memory: the phases of a frame already follow one another.
+        phases = _conv(hidden, folded, self.bias.repeat(STRIDE), 1, 3)
+        # In memory: (batch, 1, time, phase and channel); the phases of a frame are already adjacent.
         by_frame: Tensor = phases.permute(0, 2, 3, 1).unflatten(3, (STRIDE, self.out_channels))
         return by_frame.flatten(2, 3).permute(0, 3, 1, 2)
 
 
-def initialise(network: nn.Module) -> None:
+def init_weights(network: nn.Module) -> None:
     """Draw convolution weights from N(0, 0.02) and set biases to 0, as the original notebook did."""
     for module in network.modules():
         if isinstance(module, nn.Conv1d):
@@ -97,7 +96,7 @@ def initialise(network: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def _convolved(hidden: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
+def _conv(hidden: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
     hidden = hidden.contiguous(memory_format=torch.channels_last)
     flat = weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
     return functional.conv2d(hidden, flat, bias, (1, stride), (0, padding))
@@ -109,7 +108,7 @@ def _normed_conv(width: int, batch_norm: bool) -> tuple[nn.Module, ...]:
 
 
 def _folding_matrix() -> Tensor:
-    """A 0/1 tensor `(phase, folded tap, tap)`: which of the 25 taps fall on which input sample."""
+    """Return a 0/1 tensor `(phase, folded tap, tap)`: which of the 25 taps belong to which input sample."""
     phase, tap = torch.meshgrid(torch.arange(STRIDE), torch.arange(KERNEL), indexing="ij")
     folded_tap = torch.div(phase + tap - KERNEL // 2, STRIDE, rounding_mode="floor") + 3
     return functional.one_hot(folded_tap, 7).movedim(-1, 1).float()

@@ -1,6 +1,6 @@
-"""A waveform U-Net: strided convolutions, gated linear units, skip connections, a dilated bottleneck.
+"""Waveform U-Net: strided convolutions, gated linear units, skip connections and a dilated bottleneck.
 
-The shape is that of Demucs (Defossez et al., "Music source separation in the waveform domain", 2019) without its LSTM.
+It follows Demucs (Défossez et al., "Music source separation in the waveform domain", 2019) without its LSTM.
 """
 
 from itertools import pairwise
@@ -16,7 +16,7 @@ NORM_GROUPS = 4
 class WaveUNet(nn.Module):
     """Map `(batch, channels, time)` of any length to `(batch, outputs, time)`.
 
-    Widths double from level to level; each level divides the rate by four. `width` must be a multiple of 4.
+    Each level doubles the width and divides the sample rate by four. `width` must be a multiple of 4.
     """
 
     def __init__(self, channels: int, outputs: int, *, width: int, depth: int) -> None:
@@ -41,7 +41,7 @@ class WaveUNet(nn.Module):
 
 
 class DilatedResidual(nn.Module):
-    """`x + f(x)` with a dilated convolution: sees `2 * dilation` frames to either side without losing rate."""
+    """`x + f(x)`, where f is a gated dilated convolution with a kernel of 3."""
 
     def __init__(self, width: int, dilation: int) -> None:
         super().__init__()
