@@ -1,4 +1,4 @@
-"""Spectra by convolutions are those of torch's FFT, and so are the estimates of networks made with them."""
+"""STFT by convolutions: equal to torch's FFT, alone and inside networks."""
 
 import copy
 
@@ -12,7 +12,7 @@ from cyclesep.models.separators.stft import RealSpectrogram, Spectrogram, replac
 
 torch.set_num_threads(1)
 
-FORMS = (Spectrogram, RealSpectrogram)
+VARIANTS = (Spectrogram, RealSpectrogram)
 
 
 def noise(*shape: int) -> Tensor:
@@ -20,7 +20,7 @@ def noise(*shape: int) -> Tensor:
 
 
 @pytest.mark.parametrize("n_fft", [256, 2048])
-def test_both_forms_give_the_same_spectrum(n_fft: int) -> None:
+def test_both_variants_have_the_same_spectrum(n_fft: int) -> None:
     waveform = noise(2, 2, 5000)
     fast, real = Spectrogram(n_fft), RealSpectrogram(n_fft)
     expected = fast.spectrum(waveform)
@@ -31,24 +31,24 @@ def test_both_forms_give_the_same_spectrum(n_fft: int) -> None:
     torch.testing.assert_close(real.imaginary(spectrum), fast.imaginary(expected), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("num_samples", [512, 5000])
-def test_a_spectrum_gives_its_waveform_back(form: type[Spectrogram], num_samples: int) -> None:
-    waveform, spectrogram = noise(2, 2, num_samples), form(512)
+def test_the_inverse_restores_the_waveform(variant: type[Spectrogram], num_samples: int) -> None:
+    waveform, spectrogram = noise(2, 2, num_samples), variant(512)
     restored = spectrogram.waveform(spectrogram.spectrum(waveform))
     torch.testing.assert_close(restored[..., :num_samples], waveform, rtol=0, atol=1e-5)
 
 
-def test_both_forms_give_the_same_waveform_of_a_spectrum_that_no_waveform_has() -> None:
+def test_both_variants_invert_an_inconsistent_spectrum_alike() -> None:
     parts = noise(2, 1, 9, 257, 2)
     expected = Spectrogram(512).waveform(torch.view_as_complex(parts))
     torch.testing.assert_close(RealSpectrogram(512).waveform(parts), expected, rtol=0, atol=1e-4)
 
 
-def test_i_times_i_is_minus_one_in_both_forms() -> None:
+def test_i_times_i_is_minus_one_in_both_variants() -> None:
     i = torch.tensor([[0.0, 1.0]])
-    for form in FORMS:
-        spectrogram = form(256)
+    for variant in VARIANTS:
+        spectrogram = variant(256)
         square = spectrogram.multiply(spectrogram.from_parts(i), spectrogram.from_parts(i))
         assert (spectrogram.real(square).item(), spectrogram.imaginary(square).item()) == (-1.0, 0.0)
 
@@ -56,7 +56,7 @@ def test_i_times_i_is_minus_one_in_both_forms() -> None:
 @pytest.mark.parametrize("levels", [0, 1])
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("targets", [1, 2])
-def test_without_complex_numbers_a_network_estimates_the_same(levels: int, channels: int, targets: int) -> None:
+def test_a_network_without_complex_numbers_has_the_same_estimates(levels: int, channels: int, targets: int) -> None:
     torch.manual_seed(0)
     config = SeparatorConfig(name="tfsep", channels=8, depth=1, unet_levels=levels)
     separator = build_separator(config, targets=targets, channels=channels, sample_rate=8000).eval()

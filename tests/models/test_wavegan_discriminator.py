@@ -1,4 +1,4 @@
-"""The original notebook's discriminator: its table, the notebook's logits, its last layer as a matrix product."""
+"""WaveGAN discriminator: operations and logits of the original notebook, its last layer as a matrix product."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize("network", [WaveGANDiscriminator(1, width=64, max_shift=2), NotebookDiscriminator(64)])
-def test_at_width_64_it_does_the_multiplications_of_its_table(network: torch.nn.Module) -> None:
+def test_width_64_has_as_many_multiplications_as_the_original(network: torch.nn.Module) -> None:
     inputs = (
         (torch.zeros(1, 1, 16384), None) if isinstance(network, WaveGANDiscriminator) else (torch.zeros(1, 1, 16384),)
     )
@@ -22,7 +22,7 @@ def test_at_width_64_it_does_the_multiplications_of_its_table(network: torch.nn.
     assert counter.get_total_flops() / 2e6 == pytest.approx(845, abs=1)
 
 
-def test_without_a_shuffle_it_gives_the_notebooks_logits() -> None:
+def test_logits_without_phase_shuffle_equal_the_notebook() -> None:
     torch.manual_seed(0)
     ours, theirs = WaveGANDiscriminator(1, width=8, max_shift=0).double(), NotebookDiscriminator(8).double()
     copy_weights(ours, theirs)
@@ -32,14 +32,14 @@ def test_without_a_shuffle_it_gives_the_notebooks_logits() -> None:
 
 
 @pytest.mark.parametrize("num_frames", [1, 24, 65])
-def test_a_convolution_as_a_matrix_product_equals_a_convolution(num_frames: int) -> None:
+def test_matrix_conv_equals_conv1d(num_frames: int) -> None:
     torch.manual_seed(0)
     layer = MatrixConv(3, 5, 25, 4, padding=11).double()
     hidden = torch.randn(2, 3, num_frames + 3, dtype=torch.float64, requires_grad=True)
     plain = functional.conv1d(hidden, layer.weight, layer.bias, stride=4, padding=11)
     torch.testing.assert_close(layer(hidden), plain, rtol=1e-12, atol=1e-12)
     inputs = [hidden, layer.weight, layer.bias]
-    wanted = torch.autograd.grad(plain.square().sum(), inputs)
+    expected = torch.autograd.grad(plain.square().sum(), inputs)
     found = torch.autograd.grad(layer(hidden).square().sum(), inputs)
-    for ours, theirs in zip(found, wanted, strict=True):
+    for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)

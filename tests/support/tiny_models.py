@@ -1,4 +1,4 @@
-"""Cycle-GANs small enough to step in milliseconds, batches of noise, and their states as plain values."""
+"""Small CycleGAN models, batches of noise, and model states as plain values."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def weights_of(model: CycleGAN) -> list[Tensor]:
 
 
 def flattened(state: Any) -> Any:
-    """A state with tensors as lists, so that == compares every bit."""
+    """Return a state with tensors as lists, for bit-exact comparison with ==."""
     if isinstance(state, Tensor):
         return state.tolist()
     if isinstance(state, dict):
