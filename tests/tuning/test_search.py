@@ -200,7 +200,7 @@ def test_interrupted_and_killed_search_resumes_and_releases_placement_groups(
     interrupted.send_signal(signal.SIGINT)
     _, errors = interrupted.communicate(timeout=300)
     assert interrupted.returncode == 130
-    assert errors.splitlines()[-1].startswith("cyclesep tune: error: interrupted; what was finished is kept")
+    assert errors.splitlines()[-1].startswith("cyclesep tune: error: interrupted; finished work is kept")
     assert "Traceback" not in errors
     wait_for(lambda: not placement_groups(), seconds=120)
 
