@@ -1,4 +1,4 @@
-"""The alarm for a separator that is silent or lets everything through: when, once, and what it costs."""
+"""Collapse monitor: warnings for silence collapse and identity collapse, and ending the run."""
 
 import logging
 import math
@@ -10,100 +10,100 @@ from cyclesep.cyclegan.config import CollapseConfig
 from cyclesep.errors import TrainingError
 
 LOW = CollapseConfig(min_output_energy=0.01, output_patience=3, min_removed_energy=0.05, removed_patience=4)
-SILENCE, EVERYTHING, HALF = (0.001, 1.0), (1.0, 0.001), (0.5, 0.5)
-"""Energies of what estimates hold, and of what they leave."""
+SILENCE, IDENTITY, HALF = (0.001, 1.0), (1.0, 0.001), (0.5, 0.5)
+"""Output energy and removed energy, as fractions of the mixtures' energy."""
 
 
-def test_the_means_start_at_their_first_values() -> None:
-    alarm = CollapseMonitor(LOW)
-    alarm.observe(0.5, 0.3, paired=False)
-    assert (alarm.energy.value, alarm.removed.value) == (pytest.approx(0.5), pytest.approx(0.3))
-    alarm.observe(0.1, 0.7, paired=False)
-    assert alarm.energy.value == pytest.approx((0.98 * 0.5 + 0.1) / 1.98)
-    assert alarm.removed.value == pytest.approx((0.98 * 0.3 + 0.7) / 1.98)
+def test_averages_start_at_the_first_values() -> None:
+    monitor = CollapseMonitor(LOW)
+    monitor.observe(0.5, 0.3, paired=False)
+    assert (monitor.output.value, monitor.removed.value) == (pytest.approx(0.5), pytest.approx(0.3))
+    monitor.observe(0.1, 0.7, paired=False)
+    assert monitor.output.value == pytest.approx((0.98 * 0.5 + 0.1) / 1.98)
+    assert monitor.removed.value == pytest.approx((0.98 * 0.3 + 0.7) / 1.98)
 
 
 @pytest.mark.parametrize(
-    ("energies", "steps", "told", "remedy"),
+    ("energies", "steps", "message", "remedy"),
     [
-        (SILENCE, 3, "held less than 0.01 of the mixtures' energy for 3 steps", "swap_cycle"),
-        (EVERYTHING, 4, "removed less than 0.05 of the mixtures' energy for 4 steps", "adversarial_start_step=0"),
+        (SILENCE, 3, "has been less than 0.01 of the mixtures' for 3 steps", "swap_cycle"),
+        (IDENTITY, 4, "removed less than 0.05 of the mixtures' energy for 4 steps", "adversarial_start_step=0"),
     ],
 )
-def test_it_warns_once_in_one_line_after_enough_steps_in_a_row(
-    caplog: pytest.LogCaptureFixture, energies: tuple[float, float], steps: int, told: str, remedy: str
+def test_it_warns_once_in_one_line_after_the_patience(
+    caplog: pytest.LogCaptureFixture, energies: tuple[float, float], steps: int, message: str, remedy: str
 ) -> None:
-    alarm = CollapseMonitor(LOW)
+    monitor = CollapseMonitor(LOW)
     with caplog.at_level(logging.WARNING):
         for _ in range(steps - 1):
-            alarm.observe(*energies, paired=False)
+            monitor.observe(*energies, paired=False)
         assert caplog.messages == []
         for _ in range(5):
-            alarm.observe(*energies, paired=False)
-    (message,) = caplog.messages
-    assert told in message
-    assert remedy in message
-    assert "\n" not in message
-    assert sorted([alarm.energy.num_low, alarm.removed.num_low]) == [0, steps + 4]
+            monitor.observe(*energies, paired=False)
+    (warning,) = caplog.messages
+    assert message in warning
+    assert remedy in warning
+    assert "\n" not in warning
+    assert sorted([monitor.output.num_low, monitor.removed.num_low]) == [0, steps + 4]
 
 
-def test_energy_that_comes_back_sets_the_counts_to_nothing() -> None:
-    alarm = CollapseMonitor(LOW)
+def test_recovered_energy_resets_the_counts() -> None:
+    monitor = CollapseMonitor(LOW)
     for energies in (SILENCE, SILENCE, HALF):
-        alarm.observe(*energies, paired=False)
-    assert alarm.energy.num_low == 0
-    alarm = CollapseMonitor(LOW)
-    for energies in (EVERYTHING, EVERYTHING, HALF):
-        alarm.observe(*energies, paired=False)
-    assert alarm.removed.num_low == 0
+        monitor.observe(*energies, paired=False)
+    assert monitor.output.num_low == 0
+    monitor = CollapseMonitor(LOW)
+    for energies in (IDENTITY, IDENTITY, HALF):
+        monitor.observe(*energies, paired=False)
+    assert monitor.removed.num_low == 0
 
 
-def test_with_truth_at_hand_as_little_may_be_removed_as_it_wants(caplog: pytest.LogCaptureFixture) -> None:
-    alarm = CollapseMonitor(LOW)
+def test_removed_energy_does_not_count_on_paired_batches(caplog: pytest.LogCaptureFixture) -> None:
+    monitor = CollapseMonitor(LOW)
     for _ in range(9):
-        alarm.observe(*EVERYTHING, paired=True)
+        monitor.observe(*IDENTITY, paired=True)
     assert caplog.messages == []
-    assert (alarm.removed.num_low, alarm.removed.value) == (0, pytest.approx(0.001))
+    assert (monitor.removed.num_low, monitor.removed.value) == (0, pytest.approx(0.001))
 
 
-def test_a_limit_of_nothing_is_no_alarm(caplog: pytest.LogCaptureFixture) -> None:
-    alarm = CollapseMonitor(
+def test_a_threshold_of_zero_disables_the_warnings(caplog: pytest.LogCaptureFixture) -> None:
+    monitor = CollapseMonitor(
         CollapseConfig(min_output_energy=0, min_removed_energy=0, output_patience=1, removed_patience=1)
     )
-    alarm.observe(0.0, 0.0, paired=False)
+    monitor.observe(0.0, 0.0, paired=False)
     assert caplog.messages == []
 
 
-def test_other_workers_are_silent(caplog: pytest.LogCaptureFixture) -> None:
-    alarm = CollapseMonitor(LOW, warns=False)
+def test_other_workers_log_no_warnings(caplog: pytest.LogCaptureFixture) -> None:
+    monitor = CollapseMonitor(LOW, log_warnings=False)
     for _ in range(5):
-        alarm.observe(0.0, 0.0, paired=False)
+        monitor.observe(0.0, 0.0, paired=False)
     assert caplog.messages == []
-    assert (alarm.energy.num_low, alarm.removed.num_low) == (5, 5)
+    assert (monitor.output.num_low, monitor.removed.num_low) == (5, 5)
 
 
 @pytest.mark.parametrize(
-    ("energies", "told"), [((0.0, 1.0), "collapsed to silence"), ((1.0, 0.0), "lets everything through")]
+    ("energies", "message"), [((0.0, 1.0), "collapsed to silence"), ((1.0, 0.0), "nearly the mixture")]
 )
-def test_it_ends_the_run_where_that_is_asked_for(energies: tuple[float, float], told: str) -> None:
-    alarm = CollapseMonitor(CollapseConfig(output_patience=2, removed_patience=2, fail=True))
-    alarm.observe(*energies, paired=False)
-    with pytest.raises(TrainingError, match=told):
-        alarm.observe(*energies, paired=False)
+def test_it_raises_with_fail_set(energies: tuple[float, float], message: str) -> None:
+    monitor = CollapseMonitor(CollapseConfig(output_patience=2, removed_patience=2, fail=True))
+    monitor.observe(*energies, paired=False)
+    with pytest.raises(TrainingError, match=message):
+        monitor.observe(*energies, paired=False)
 
 
-def test_a_step_without_finite_energies_does_not_count() -> None:
-    alarm = CollapseMonitor(LOW)
-    alarm.observe(0.5, 0.4, paired=False)
-    alarm.observe(math.nan, math.inf, paired=False)
-    assert (alarm.energy.value, alarm.removed.value) == (pytest.approx(0.5), pytest.approx(0.4))
+def test_energies_that_are_not_finite_are_ignored() -> None:
+    monitor = CollapseMonitor(LOW)
+    monitor.observe(0.5, 0.4, paired=False)
+    monitor.observe(math.nan, math.inf, paired=False)
+    assert (monitor.output.value, monitor.removed.value) == (pytest.approx(0.5), pytest.approx(0.4))
 
 
-def test_its_state_goes_on() -> None:
+def test_a_restored_state_continues_alike() -> None:
     first, second = CollapseMonitor(LOW), CollapseMonitor(LOW)
     for energy in (0.5, 0.2, 0.0):
         first.observe(energy, energy / 2, paired=False)
     second.load_state_dict(first.state_dict())
-    for alarm in (first, second):
-        alarm.observe(0.1, 0.01, paired=False)
+    for monitor in (first, second):
+        monitor.observe(0.1, 0.01, paired=False)
     assert second.state_dict() == first.state_dict()
