@@ -131,7 +131,13 @@ def notebook(networks: Networks, batch: Batch, active: Collection[str]) -> StepO
 
 
 FORWARD: Mapping[str, Callable[[Networks, Batch, Collection[str]], StepOutputs]] = MappingProxyType(
-    {"remix": remix, "cyclegan": cyclegan, "paired": paired, "supervised": supervised, "notebook": notebook}
+    {
+        "remix": remix,
+        "cyclegan": cyclegan,
+        "paired": paired,
+        "supervised": supervised,
+        "notebook": notebook,
+    }
 )
 
 
