@@ -19,7 +19,7 @@ Rate = Annotated[float, Gt(0)]
 Betas = tuple[Annotated[float, Ge(0), Lt(1)], Annotated[float, Ge(0), Lt(1)]]
 
 # Names of the discriminators.
-TARGET, MIXTURE = "target_discriminator", "mixture_discriminator"
+TARGET_DISCRIMINATOR, MIXTURE_DISCRIMINATOR = "target_discriminator", "mixture_discriminator"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ RECIPES: Mapping[RecipeName, RecipeSpec] = MappingProxyType(
         "remix": RecipeSpec(
             forward="remix",
             generators=("separator",),
-            discriminators=(TARGET, MIXTURE),
+            discriminators=(TARGET_DISCRIMINATOR, MIXTURE_DISCRIMINATOR),
             paired_batches="none",
             weights=_ADVERSARIAL | {"bootstrap": 10.0, "cycle": 0.0, "identity": 0.5, "swap_cycle": 0.0} | _REGRESSION,
             notebook_weights=_CYCLE | {"bootstrap": 0.0} | _NO_REGRESSION,
@@ -56,7 +56,7 @@ RECIPES: Mapping[RecipeName, RecipeSpec] = MappingProxyType(
         "cyclegan": RecipeSpec(
             forward="cyclegan",
             generators=("separator", "mixer"),
-            discriminators=(TARGET, MIXTURE),
+            discriminators=(TARGET_DISCRIMINATOR, MIXTURE_DISCRIMINATOR),
             paired_batches="none",
             weights=_ADVERSARIAL | {"cycle": 10.0, "identity": 5.0} | _REGRESSION,
             notebook_weights=_NO_REGRESSION,
@@ -64,7 +64,7 @@ RECIPES: Mapping[RecipeName, RecipeSpec] = MappingProxyType(
         "paired": RecipeSpec(
             forward="paired",
             generators=("separator",),
-            discriminators=(TARGET,),
+            discriminators=(TARGET_DISCRIMINATOR,),
             paired_batches="some",
             weights={"adversarial": 0.1, "feature_matching": 0.2, "identity": 1.0} | _REGRESSION,
             notebook_weights={"adversarial": 1.0, "feature_matching": 0.0, "spectral": 0.0},
@@ -83,7 +83,7 @@ RECIPES: Mapping[RecipeName, RecipeSpec] = MappingProxyType(
 NOTEBOOK_EXACT = RecipeSpec(
     forward="notebook",
     generators=("separator",),
-    discriminators=(TARGET, MIXTURE),
+    discriminators=(TARGET_DISCRIMINATOR, MIXTURE_DISCRIMINATOR),
     paired_batches="all",
     weights=_ADVERSARIAL | _CYCLE,
     notebook_weights={},

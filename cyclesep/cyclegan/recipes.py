@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cyclesep.cyclegan import losses
-from cyclesep.cyclegan.config import MIXTURE, TARGET
+from cyclesep.cyclegan.config import MIXTURE_DISCRIMINATOR, TARGET_DISCRIMINATOR
 from cyclesep.data.crops.dataset import Batch
 
 Networks = Mapping[str, nn.Module]
@@ -56,7 +56,10 @@ def remix(networks: Networks, batch: Batch, active: Collection[str]) -> StepOutp
     estimate = separator(batch.mixture)
     other_target = roll_half_batch(batch.target) if batch.paired else batch.target
     remixed = batch.mixture - estimate.sum(1) + other_target.sum(1)
-    pairs = {TARGET: _target_pair(batch, estimate), MIXTURE: DiscriminatorPair(real=batch.mixture, fake=remixed)}
+    pairs = {
+        TARGET_DISCRIMINATOR: _target_pair(batch, estimate),
+        MIXTURE_DISCRIMINATOR: DiscriminatorPair(real=batch.mixture, fake=remixed),
+    }
     terms = {}
     if "cycle" in active:
         terms["cycle"] = losses.l1(separator(remixed), other_target)
@@ -78,7 +81,10 @@ def cyclegan(networks: Networks, batch: Batch, active: Collection[str]) -> StepO
     target_sum = batch.target.sum(1)
     estimate = separator(batch.mixture)
     fake_mixture = mixer(target_sum)[:, 0]
-    pairs = {TARGET: _target_pair(batch, estimate), MIXTURE: DiscriminatorPair(real=batch.mixture, fake=fake_mixture)}
+    pairs = {
+        TARGET_DISCRIMINATOR: _target_pair(batch, estimate),
+        MIXTURE_DISCRIMINATOR: DiscriminatorPair(real=batch.mixture, fake=fake_mixture),
+    }
     terms = {}
     if "cycle" in active:
         forward_cycle = losses.l1(mixer(estimate.sum(1))[:, 0], batch.mixture)
@@ -98,7 +104,7 @@ def paired(networks: Networks, batch: Batch, active: Collection[str]) -> StepOut
     separator = networks["separator"]
     estimate = separator(batch.mixture)
     mixtures = batch.mixture.repeat(1, batch.target.shape[1], 1)
-    pairs = {TARGET: _target_pair(batch, estimate, also_fake=mixtures)}
+    pairs = {TARGET_DISCRIMINATOR: _target_pair(batch, estimate, also_fake=mixtures)}
     terms = {}
     if "identity" in active:
         terms["identity"] = losses.l1(separator(batch.target.sum(1)), batch.target)
@@ -121,7 +127,10 @@ def notebook(networks: Networks, batch: Batch, active: Collection[str]) -> StepO
     with torch.no_grad():
         estimate = separator(batch.target.sum(1))
     remixed = batch.mixture - estimate.sum(1) + batch.target.sum(1)
-    pairs = {TARGET: _target_pair(batch, estimate), MIXTURE: DiscriminatorPair(real=batch.mixture, fake=remixed)}
+    pairs = {
+        TARGET_DISCRIMINATOR: _target_pair(batch, estimate),
+        MIXTURE_DISCRIMINATOR: DiscriminatorPair(real=batch.mixture, fake=remixed),
+    }
     terms = {}
     if "cycle" in active:
         terms["cycle"] = losses.l1(separator(remixed), batch.target)

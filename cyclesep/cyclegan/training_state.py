@@ -9,7 +9,7 @@ from torch import nn
 
 from cyclesep.cyclegan.adversarial import AdversarialLoss
 from cyclesep.cyclegan.collapse_monitor import CollapseMonitor
-from cyclesep.cyclegan.config import TARGET, MethodConfig
+from cyclesep.cyclegan.config import TARGET_DISCRIMINATOR, MethodConfig
 from cyclesep.cyclegan.distributed import DistributedContext
 from cyclesep.cyclegan.loss_balancer import LossBalancer
 from cyclesep.cyclegan.optimization import adam
@@ -141,7 +141,7 @@ class TrainingState:
             name: build_discriminator(
                 self.config.discriminator,
                 # The target discriminator receives all targets as channels.
-                channels=channels * num_targets if name == TARGET else channels,
+                channels=channels * num_targets if name == TARGET_DISCRIMINATOR else channels,
                 sample_rate=self.sample_rate,
             ).to(self.device)
             for name in self.recipe.discriminators
