@@ -11,15 +11,15 @@ import torch
 from torch import nn
 
 from cyclesep.audio.audio_io import Waveform
+from cyclesep.audio.stem_names import ACCOMPANIMENT, MIXTURE
 from cyclesep.config import settings
 from cyclesep.cyclegan.config import MethodConfig
 from cyclesep.cyclegan.model import CycleGAN
 from cyclesep.data.corpora.corpus import Track
 from cyclesep.data.crops.config import CropConfig
 from cyclesep.data.crops.dataset import CropStream
-from cyclesep.data.crops.pairing import ACCOMPANIMENT
 from cyclesep.data.preprocess import prepare
-from cyclesep.data.shards.manifest import MIXTURE, make_manifest, write_manifest
+from cyclesep.data.shards.manifest import make_manifest, write_manifest
 from cyclesep.data.shards.reading import ShardReader
 from cyclesep.data.shards.writing import write_track
 from cyclesep.inference.config import SeparationConfig

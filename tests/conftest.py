@@ -1,4 +1,4 @@
-"""What several test files share: a tiny corpus in shards, and a Ray cluster of this machine."""
+"""Shared fixtures: a tiny corpus, a Ray cluster and an S3 server on this machine."""
 
 import os
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 TINY_RATE = 8000
 
-# The tests need little of a disk, however full it is.
+# The tests need little disk space, so they run on an almost full disk.
 os.environ.update(RAY_local_fs_capacity_threshold="1")
 
 
@@ -27,7 +27,7 @@ SERVICE_FIXTURES = {"ray_cluster", "s3", "browser", "site"}
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run all tests on the Ray cluster in one process, so that there is only one, and mark tests that start services."""
+    """Run all tests with the Ray cluster in one process, so that only one is started, and mark tests with services."""
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         if "ray_cluster" in fixtures:
@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def tiny_song(seed: int, seconds: float) -> dict[str, Samples]:
-    """Mono stems at 8 kHz: `vocals` a gliding harmonic tone, `drums` bursts of noise; the mixture is their sum."""
+    """Return mono stems at 8 kHz and their mixture: `vocals` is a gliding harmonic tone, `drums` are noise bursts."""
     rng = np.random.default_rng(seed)
     time = np.arange(round(seconds * TINY_RATE)) / TINY_RATE
     pitch = np.cumsum(200 * 2 ** (np.sin(2 * np.pi * rng.uniform(0.2, 0.6) * time + rng.uniform(0, 6)) / 2)) / TINY_RATE
@@ -49,7 +49,7 @@ def tiny_song(seed: int, seconds: float) -> dict[str, Samples]:
 
 @pytest.fixture(scope="session")
 def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of ten songs of `tiny_song`: six train, two valid, two test, 4 s each."""
+    """Shards of ten songs from `tiny_song`, 4 s each: six train, two valid, two test."""
     folder = tmp_path_factory.mktemp("tiny-shards")
     splits = ["train"] * 6 + ["valid"] * 2 + ["test"] * 2
     tracks = [
@@ -69,9 +69,9 @@ def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def aws_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder of boto3's configuration, empty at first: no test sees the one of whoever runs them.
+    """An empty folder for boto3's configuration, so that tests do not use the configuration of this machine.
 
-    A cluster started after it has workers that read it when they first need it.
+    Workers of a cluster that is started later read it on first use.
     """
     folder = tmp_path_factory.mktemp("aws")
     before = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(("AWS_", "CYCLESEP_CACHE"))}
@@ -91,8 +91,8 @@ def aws_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def s3(aws_folder: Path) -> "Iterator[S3]":
-    """An S3 server of this machine behind a proxy that can do harm, with a bucket `tests`, known to boto3."""
-    # Here, because the other tests need neither.
+    """An S3 server behind a proxy that injects faults, with a bucket `tests`, configured for boto3."""
+    # Imported here, because most tests need neither.
     from tests.support.fault_proxy import FaultProxy
     from tests.support.s3_server import S3, SwiftServer
 
@@ -109,13 +109,13 @@ def s3(aws_folder: Path) -> "Iterator[S3]":
 
 @pytest.fixture
 def prefix(s3: "S3", tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[str]":
-    """`s3://tests/...`, an empty one for each test; an empty cache, no faults, no requests so far."""
+    """An empty prefix `s3://tests/...` for each test, with an empty cache, no faults and no recorded requests."""
     monkeypatch.setenv("CYCLESEP_CACHE", str(tmp_path / "cache"))
     s3.proxy.clear()
     yield s3.new_prefix()
     s3.proxy.clear()
     if s3.is_changed:
-        # Without what the test has set in the environment.
+        # Environment variables that the test has set.
         monkeypatch.undo()
         s3.configure()
         s3.is_changed = False
@@ -123,9 +123,9 @@ def prefix(s3: "S3", tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterat
 
 @pytest.fixture(scope="session")
 def ray_cluster(aws_folder: Path) -> Iterator[None]:  # noqa: ARG001
-    """One private Ray cluster of two CPUs for all tests that need one."""
+    """A private Ray cluster with two CPUs, shared by all tests that need one."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    # Here, because the tests of the lower layers need no Ray.
+    # Imported here, because tests of lower layers do not need Ray.
     from cyclesep.cluster.connect import connect
 
     with connect(num_cpus=2):

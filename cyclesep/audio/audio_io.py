@@ -1,4 +1,4 @@
-"""Waveforms in and out of files: any format, rate and channel count, always float32 `(channels, time)` inside."""
+"""Read, write, resample and convert audio: any format, rate and channel count, as float32 `(channels, time)`."""
 
 import numbers
 import stat
@@ -17,10 +17,10 @@ from cyclesep.storage.atomic_io import replacing
 
 Samples = NDArray[np.float32]
 
-# int16 = round(float * 32768): soundfile's convention, so a 16-bit wav survives the round trip bit for bit.
+# int16 = round(float * 32768), as in soundfile, so that a 16-bit wav round-trips bit-exactly.
 PCM16_SCALE = 32768.0
 
-# Beyond these a rate is a slip (44.1 for 44100) or a damaged header, and resampling could fill the memory.
+# Rates outside this range are typing errors (44.1 for 44100) or damaged headers, and resampling could fill the memory.
 MIN_RATE, MAX_RATE = 1_000, 768_000
 
 AUDIO_SUFFIXES = frozenset(
@@ -50,49 +50,49 @@ class Waveform:
 
 
 def read(path: Path | str) -> Waveform:
-    """Read a whole audio file: by libsndfile, or by FFmpeg mp3 and what libsndfile does not know (m4a, mp4, wma).
+    """Read a whole audio file with libsndfile, or mp3 and formats unknown to it (m4a, mp4, wma) with FFmpeg.
 
-    Raises AudioError for a file that is missing, is not audio, is cut off, is empty or holds NaN or infinite samples.
+    Raises AudioError for a file that is missing, not audio, truncated, empty or has NaN or infinite samples.
     """
     path = Path(path)
-    refuse_no_file(path)
+    check_is_file(path)
     try:
-        waveform = _decoded(path) if integrity.is_mp3(path) else _read(path)
+        waveform = _decode_with_ffmpeg(path) if integrity.is_mp3(path) else _read(path)
     except soundfile.LibsndfileError as problem:
-        waveform = _decoded(path, reason=problem)
-    checked_rate(waveform.sample_rate, name=str(path))
-    integrity.refuse_cut_off(path, num_samples=waveform.num_samples, sample_rate=waveform.sample_rate)
-    return checked(waveform, name=str(path))
+        waveform = _decode_with_ffmpeg(path, reason=problem)
+    check_rate(waveform.sample_rate, name=str(path))
+    integrity.check_not_truncated(path, num_samples=waveform.num_samples, sample_rate=waveform.sample_rate)
+    return check_samples(waveform, name=str(path))
 
 
-def refuse_no_file(path: Path) -> None:
-    """Raise AudioError unless `path` is a file, with what it is instead."""
+def check_is_file(path: Path) -> None:
+    """Raise AudioError unless `path` is a regular file."""
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        raise AudioError(f"{path}: there is no such file; check the path") from None
+        raise AudioError(f"{path}: file not found; check the path") from None
     except OSError as problem:
         raise AudioError(f"{path}: cannot be opened ({problem.strerror}); check the path") from problem
     if stat.S_ISDIR(mode):
-        raise AudioError(f"{path}: is a folder; give an audio file")
+        raise AudioError(f"{path}: is a folder; specify an audio file")
     if not stat.S_ISREG(mode):
-        raise AudioError(f"{path}: is a pipe or a device, which cannot be read twice; save it to a file and give that")
+        raise AudioError(f"{path}: is a pipe or a device, which cannot be read twice; save it to a file first")
 
 
-def checked_rate(sample_rate: object, *, name: str, remedy: str = "export the file again") -> int:
-    """Give back `sample_rate`, or raise AudioError unless it is a whole number from MIN_RATE to MAX_RATE."""
+def check_rate(sample_rate: object, *, name: str, remedy: str = "export the file again") -> int:
+    """Return `sample_rate` in Hz; raise AudioError unless it is an integer from MIN_RATE to MAX_RATE."""
     real = float(sample_rate) if isinstance(sample_rate, numbers.Real) else 0.0
     if not (MIN_RATE <= real <= MAX_RATE and real.is_integer()):
         raise AudioError(
-            f"{name}: a sample rate of {sample_rate!r} is no whole number of Hz from {MIN_RATE} to {MAX_RATE}; {remedy}"
+            f"{name}: sample rate {sample_rate!r} is not an integer from {MIN_RATE} to {MAX_RATE} Hz; {remedy}"
         )
     return int(real)
 
 
-def checked(waveform: Waveform, *, name: str) -> Waveform:
-    """Give back `waveform`, or raise AudioError if it is empty or holds NaN or infinite samples."""
+def check_samples(waveform: Waveform, *, name: str) -> Waveform:
+    """Return `waveform`; raise AudioError if it is empty or has NaN or infinite samples."""
     if waveform.num_samples == 0:
-        raise AudioError(f"{name}: holds no samples; leave the file out or export it again")
+        raise AudioError(f"{name}: contains no samples; exclude the file or export it again")
     finite = np.isfinite(waveform.samples)
     if not finite.all():
         first = int(np.argmin(finite.all(axis=0)))
@@ -104,13 +104,13 @@ def checked(waveform: Waveform, *, name: str) -> Waveform:
 
 
 def write_wav(path: Path | str, waveform: Waveform, *, subtype: str = "FLOAT") -> None:
-    """Write a wav file, whole or not at all; `subtype` is one of libsndfile's (PCM_16, PCM_24, FLOAT)."""
+    """Write a wav file atomically; `subtype` is one of libsndfile's (PCM_16, PCM_24, FLOAT)."""
     with replacing(Path(path)) as partial:
         soundfile.write(partial, waveform.samples.T, waveform.sample_rate, subtype=subtype, format="WAV")
 
 
 def resample(waveform: Waveform, sample_rate: int) -> Waveform:
-    """Band-limited resampling (soxr, high quality); the length becomes round(time * new / old)."""
+    """Resample with soxr (high quality); the length becomes round(time * new / old)."""
     if sample_rate == waveform.sample_rate:
         return waveform
     samples = soxr.resample(waveform.samples.T, waveform.sample_rate, sample_rate, quality="HQ").T
@@ -119,9 +119,9 @@ def resample(waveform: Waveform, sample_rate: int) -> Waveform:
 
 
 def with_channels(waveform: Waveform, channels: int) -> Waveform:
-    """Mono from the mean of the channels; stereo and wider from mono by repetition.
+    """Convert to mono by averaging channels, or from mono by repetition.
 
-    Raises AudioError for any other change, such as six channels to stereo.
+    Raises AudioError for any other conversion, such as six channels to stereo.
     """
     if channels == waveform.channels:
         return waveform
@@ -130,12 +130,14 @@ def with_channels(waveform: Waveform, channels: int) -> Waveform:
     elif waveform.channels == 1:
         samples = np.repeat(waveform.samples, channels, axis=0)
     else:
-        raise AudioError(f"cannot turn {waveform.channels} channels into {channels}; mix the file down to stereo first")
+        raise AudioError(
+            f"cannot convert {waveform.channels} channels to {channels}; mix the file down to stereo first"
+        )
     return Waveform(samples=samples, sample_rate=waveform.sample_rate)
 
 
 def fit_length(samples: Samples, num_samples: int) -> Samples:
-    """Cut or zero-pad the last axis to `num_samples`; contiguous float32."""
+    """Cut or zero-pad the last axis to `num_samples`; returns contiguous float32."""
     missing = num_samples - samples.shape[-1]
     if missing > 0:
         samples = np.pad(samples, [(0, 0)] * (samples.ndim - 1) + [(0, missing)])
@@ -143,31 +145,31 @@ def fit_length(samples: Samples, num_samples: int) -> Samples:
 
 
 def to_pcm16(samples: Samples, *, gain: float = 1.0) -> NDArray[np.int16]:
-    """Round `samples / gain` to int16; choose `gain` by `pcm16_gain` and nothing is clipped."""
+    """Round `samples / gain` to int16; with `gain` from `pcm16_gain` nothing is clipped."""
     scaled = np.rint(samples.astype(np.float64) * (PCM16_SCALE / gain))
     return np.clip(scaled, -32768, 32767).astype(np.int16)
 
 
 def from_pcm16(pcm: NDArray[np.int16], *, gain: float = 1.0) -> Samples:
-    """The inverse of `to_pcm16`: float32 of the same shape."""
+    """Convert int16 from `to_pcm16` back to float32 of the same shape."""
     return pcm.astype(np.float32) * np.float32(gain / PCM16_SCALE)
 
 
 def pcm16_gain(peak: float) -> float:
-    """The gain to store beside PCM16 of audio with this absolute peak: 1 when it fits, else the least power of two."""
+    """Return the gain to store with PCM16 audio of this absolute peak: 1 if it fits, else the smallest power of two."""
     if peak * PCM16_SCALE < 32767.5:
         return 1.0
     return float(2.0 ** np.ceil(np.log2(peak * PCM16_SCALE / 32767.0)))
 
 
 def common_pcm16_gain(stems: Iterable[Samples]) -> float:
-    """The gain with which all of these fit into PCM16; 1 for all 16-bit audio, whose lowest value is -32768."""
+    """Return a gain with which all stems fit into PCM16; 1 for any 16-bit audio, whose lowest value is -32768."""
     peaks = ((float(stem.max()), -float(stem.min()) - 1.0 / PCM16_SCALE) for stem in stems)
     return pcm16_gain(max(max(peak) for peak in peaks))
 
 
 def decibels(power: float | NDArray[np.floating]) -> NDArray[np.float64]:
-    """10 log10 of a power or a ratio of powers; minus infinity for 0."""
+    """Return 10 log10 of a power or a ratio of powers; minus infinity for 0."""
     with np.errstate(divide="ignore"):
         return 10.0 * np.log10(np.asarray(power, dtype=np.float64))
 
@@ -177,9 +179,11 @@ def _read(path: Path) -> Waveform:
     return Waveform(samples=np.ascontiguousarray(samples.T), sample_rate=sample_rate)
 
 
-def _decoded(path: Path, *, reason: Exception | None = None) -> Waveform:
+def _decode_with_ffmpeg(path: Path, *, reason: Exception | None = None) -> Waveform:
     try:
         (stream,) = ffmpeg.decode(path, only_first=True)
     except ffmpeg.NotAudioError:
-        raise AudioError(f"{path}: neither libsndfile nor ffmpeg can read it as audio; export it again") from reason
+        raise AudioError(
+            f"{path}: neither libsndfile nor ffmpeg can read it as audio; export it again as audio"
+        ) from reason
     return Waveform(samples=stream.samples, sample_rate=stream.sample_rate)

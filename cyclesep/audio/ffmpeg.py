@@ -1,4 +1,4 @@
-"""Audio that libsndfile does not know, decoded in this process by FFmpeg's libraries (PyAV): no program, no pipes."""
+"""Decode audio formats unknown to libsndfile with FFmpeg's libraries (PyAV), without starting a program."""
 
 import itertools
 from collections.abc import Iterator
@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from cyclesep.errors import AudioError
 
-# The full scale of what numpy turns into float32 without loss and without help; of all else FFmpeg makes float32.
+# Full scale of formats that numpy converts to float32 without loss; FFmpeg converts all others.
 _FULL_SCALE = {"fltp": np.float32(1.0), "s16p": np.float32(1 / 32768)}
 
-# What a container declares is believed up to 100 million samples; a longer array grows as it is filled.
-_LONGEST = 10**8
+# Declared lengths up to 100 million samples are allocated at once; longer arrays grow while they are filled.
+_MAX_PREALLOCATED = 10**8
 
 
 class NotAudioError(AudioError):
-    """A file in which FFmpeg finds no audio at all."""
+    """A file in which FFmpeg finds no audio."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +30,13 @@ class DecodedStream:
     """`(channels, time)`, integers divided by their full scale."""
     sample_rate: int
     declared_seconds: float
-    """The length that the container tells, 0 where it tells none."""
+    """Length according to the container, 0 if unknown."""
 
 
 def decode(path: Path, *, only_first: bool = False) -> list[DecodedStream]:
-    """All audio streams of a file, or the first one, in their order and in one pass.
+    """Decode all audio streams of a file, or the first one, in one pass; return them in their order.
 
-    Raises NotAudioError where there is none, AudioError for one that does not decode to its end.
+    Raises NotAudioError if there is none, AudioError if a stream cannot be decoded completely.
     """
     import av
 
@@ -47,16 +47,16 @@ def decode(path: Path, *, only_first: bool = False) -> list[DecodedStream]:
         try:
             for packet in container.demux(streams):
                 for frame in _frames(packet, lenient=lenient):
-                    sinks[packet.stream.index].take(frame)
+                    sinks[packet.stream.index].append(frame)
             return [sink.finish() for sink in sinks.values()]
         except (av.FFmpegError, ValueError) as problem:
             raise _undecodable(path, problem) from problem
 
 
 class BlockDecoder:
-    """The first audio stream of a file as float32 blocks `(channels, time)`, in constant memory; read it once.
+    """Iterator over float32 blocks `(channels, time)` of the first audio stream of a file, in constant memory.
 
-    Raises NotAudioError where there is none, AudioError for one that does not decode to its end.
+    Raises NotAudioError if there is none, AudioError if it cannot be decoded completely.
     """
 
     def __init__(self, path: Path, *, block_samples: int) -> None:
@@ -65,17 +65,17 @@ class BlockDecoder:
         self._container = _opened(path)
         self._lenient = _is_lenient(self._container)
         stream = self._container.streams.audio[0]
-        self._frames = self._decoded(stream)
+        self._frames = self._decode(stream)
         try:
-            # Rate and channels are those of the first frame: of some AAC the container tells half of them.
+            # From the first frame, because for some AAC files the container declares half the rate or channels.
             self._first = next(self._frames)
         except StopIteration:
-            raise AudioError(f"{path}: holds no samples; leave the file out or export it again") from None
+            raise AudioError(f"{path}: contains no samples; exclude the file or export it again") from None
         self.channels = int(self._first.layout.nb_channels)
         self.sample_rate = int(self._first.sample_rate)
         declared = float(stream.duration * stream.time_base) if stream.duration else 0.0
         self.expected = round(declared * self.sample_rate)
-        """Samples that the container tells, 0 where it tells none."""
+        """Number of samples according to the container, 0 if unknown."""
 
     def close(self) -> None:
         """Close the file."""
@@ -93,8 +93,8 @@ class BlockDecoder:
         if waiting:
             yield np.concatenate(waiting, axis=1)
 
-    def _decoded(self, stream: Any) -> Iterator[Any]:
-        """Frames of planar float, whatever the codec gives."""
+    def _decode(self, stream: Any) -> Iterator[Any]:
+        """Yield frames converted to planar float."""
         import av
 
         resampler = av.AudioResampler(format="fltp")
@@ -108,10 +108,10 @@ class BlockDecoder:
 
 
 class _Sink:
-    """One stream on its way into one array, which is made for the declared length and grows if there is more."""
+    """Collects one stream in an array, which is allocated for the declared length and grows if needed."""
 
     def __init__(self, stream: Any) -> None:
-        # Rate and channels are those of the first frame: of some AAC the container tells half of them.
+        # Set by the first frame, because for some AAC files the container declares half the rate or channels.
         self._sample_rate = 0
         self._declared_seconds = float(stream.duration * stream.time_base) if stream.duration else 0.0
         self._samples = np.empty((0, 0), dtype=np.float32)
@@ -120,24 +120,26 @@ class _Sink:
         self._resampler: Any = None
 
     def finish(self) -> DecodedStream:
-        """What was taken; ValueError if it was nothing."""
+        """Return the collected stream; raise ValueError if it is empty."""
         if self._resampler is not None:
             self._append_converted(None)
         if not self._filled:
-            raise ValueError("a stream holds no samples")
+            raise ValueError("a stream contains no samples")
         samples = self._samples[:, : self._filled]
         if self._full_scale != 1.0:
             np.multiply(samples, self._full_scale, out=samples)
         return DecodedStream(samples=samples, sample_rate=self._sample_rate, declared_seconds=self._declared_seconds)
 
-    def take(self, frame: Any) -> None:
-        """Append a frame; ValueError for one of another rate or other channels than the first."""
+    def append(self, frame: Any) -> None:
+        """Append a frame; raise ValueError if its rate or channels differ from the first frame."""
         if not self._sample_rate:
             self._sample_rate = frame.sample_rate
             declared = round(self._declared_seconds * frame.sample_rate)
-            self._samples = np.empty((frame.layout.nb_channels, min(declared, _LONGEST) or 2**16), dtype=np.float32)
+            self._samples = np.empty(
+                (frame.layout.nb_channels, min(declared, _MAX_PREALLOCATED) or 2**16), dtype=np.float32
+            )
         if (frame.sample_rate, frame.layout.nb_channels) != (self._sample_rate, len(self._samples)):
-            raise ValueError("its rate or channels change on the way")
+            raise ValueError("its sample rate or channels change within the file")
         full_scale = _FULL_SCALE.get(frame.format.name)
         if full_scale is None:
             self._append_converted(frame)
@@ -163,27 +165,29 @@ class _Sink:
 
 
 def _opened(path: Path) -> Any:
-    """A container with at least one audio stream."""
-    # Here, because it takes half a second and most programs never need it.
+    """Open a container with at least one audio stream."""
+    # Imported here, because it takes half a second and is rarely needed.
     import av
 
     try:
         container = av.open(f"file:{path}", metadata_errors="ignore")
     except (av.FFmpegError, OSError, ValueError) as problem:
-        raise NotAudioError(f"{path}: ffmpeg cannot read it ({_told(problem)}); fetch or export it again") from problem
+        raise NotAudioError(
+            f"{path}: ffmpeg cannot read it ({_message(problem)}); copy or export it again"
+        ) from problem
     if not container.streams.audio:
         container.close()
-        raise NotAudioError(f"{path}: ffmpeg finds no audio in it; fetch or export it again")
+        raise NotAudioError(f"{path}: ffmpeg finds no audio in it; copy or export it again")
     return container
 
 
 def _is_lenient(container: Any) -> bool:
-    """Whether damage is passed over: of an mp3, in which tags and the rests of others are usual, as players do."""
+    """Return whether damaged packets are skipped: in mp3, where misplaced tags are common and players skip them too."""
     return bool(container.format.name == "mp3")
 
 
 def _frames(packet: Any, *, lenient: bool) -> list[Any]:
-    """The frames of a packet; av.FFmpegError or ValueError for one that the container or the decoder calls damaged."""
+    """Return the frames of a packet; raise av.FFmpegError or ValueError if the container or decoder reports damage."""
     import av
 
     try:
@@ -198,8 +202,8 @@ def _frames(packet: Any, *, lenient: bool) -> list[Any]:
 
 
 def _undecodable(path: Path, problem: Exception) -> AudioError:
-    return AudioError(f"{path}: ffmpeg cannot decode it ({_told(problem)}); fetch or export it again")
+    return AudioError(f"{path}: ffmpeg cannot decode it ({_message(problem)}); copy or export it again")
 
 
-def _told(problem: Exception) -> str:
+def _message(problem: Exception) -> str:
     return getattr(problem, "strerror", None) or str(problem) or type(problem).__name__

@@ -1,4 +1,4 @@
-"""Spectrograms as pictures: pixels for TensorBoard, small PNG images inside a page."""
+"""Spectrogram images: pixels for TensorBoard, small PNGs for HTML reports."""
 
 import base64
 import io
@@ -15,38 +15,38 @@ _WIDTH, _HEIGHT = 720, 128
 _LOWEST_HZ, _HIGHEST_HZ = 50.0, 16000.0
 _RANGE_DB = 75.0
 _WINDOW_SECONDS = 0.046
-# So few make small files, and no more are missed.
+# Few enough for small files, without visible steps.
 _SHADES = 64
 _PALETTE = matplotlib.colormaps["magma"](np.linspace(0, 1, _SHADES), bytes=True)[:, :3]
 
 
 def spectrogram_pixels(signals: Mapping[str, Samples], sample_rate: int) -> dict[str, NDArray[np.uint8]]:
-    """The same pictures as pixels `(height, width, 3)`."""
+    """Return spectrograms as pixels `(height, width, 3)`; see `spectrogram_images`."""
     return {name: _PALETTE[shades] for name, shades in _shades(signals, sample_rate).items()}
 
 
 def spectrogram_images(signals: Mapping[str, Samples], sample_rate: int) -> dict[str, str]:
-    """A data URI for each signal `(time,)`: time to the right, frequency upwards on a logarithmic scale.
+    """Return a PNG data URI for each signal `(time,)`, with a logarithmic frequency axis.
 
-    All have one scale of 75 dB below the loudest point of any of them.
+    All have the same scale of 75 dB below the loudest point of any of them.
     """
     return {name: _data_uri(shades) for name, shades in _shades(signals, sample_rate).items()}
 
 
 def highest_hz(sample_rate: int) -> float:
-    """The frequency of the images' upper edge."""
+    """Return the frequency at the upper edge of the images."""
     return min(_HIGHEST_HZ, sample_rate / 2)
 
 
 def frequency_marks(sample_rate: int) -> list[tuple[str, float]]:
-    """Names of frequencies, and how far up they lie, from 0 to 1."""
+    """Return labels of frequencies and their heights, from 0 to 1."""
     top = highest_hz(sample_rate)
     names = {100.0: "100 Hz", 1000.0: "1 kHz", 10000.0: "10 kHz"}
     return [(name, float(np.log(hz / _LOWEST_HZ) / np.log(top / _LOWEST_HZ))) for hz, name in names.items() if hz < top]
 
 
 def _power(samples: Samples, sample_rate: int) -> NDArray[np.float64]:
-    """Power `(rows, columns)`, the highest frequency first; the largest of all that falls on a row."""
+    """Return power `(rows, columns)`, highest frequency first; each row has the maximum over its bins."""
     size = 1 << round(np.log2(_WINDOW_SECONDS * sample_rate))
     padded = np.pad(samples, (size // 2, size))
     starts = np.linspace(0, max(len(samples) - 1, 0), _WIDTH).astype(int)
@@ -61,7 +61,7 @@ def _power(samples: Samples, sample_rate: int) -> NDArray[np.float64]:
 
 
 def _shades(signals: Mapping[str, Samples], sample_rate: int) -> dict[str, NDArray[np.uint8]]:
-    """Numbers of colours `(rows, columns)`."""
+    """Return palette indices `(rows, columns)`."""
     powers = {name: _power(samples, sample_rate) for name, samples in signals.items()}
     loudest = max((float(power.max(initial=0.0)) for power in powers.values()), default=0.0) or 1.0
     decibels = {name: 10 * np.log10(np.maximum(power / loudest, 1e-12)) for name, power in powers.items()}

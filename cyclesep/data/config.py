@@ -1,4 +1,4 @@
-"""Configuration of the job `ingest`."""
+"""Settings of the job `ingest`."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -10,10 +10,10 @@ from cyclesep.data.corpora.config import CorpusConfig
 
 @dataclass(frozen=True, kw_only=True)
 class IngestConfig:
-    """Which music to convert to which shards."""
+    """Conversion of music to shards."""
 
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
-    """Which music."""
+    """The music to convert."""
     output: str
     """Where to write shards: s3://bucket/prefix or a folder; on a cluster a folder that all machines share."""
     sample_rate: Annotated[int, Ge(4000), Le(192000)] = 44100

@@ -1,4 +1,4 @@
-"""Music to shards on a Ray cluster: one task per track; what is finished stays finished when the run is interrupted."""
+"""Convert music to shards on a Ray cluster, one task per track; finished tracks are kept if the run is interrupted."""
 
 import time
 from collections import Counter
@@ -26,13 +26,13 @@ from cyclesep.data.shards.writing import write_track
 from cyclesep.errors import AudioError, CorpusError, CyclesepError, StorageError
 from cyclesep.storage.uri import display_path
 
-# A mixture that differs from the sum of its stems by more is told; AAC alone stays below.
+# A mixture that differs more from the sum of its stems causes a warning; AAC alone stays below.
 RESIDUAL_DB = -20.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class FailedTrack:
-    """A track that is not in the corpus, and why."""
+    """A track that could not be ingested, with the reason."""
 
     track_id: str
     reason: str
@@ -40,26 +40,26 @@ class FailedTrack:
 
 @dataclass(frozen=True, kw_only=True)
 class IngestReport:
-    """What one ingest did."""
+    """Result of an ingest."""
 
     output: str
-    """Where the corpus lies: an absolute path, or s3://bucket/prefix."""
+    """Location of the corpus: an absolute path, or s3://bucket/prefix."""
     manifest: ShardManifest
     num_ingested: int
     """Tracks that this run wrote."""
-    num_kept: int
+    num_unchanged: int
     """Tracks that an earlier run had finished."""
     failed: tuple[FailedTrack, ...]
     seconds: float
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is odd about tracks that are in the corpus, then about all of them together, one line each."""
+        """Warnings about individual tracks, then about the corpus, one line each."""
         of_tracks = [f"{track.track_id}: {warning}" for track in self.manifest.tracks for warning in track.warnings]
-        return (*of_tracks, *_odd_together(self.manifest))
+        return (*of_tracks, *_corpus_warnings(self.manifest))
 
     def summary(self) -> str:
-        """A few lines for a person: what is there, what was odd, what failed and why."""
+        """Return a summary for the terminal: size, warnings and failed tracks."""
         counts = ", ".join(f"{len(self.manifest.split(split))} {split}" for split in ("train", "valid", "test"))
         lines = [
             f"{display_path(self.output)}: {len(self.manifest.tracks)} tracks ({counts}), "
@@ -67,9 +67,9 @@ class IngestReport:
             f"{self.manifest.channels} channels, stems {', '.join(self.manifest.stems)}"
         ]
         if self.num_ingested or self.failed:
-            lines.append(f"ingested {self.num_ingested}, kept {self.num_kept}, in {self.seconds:.1f} s")
+            lines.append(f"{self.num_ingested} new, {self.num_unchanged} unchanged, in {self.seconds:.1f} s")
         else:
-            lines.append("everything was ingested before; nothing to do")
+            lines.append("all tracks were already ingested; nothing to do")
         lines += [f"warning: {warning}" for warning in self.warnings]
         lines += [f"failed: {failure.track_id}: {failure.reason}" for failure in self.failed]
         return "\n".join(lines)
@@ -78,45 +78,45 @@ class IngestReport:
 def ingest(config: IngestConfig, tracks: Sequence[Track] | None = None) -> IngestReport:
     """Write the shards of a corpus, the manifest last; Ray must be running.
 
-    `tracks` are those of `config.corpus` if they were looked for before. Tracks that fail are named in the report and
-    the others go on. Raises CorpusError if there is no music, if no track could be ingested, or if the output holds a
-    corpus of other settings or is being ingested into; StorageError if it cannot be written.
+    `tracks` are those of `config.corpus`, if they are already known. The report lists failed tracks; all others are
+    ingested. Raises CorpusError if there is no music, if no track could be ingested, if the output contains a corpus
+    with other settings, or if another ingest is writing to it; StorageError if the output cannot be written.
     """
     started = time.monotonic()
     tracks = find_tracks(config.corpus) if tracks is None else tracks
     output = open_output(config.output)
-    with output.only_ingest() as refuse_others:
+    with output.exclusive_lock() as check_lock:
         output.create_or_resume(_settings_of(config))
         wanted = {_file_stem(track, config): track for track in tracks}
-        kept = output.finished(wanted)
-        served = output.served()
-        output.remove_leftovers([*kept.values(), *served])
-        todo = {stem: track for stem, track in wanted.items() if stem not in kept}
-        outcomes = list(_ingest_all(todo, config, output, num_kept=len(kept)))
+        finished = output.finished(wanted)
+        published = output.published_tracks()
+        output.remove_leftovers([*finished.values(), *published])
+        todo = {stem: track for stem, track in wanted.items() if stem not in finished}
+        outcomes = list(_ingest_all(todo, config, output, num_unchanged=len(finished)))
         ingested = [outcome for outcome in outcomes if isinstance(outcome, TrackRecord)]
         failed = [outcome for outcome in outcomes if isinstance(outcome, FailedTrack)]
-        if not ingested and not kept:
+        if not ingested and not finished:
             more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
             raise CorpusError(
                 f"none of {len(tracks)} tracks could be ingested; {failed[0].track_id}: {failed[0].reason}{more}"
             )
-        manifest = make_manifest([*kept.values(), *ingested])
-        refuse_others()
-        if manifest.tracks != served:
-            write_manifest(output.place, manifest)
+        manifest = make_manifest([*finished.values(), *ingested])
+        check_lock()
+        if manifest.tracks != published:
+            write_manifest(output.uri, manifest)
         output.remove_leftovers(manifest.tracks)
     return IngestReport(
-        output=output.place,
+        output=output.uri,
         manifest=manifest,
         num_ingested=len(ingested),
-        num_kept=len(kept),
+        num_unchanged=len(finished),
         failed=tuple(sorted(failed, key=lambda failure: failure.track_id)),
         seconds=time.monotonic() - started,
     )
 
 
 def ingest_track(track: Track, config: IngestConfig, output: Output) -> TrackRecord | FailedTrack:
-    """Read, prepare and write one track; the body of a Ray task. Raises StorageError, which no other track survives."""
+    """Read, prepare and write one track, in a Ray task. Raises StorageError, which ends the whole ingest."""
     fingerprint = track.fingerprint()
     try:
         prepared = prepare(track.read(), sample_rate=config.sample_rate, channels=config.channels)
@@ -136,18 +136,18 @@ def ingest_track(track: Track, config: IngestConfig, output: Output) -> TrackRec
             fingerprint=fingerprint,
         )
         if record.residual_db is not None and record.residual_db > RESIDUAL_DB:
-            told = f"the mixture is not the sum of the stems, the residual is {record.residual_db:.1f} dB"
-            record = replace(record, warnings=(*record.warnings, told))
-        output.keep(record, folder)
+            warning = f"the mixture is not the sum of the stems, the residual is {record.residual_db:.1f} dB"
+            record = replace(record, warnings=(*record.warnings, warning))
+        output.commit(record, folder)
     return record
 
 
 def _ingest_all(
-    tracks: Mapping[str, Track], config: IngestConfig, output: Output, *, num_kept: int
+    tracks: Mapping[str, Track], config: IngestConfig, output: Output, *, num_unchanged: int
 ) -> Iterator[TrackRecord | FailedTrack]:
-    """Outcomes as they come, shown on a progress bar on stderr."""
+    """Yield results as tasks finish, with a progress bar on stderr."""
     with LiveBar() as progress:
-        bar = progress.add_task("ingest", total=num_kept + len(tracks), completed=num_kept)
+        bar = progress.add_task("ingest", total=num_unchanged + len(tracks), completed=num_unchanged)
         num_failed = 0
         for outcome in _outcomes(tracks.values(), config, output):
             num_failed += isinstance(outcome, FailedTrack)
@@ -161,8 +161,8 @@ def _outcomes(tracks: Iterable[Track], config: IngestConfig, output: Output) -> 
     running: dict[Any, Track] = {}
     try:
         while True:
-            # Twice the cores, of which there may be more by now: the next task is at hand when one ends, and memory is
-            # only used by those that run.
+            # Twice the cores (whose number can change), so that the next task is queued when one ends; only running
+            # tasks use memory.
             limit = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
             for track in islice(waiting, max(0, limit - len(running))):
                 running[task.remote(track, config, output)] = track
@@ -217,17 +217,17 @@ def _file_stem(track: Track, config: IngestConfig) -> str:
     )
 
 
-def _odd_together(manifest: ShardManifest) -> Iterator[str]:
+def _corpus_warnings(manifest: ShardManifest) -> Iterator[str]:
     counts = Counter(stem for track in manifest.tracks for stem in track.stems)
     alike: dict[str, list[str]] = {}
     for stem in manifest.stems:
         alike.setdefault(stem.casefold(), []).append(stem)
     for names in alike.values():
         if len(names) > 1:
-            told = " and ".join(f"{name} ({counts[name]} tracks)" for name in names)
-            yield f"stems {told} differ in case only and count as different; name the files alike and ingest again"
+            listed = " and ".join(f"{name} ({counts[name]} tracks)" for name in names)
+            yield f"stems {listed} differ in case only and are different stems; rename the files and ingest again"
     if manifest.split("train") and not manifest.split("valid"):
         yield (
-            "no track is in the valid split, so a training will not be validated; divide the tracks yourself "
-            "(sub-folders train, valid and test), or add some"
+            "no track is in the valid split, so training runs without validation; add tracks, or divide them yourself "
+            "into sub-folders train, valid and test"
         )

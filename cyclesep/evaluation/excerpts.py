@@ -15,8 +15,8 @@ import soundfile
 from numpy.typing import NDArray
 
 from cyclesep.audio.audio_io import Samples, Waveform, common_pcm16_gain, to_pcm16
+from cyclesep.audio.stem_names import ACCOMPANIMENT, MIXTURE, VOCALS
 from cyclesep.errors import StorageError
-from cyclesep.metrics.track_score import ACCOMPANIMENT, MIXTURE, VOCALS
 from cyclesep.storage.path import StoragePath
 
 EXCERPTS = "excerpts"

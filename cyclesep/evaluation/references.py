@@ -11,9 +11,10 @@ from typing import Protocol
 import numpy as np
 
 from cyclesep.audio.audio_io import Samples, Waveform
+from cyclesep.audio.stem_names import MIXTURE
 from cyclesep.data.corpora.corpus import Track, find_tracks
 from cyclesep.data.preprocess import prepare
-from cyclesep.data.shards.manifest import MIXTURE, TrackRecord, make_manifest
+from cyclesep.data.shards.manifest import TrackRecord, make_manifest
 from cyclesep.data.shards.mmap_cache import close_idle
 from cyclesep.data.shards.reading import ShardReader
 from cyclesep.errors import ConfigError, CorpusError

@@ -13,15 +13,14 @@ from typing_extensions import override
 
 from cyclesep.audio import audio_io
 from cyclesep.audio.audio_io import Waveform
+from cyclesep.audio.stem_names import ACCOMPANIMENT, MIXTURE
 from cyclesep.checkpoints.loaded_separator import load_separator
 from cyclesep.checkpoints.metadata import CONFIG_FILE, read_metadata
-from cyclesep.data.shards.manifest import MIXTURE
 from cyclesep.errors import ConfigError, ScoringError
 from cyclesep.evaluation.config import EvaluateConfig, Oracle
 from cyclesep.evaluation.references import ReferenceTrack
 from cyclesep.inference.config import SeparationConfig
 from cyclesep.metrics import oracles
-from cyclesep.metrics.track_score import ACCOMPANIMENT
 from cyclesep.storage.atomic_io import as_name
 from cyclesep.storage.path import StoragePath
 from cyclesep.storage.uri import absolute_uri, is_remote

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from cyclesep.audio.audio_io import Waveform, from_pcm16, pcm16_gain, to_pcm16, write_wav
+from cyclesep.audio.stem_names import MIXTURE
 from cyclesep.checkpoints.loaded_separator import LoadedSeparator, load_separator
-from cyclesep.data.shards.manifest import MIXTURE
 from cyclesep.errors import CyclesepError
 from cyclesep.evaluation.excerpts import make_excerpt
 from cyclesep.evaluation.references import ReferenceTrack, digest_of

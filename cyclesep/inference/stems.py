@@ -5,11 +5,10 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from cyclesep.audio.audio_io import Samples, Waveform
+from cyclesep.audio.stem_names import ACCOMPANIMENT
 from cyclesep.errors import ConfigError
 from cyclesep.inference.chunked_inference import SeparatorLike, separate_blocks
 from cyclesep.inference.config import SeparationConfig
-
-ACCOMPANIMENT = "accompaniment"
 
 
 def separate_waveform(

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclesep.audio.audio_io import Waveform
+from cyclesep.audio.stem_names import ACCOMPANIMENT, VOCALS
 from cyclesep.errors import ScoringError
 from cyclesep.metrics.bss_eval import Mode
-from cyclesep.metrics.track_score import ACCOMPANIMENT, VOCALS, TrackScore, score_track
+from cyclesep.metrics.track_score import TrackScore, score_track
 from cyclesep.storage.atomic_io import as_name, write_text
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ import scipy.signal
 from numpy.typing import NDArray
 
 from cyclesep.audio.audio_io import Samples, Waveform
+from cyclesep.audio.stem_names import ACCOMPANIMENT, MIXTURE
 from cyclesep.errors import ScoringError
-from cyclesep.metrics.track_score import ACCOMPANIMENT, MIXTURE
 
 OracleMask = Literal["IRM1", "IRM2", "IBM", "MWF"]
 Spectrogram = NDArray[np.complexfloating]

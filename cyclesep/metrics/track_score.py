@@ -7,13 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cyclesep.audio.audio_io import PCM16_SCALE, Waveform
+from cyclesep.audio.stem_names import ACCOMPANIMENT, MIXTURE, VOCALS
 from cyclesep.errors import ScoringError
 from cyclesep.metrics.bss_eval import Mode, Scores, score_sources
 from cyclesep.metrics.sources import Array, Pairing, Sources, require_finite
 
-MIXTURE = "mixture"
-VOCALS = "vocals"
-ACCOMPANIMENT = "accompaniment"
 FRAME_METRICS = ("SDR", "ISR", "SIR", "SAR")
 TRACK_METRICS = ("SI-SDR", "uSDR")
 

@@ -12,6 +12,7 @@ import soundfile
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cyclesep.audio.audio_io import Samples
+from cyclesep.audio.stem_names import MIXTURE
 from cyclesep.checkpoints.run_folder import RunFolder
 from cyclesep.errors import StorageError
 from cyclesep.evaluation.excerpts import Excerpt
@@ -91,7 +92,7 @@ def _decode(encoded: bytes) -> tuple[Samples, int]:
 
 def _excerpt(name: str, signals: dict[str, tuple[Samples, int]], system: str) -> Excerpt:
     targets = [signal.removesuffix(".estimate") for signal in signals if signal.endswith(".estimate")]
-    mixture, sample_rate = signals["mixture"]
+    mixture, sample_rate = signals[MIXTURE]
     return Excerpt(
         system=system,
         track_id=name,

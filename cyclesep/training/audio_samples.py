@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cyclesep.audio.audio_io import Samples
 from cyclesep.audio.spectrogram_image import spectrogram_pixels
+from cyclesep.audio.stem_names import MIXTURE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ def audio_samples(
     for index, (mixture, references) in enumerate(zip(mixtures, targets, strict=True)):
         with torch.no_grad():
             estimates = separator(mixture[None].to(device))[0].cpu()
-        waveforms = {"mixture": mixture}
+        waveforms = {MIXTURE: mixture}
         for name, estimate, reference in zip(names, estimates, references, strict=True):
             waveforms |= {f"{name}-estimate": estimate, f"{name}-reference": reference}
         signals = {name: waveform.mean(0).numpy() for name, waveform in waveforms.items()}

@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 
 import ray
 
+from cyclesep.audio.stem_names import MIXTURE
 from cyclesep.checkpoints.metadata import CONFIG_FILE, read_metadata
 from cyclesep.checkpoints.run_folder import RunFolder, find_checkpoint, resolve_folder
 from cyclesep.config import settings
 from cyclesep.config.nesting import flatten
-from cyclesep.data.crops.pairing import validation_layout
-from cyclesep.data.shards.manifest import MIXTURE
+from cyclesep.data.crops.pairing import validation_sampler
 from cyclesep.data.shards.reading import ShardReader
 from cyclesep.errors import ConfigError
 from cyclesep.storage.path import StoragePath
@@ -148,7 +148,7 @@ def warn_without_validation(config: TrainConfig, reader: ShardReader) -> None:
     """Log a warning if the valid split has no track with the targets."""
     num_samples = round(config.crops.crop_seconds * reader.manifest.sample_rate)
     valid = reader.manifest.split("valid")
-    if validation_layout(valid, config.crops, targets=config.targets, num_samples=num_samples) is None:
+    if validation_sampler(valid, config.crops, targets=config.targets, num_samples=num_samples) is None:
         _log.warning(
             "%s: no track of the valid split has references for %s, so there is no validation and the last checkpoint "
             "counts as the best; to validate, ingest some tracks with stems into the valid split",

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from cyclesep.audio.stem_names import MIXTURE
 from cyclesep.checkpoints.loaded_separator import load_separator
 from cyclesep.config import settings
 from cyclesep.data.crops.config import CropConfig
 from cyclesep.data.crops.dataset import validation_crops
-from cyclesep.data.shards.manifest import MIXTURE
 from cyclesep.data.shards.reading import ShardReader
 from cyclesep.errors import ConfigError
 from cyclesep.storage.path import StoragePath

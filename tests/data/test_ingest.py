@@ -25,14 +25,14 @@ from cyclesep.data.shards.manifest import MANIFEST_NAME
 from cyclesep.data.shards.reading import ShardReader
 from cyclesep.data.shards.verification import verify
 from cyclesep.errors import CorpusError, ShardError, StorageError
-from tests.support.ingest import ingest_config, write_noise, write_songs
+from tests.support.ingest_helpers import ingest_config, write_noise, write_songs
 from tests.support.paths import CHECKOUT
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 def state_of(folder: Path) -> dict[str, tuple[int, int]]:
-    """Inode and time of change of each file but the lock: what a run left alone stays equal."""
+    """Return inode and modification time of each file except the lock; unchanged files keep both."""
     return {
         path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.iterdir() if path.suffix != ".lock"
     }
@@ -43,7 +43,7 @@ def songs(tmp_path):
     return write_songs(tmp_path / "songs")
 
 
-def test_shards_hold_what_preparation_made_of_mixed_rates_channels_and_formats(tmp_path):
+def test_shards_contain_preprocessed_audio_of_mixed_rates_channels_and_formats(tmp_path):
     song = tmp_path / "songs" / "one"
     write_noise(song / "vocals.flac", seed=1, rate=44100, channels=2)
     write_noise(song / "bass.wav", 0.25, seed=2, rate=22050)
@@ -65,7 +65,7 @@ def test_shards_hold_what_preparation_made_of_mixed_rates_channels_and_formats(t
     verify(tmp_path / "out")
 
 
-def test_the_real_excerpt_is_ingested_as_a_test_track_with_its_residual(tmp_path):
+def test_musdb18_excerpt_is_a_test_track_with_its_residual(tmp_path):
     corpus = CorpusConfig(kind="musdb18", path=stempeg.example_stem_path())
     report = ingest(IngestConfig(corpus=corpus, output=str(tmp_path / "out")))
     (track,) = report.manifest.tracks
@@ -75,7 +75,7 @@ def test_the_real_excerpt_is_ingested_as_a_test_track_with_its_residual(tmp_path
     assert "1 tracks (0 train, 0 valid, 1 test)" in report.summary()
 
 
-def test_unpaired_recordings_stay_tracks_of_one_stem(tmp_path):
+def test_unpaired_recordings_are_tracks_with_one_stem(tmp_path):
     write_noise(tmp_path / "piano" / "1.wav")
     write_noise(tmp_path / "rest" / "1.wav", channels=2)
     paths = {"target_path": str(tmp_path / "piano"), "background_path": str(tmp_path / "rest")}
@@ -85,7 +85,7 @@ def test_unpaired_recordings_stay_tracks_of_one_stem(tmp_path):
     assert report.manifest.stems == ("mixture", "piano")
 
 
-def test_bad_tracks_are_named_with_their_reason_and_the_others_go_on(tmp_path, songs):
+def test_failed_tracks_are_listed_with_reasons_and_others_are_ingested(tmp_path, songs):
     (songs / "b" / "drums.wav").write_text("not audio")
     (songs / "empty").mkdir()
     soundfile.write(songs / "c" / "drums.wav", np.array([0.1, np.nan] * 2000), 8000, subtype="FLOAT")
@@ -93,14 +93,14 @@ def test_bad_tracks_are_named_with_their_reason_and_the_others_go_on(tmp_path, s
     report = ingest(ingest_config(songs, tmp_path / "out"))
     reasons = {failure.track_id: failure.reason for failure in report.failed}
     assert list(reasons) == ["b", "c", "empty", "short"]
-    for name, told in {"b": "neither libsndfile", "c": "NaN", "empty": "no audio files", "short": "0.0004 s"}.items():
-        assert told in reasons[name]
+    for name, reason in {"b": "neither libsndfile", "c": "NaN", "empty": "no audio files", "short": "0.0004 s"}.items():
+        assert reason in reasons[name]
         assert f"failed: {name}: {reasons[name]}" in report.summary().splitlines()
     assert [track.track_id for track in ShardReader(tmp_path / "out").manifest.tracks] == ["a"]
     verify(tmp_path / "out")
 
 
-def test_what_is_odd_about_the_corpus_as_a_whole_is_told(tmp_path):
+def test_warnings_about_the_corpus(tmp_path):
     for number in range(3):
         write_noise(tmp_path / "songs" / "train" / f"{number}" / ("Vocals.wav" if number else "vocals.wav"))
         write_noise(tmp_path / "songs" / "train" / f"{number}" / "drums.wav", seed=1)
@@ -112,7 +112,7 @@ def test_what_is_odd_about_the_corpus_as_a_whole_is_told(tmp_path):
     assert "no track is in the valid" not in ingest(ingest_config(tmp_path / "songs", tmp_path / "out")).summary()
 
 
-def test_when_no_track_succeeds_nothing_is_left(tmp_path):
+def test_ingest_without_any_valid_track_leaves_no_files(tmp_path):
     (tmp_path / "songs" / "a").mkdir(parents=True)
     (tmp_path / "songs" / "a" / "vocals.wav").write_text("not audio")
     with pytest.raises(CorpusError, match=r"none of 1 tracks could be ingested; a: .*vocals\.wav: neither"):
@@ -122,31 +122,31 @@ def test_when_no_track_succeeds_nothing_is_left(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["songs"]
 
 
-def test_a_second_run_does_nothing_and_says_so(tmp_path, songs):
+def test_second_run_has_nothing_to_do(tmp_path, songs):
     first = ingest(ingest_config(songs, tmp_path / "out"))
     before = state_of(tmp_path / "out")
     second = ingest(ingest_config(songs, tmp_path / "out"))
-    assert (first.num_ingested, first.num_kept, second.num_ingested, second.num_kept) == (3, 0, 0, 3)
+    assert (first.num_ingested, first.num_unchanged, second.num_ingested, second.num_unchanged) == (3, 0, 0, 3)
     assert "nothing to do" in second.summary()
     assert "nothing to do" not in first.summary()
     assert state_of(tmp_path / "out") == before
 
 
-def test_only_new_and_changed_tracks_are_redone_and_removed_ones_go(tmp_path, songs):
+def test_only_new_and_changed_tracks_are_converted_and_removed_ones_deleted(tmp_path, songs):
     ingest(ingest_config(songs, tmp_path / "out"))
     before = state_of(tmp_path / "out")
     write_songs(songs, "abcd"[3:])
     write_noise(songs / "b" / "vocals.wav", 0.6)
     shutil.rmtree(songs / "c")
     report = ingest(ingest_config(songs, tmp_path / "out"))
-    assert (report.num_ingested, report.num_kept) == (2, 1)
+    assert (report.num_ingested, report.num_unchanged) == (2, 1)
     after = state_of(tmp_path / "out")
     assert {name[0] for name in after if name in before and before[name] == after[name]} == {"a", "i"}
     assert sorted(name[0] for name in after if name.endswith(".lmdb")) == ["a", "b", "d"]
     assert [track.track_id for track in verify(tmp_path / "out").tracks] == ["a", "b", "d"]
 
 
-def test_other_settings_or_other_music_are_refused_with_both_values(tmp_path, songs):
+def test_error_for_other_settings_or_music_has_both_values(tmp_path, songs):
     ingest(ingest_config(songs, tmp_path / "out"))
     before = state_of(tmp_path / "out")
     with pytest.raises(
@@ -158,7 +158,7 @@ def test_other_settings_or_other_music_are_refused_with_both_values(tmp_path, so
     assert state_of(tmp_path / "out") == before
 
 
-def test_two_ingests_of_equal_music_give_one_digest(tmp_path, songs):
+def test_ingests_of_equal_music_have_equal_digests(tmp_path, songs):
     one, two = (ingest(ingest_config(songs, tmp_path / name)).manifest for name in ("one", "two"))
     assert one == two
     assert (tmp_path / "one" / MANIFEST_NAME).read_bytes() == (tmp_path / "two" / MANIFEST_NAME).read_bytes()
@@ -167,15 +167,15 @@ def test_two_ingests_of_equal_music_give_one_digest(tmp_path, songs):
     assert three.digest == one.digest
 
 
-def test_a_second_ingest_into_a_folder_in_use_is_refused(tmp_path, songs):
+def test_concurrent_ingest_to_a_folder_is_an_error(tmp_path, songs):
     folder = tmp_path / "out"
-    with open_output(str(folder)).only_ingest(), pytest.raises(CorpusError, match="another ingest is writing there"):
+    with open_output(str(folder)).exclusive_lock(), pytest.raises(CorpusError, match="another ingest is writing there"):
         ingest(ingest_config(songs, folder))
     assert not folder.exists()
     assert ingest(ingest_config(songs, folder)).num_ingested == 3
 
 
-def test_leftovers_of_an_interrupted_run_go_and_other_peoples_files_stay(tmp_path, songs):
+def test_leftovers_of_an_interrupted_run_are_deleted_and_unrelated_files_kept(tmp_path, songs):
     folder = tmp_path / "out"
     ingest(ingest_config(songs, folder))
     (folder / MANIFEST_NAME).unlink()
@@ -186,23 +186,23 @@ def test_leftovers_of_an_interrupted_run_go_and_other_peoples_files_stay(tmp_pat
     ]
     for name in [*leftovers, "README.txt"]:
         (folder / name).write_text("x")
-    with pytest.raises(ShardError, match=r"no manifest\.json"):
+    with pytest.raises(ShardError, match=r"manifest\.json not found"):
         ShardReader(folder)
     report = ingest(ingest_config(songs, folder))
-    assert (report.num_ingested, report.num_kept) == (0, 3)
+    assert (report.num_ingested, report.num_unchanged) == (0, 3)
     assert not any((folder / name).exists() for name in leftovers)
     assert (folder / "README.txt").exists()
     verify(folder)
 
 
-def test_a_damaged_shard_or_record_is_redone_alone_as_the_errors_promise(tmp_path, songs):
+def test_only_tracks_with_a_damaged_shard_or_record_are_converted_again(tmp_path, songs):
     folder = tmp_path / "out"
     manifest = ingest(ingest_config(songs, folder)).manifest
     (folder / manifest.tracks[0].shards[0].name).unlink()
     next(folder.glob("b-*.track.json")).write_text("{}")
     (folder / MANIFEST_NAME).write_text("{}")
     report = ingest(ingest_config(songs, folder))
-    assert (report.num_ingested, report.num_kept) == (2, 1)
+    assert (report.num_ingested, report.num_unchanged) == (2, 1)
     assert verify(folder) == manifest
 
 
@@ -210,7 +210,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 sys.path[:0] = [{tests!r}]
-from tests.support.ingest import ingest_config
+from tests.support.ingest_helpers import ingest_config
 from cyclesep.cluster.connect import connect
 from cyclesep.data.ingest import ingest
 with connect(num_cpus=2):
@@ -218,13 +218,13 @@ with connect(num_cpus=2):
 """
 
 
-def test_a_killed_ingest_leaves_no_corpus_and_a_second_run_keeps_what_was_finished(tmp_path):
+def test_killed_ingest_publishes_no_corpus_and_can_be_resumed(tmp_path):
     songs, folder = tmp_path / "songs", tmp_path / "out"
     for seed in range(24):
         write_noise(songs / f"song {seed}" / "vocals.wav", 60.0, seed=seed)
         write_noise(songs / f"song {seed}" / "drums.wav", 60.0, seed=100 + seed)
-    # Holds what the killed Ray leaves. Its name is short because Ray's sockets lie deep below it, in a folder named by
-    # the process's number: where a path exceeds 107 characters, Ray waits a minute for its dashboard.
+    # For files of the killed Ray cluster. Ray creates sockets in sub-folders, and if their paths exceed 107 characters,
+    # it waits a minute for its dashboard.
     short = tempfile.mkdtemp(prefix="k", dir="/tmp")
     script = SCRIPT.format(tests=str(CHECKOUT))
     process = subprocess.Popen(
@@ -240,36 +240,36 @@ def test_a_killed_ingest_leaves_no_corpus_and_a_second_run_keeps_what_was_finish
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        with pytest.raises(ShardError, match=r"holds no manifest\.json"):
+        with pytest.raises(ShardError, match=r"manifest\.json not found"):
             ShardReader(folder)
         report = ingest(ingest_config(songs, folder))
     finally:
         process.kill()
         shutil.rmtree(short, ignore_errors=True)
-    assert report.num_kept >= 3
-    assert report.num_kept + report.num_ingested == 24
+    assert report.num_unchanged >= 3
+    assert report.num_unchanged + report.num_ingested == 24
     assert len(verify(folder).tracks) == 24
     assert not list(folder.glob(".*.partial"))
 
 
-def test_a_place_that_cannot_be_written_is_a_storage_error(tmp_path, songs):
+def test_unwritable_output_is_a_storage_error(tmp_path, songs):
     (tmp_path / "file").write_text("x")
     with pytest.raises(StorageError, match="file/out: cannot be written"):
         ingest(ingest_config(songs, tmp_path / "file" / "out"))
 
 
-def test_a_full_disk_ends_the_ingest_and_other_accidents_only_the_track(songs):
+def test_full_disk_ends_the_ingest_and_other_errors_only_the_track(songs):
     (track, *_) = find_tracks(ingest_config(songs, songs).corpus)
 
     @ray.remote(max_retries=0)
-    def accident(kind):
+    def fail(kind):
         if kind == "death":
             os._exit(1)
         raise {"full": StorageError("x: cannot be written (full)"), "bug": ValueError("two\nlines")}[kind]
 
     with pytest.raises(StorageError, match=r"^x: cannot be written \(full\)$"):
-        ingest_module._outcome(accident.remote("full"), track)
-    assert ingest_module._outcome(accident.remote("bug"), track) == FailedTrack(
+        ingest_module._outcome(fail.remote("full"), track)
+    assert ingest_module._outcome(fail.remote("bug"), track) == FailedTrack(
         track_id="a", reason="ValueError: two lines"
     )
-    assert "its task died (WorkerCrashedError)" in ingest_module._outcome(accident.remote("death"), track).reason
+    assert "its task died (WorkerCrashedError)" in ingest_module._outcome(fail.remote("death"), track).reason

@@ -16,17 +16,17 @@ def waveform(seed: int, seconds: float = 1.0, channels: int = 1, sample_rate: in
     return Waveform(samples=samples.astype(np.float32), sample_rate=sample_rate)
 
 
-def test_rates_channels_and_lengths_become_one():
+def test_stems_get_equal_rates_channels_and_lengths():
     keys = waveform(1, channels=2, sample_rate=44100)
     sources = {"voice": waveform(0), "keys": keys, "bass": waveform(2, seconds=0.5)}
     prepared = prepare(sources, sample_rate=16000, channels=2)
     assert {stem.shape for stem in prepared.stems.values()} == {(2, 16000)}
     assert list(prepared.stems) == ["mixture", "voice", "keys", "bass"]
-    assert prepared.warnings == ("bass: padded, it ends 0.50 s before the longest stem",)
+    assert prepared.warnings == ("bass: padded, ends 0.50 s before the longest stem",)
     assert not prepared.stems["bass"][:, 8000:].any()
 
 
-def test_a_mixture_that_is_there_is_kept_and_a_single_stem_gets_none():
+def test_existing_mixture_is_kept_and_a_single_stem_gets_none():
     mixture = waveform(3)
     prepared = prepare({"voice": waveform(0), "mixture": mixture}, sample_rate=RATE, channels=1)
     np.testing.assert_array_equal(prepared.stems["mixture"], mixture.samples)
@@ -34,7 +34,7 @@ def test_a_mixture_that_is_there_is_kept_and_a_single_stem_gets_none():
 
 
 @pytest.mark.parametrize(("scale", "gain"), [(0.01, 1.0), (0.2, 2.0), (0.5, 4.0), (2.0, 16.0)])
-def test_the_stored_mixture_is_the_exact_sum_of_the_stored_stems(tmp_path, scale, gain):
+def test_stored_mixture_is_the_exact_sum_of_the_stored_stems(tmp_path, scale, gain):
     stems = {str(seed): np.clip(waveform(seed).samples * 10, -3.9, 3.9) * np.float32(scale) for seed in range(5)}
     stored = {"mixture": mix(stems), **stems}
     track = write_track(tmp_path, stored, track_id="a", split="train", sample_rate=RATE, segment_samples=1000)
@@ -44,29 +44,29 @@ def test_the_stored_mixture_is_the_exact_sum_of_the_stored_stems(tmp_path, scale
     np.testing.assert_array_equal(mixture, np.sum(others, axis=0))
 
 
-def test_a_silent_stem_is_told_and_a_silent_track_refused():
+def test_silent_stem_is_a_warning_and_a_silent_track_an_error():
     silence = Waveform(samples=np.zeros((1, RATE), np.float32), sample_rate=RATE)
-    assert prepare({"a": waveform(0), "b": silence}, sample_rate=RATE, channels=1).warnings == ("b: silent throughout",)
-    with pytest.raises(AudioError, match="silent throughout; leave it out"):
+    assert prepare({"a": waveform(0), "b": silence}, sample_rate=RATE, channels=1).warnings == ("b: completely silent",)
+    with pytest.raises(AudioError, match="completely silent; exclude it"):
         prepare({"a": silence, "b": silence}, sample_rate=RATE, channels=1)
 
 
-def test_three_samples_are_not_a_track():
+def test_three_samples_are_too_short_for_a_track():
     with pytest.raises(AudioError, match=r"lasts 0\.0004 s"):
         prepare({"a": waveform(0, seconds=3 / RATE)}, sample_rate=RATE, channels=1)
 
 
-def test_six_channels_are_refused_with_a_remedy():
-    with pytest.raises(AudioError, match="cannot turn 6 channels into 2; mix"):
+def test_error_for_six_channels_has_a_remedy():
+    with pytest.raises(AudioError, match="cannot convert 6 channels to 2; mix"):
         prepare({"a": waveform(0, channels=6)}, sample_rate=RATE, channels=2)
 
 
-def test_clipping_is_counted_in_flat_tops_only():
+def test_only_flat_tops_count_as_clipping():
     tone = np.sin(np.arange(8000) * 0.05, dtype=np.float32)[None]
     assert count_clipped(tone) == 0
     clipped = np.clip(1.5 * tone, -1, 1)
     assert count_clipped(clipped) == int((np.abs(clipped) == 1).sum())
     assert count_clipped(clipped[:, :2]) == 0
-    told = prepare({"a": Waveform(samples=clipped, sample_rate=RATE)}, sample_rate=RATE, channels=1)
-    assert told.clipped_samples == count_clipped(clipped)
-    assert told.warnings == (f"a: {told.clipped_samples} clipped samples",)
+    prepared = prepare({"a": Waveform(samples=clipped, sample_rate=RATE)}, sample_rate=RATE, channels=1)
+    assert prepared.clipped_samples == count_clipped(clipped)
+    assert prepared.warnings == (f"a: {prepared.clipped_samples} clipped samples",)

@@ -189,9 +189,9 @@ STEMS, MUSDB = "corpus.kind=stems ", "corpus.kind=musdb18 "
         (MUSDB + "corpus.path={place}/bad/cut.stem.mp4", "none of 1 tracks could be ingested; cut: {place}/bad/cut"),
         (STEMS + "corpus.path={place}/corpora/text", "song: {place}/corpora/text/song/vocals.wav: neither libsndfile"),
         (STEMS + "corpus.path={place}/corpora/empty", "vocals.wav: neither libsndfile nor ffmpeg can read it as audio"),
-        (STEMS + "corpus.path={place}/corpora/no-samples", "vocals.wav: holds no samples"),
+        (STEMS + "corpus.path={place}/corpora/no-samples", "vocals.wav: contains no samples"),
         (STEMS + "corpus.path={place}/corpora/nan", "8000 samples are NaN or infinite, the first at 0.000 s"),
-        (STEMS + "corpus.path={place}/corpora/three", "song: lasts 0.0004 s; a track needs at least 0.1 s"),
+        (STEMS + "corpus.path={place}/corpora/three", "song: lasts 0.0004 s, the minimum is 0.1 s"),
         (STEMS + "corpus.path={place}/corpora/no-files", "song: holds no audio files"),
         (
             "corpus.kind=unpaired corpus.target_path={place}/songs corpus.background_path={place}/songs/a",
@@ -282,9 +282,9 @@ def test_mixed_rates_channels_and_formats_are_ingested(run: Callable[..., Outcom
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("shards={place}/nowhere", "{place}/nowhere: holds no manifest.json, so no ingest was finished here"),
-        ("shards={place}/nothing", "{place}/nothing: holds no manifest.json"),
-        ("shards={place}/no-manifest", "no-manifest: holds no manifest.json"),
+        ("shards={place}/nowhere", "{place}/nowhere: manifest.json not found, so no ingest was finished here"),
+        ("shards={place}/nothing", "{place}/nothing: manifest.json not found"),
+        ("shards={place}/no-manifest", "no-manifest: manifest.json not found"),
         ("shards={place}/bad-manifest", "manifest.json: damaged, it is not JSON; run the same ingest again"),
         ("shards={place}/no-lmdb", "cannot be read (No such file or directory)"),
         ("stepz=3", "stepz: unknown setting; did you mean steps?"),
@@ -330,7 +330,7 @@ def test_train_errors(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("{place}/nowhere.wav", "{place}/nowhere.wav: there is no such file; check the path"),
+        ("{place}/nowhere.wav", "{place}/nowhere.wav: file not found; check the path"),
         ("{place}/nothing", "inputs: {place}/nothing holds no audio files; give some"),
         ("{place}/nowhere/*.wav", "holds no audio files"),
         ("stems=[vocals]", "missing required argument: inputs"),
@@ -348,7 +348,7 @@ def test_train_errors(
         ("{song} output={place}/file", "cannot be written (Not a directory)"),
         ("{place}/bad/text.wav", "bad/text.wav: neither libsndfile nor ffmpeg can read it as audio"),
         ("{place}/bad/empty.wav", "bad/empty.wav: neither libsndfile nor ffmpeg can read it as audio"),
-        ("{place}/bad/no-samples.wav", "bad/no-samples.wav: holds no samples"),
+        ("{place}/bad/no-samples.wav", "bad/no-samples.wav: contains no samples"),
         ("{place}/bad/nan.wav", "8000 samples are NaN or infinite"),
         ("{place}/bad/cut.stem.mp4", "bad/cut.stem.mp4: neither libsndfile nor ffmpeg can read it"),
         *[("{song} " + words, message) for words, message in DAMAGED_SEPARATORS],
@@ -391,8 +391,8 @@ def test_invalid_files_in_a_folder_are_reported_and_the_valid_one_is_separated(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("shards={place}/nowhere", "{place}/nowhere: holds no manifest.json"),
-        ("shards={place}/no-manifest", "no-manifest: holds no manifest.json"),
+        ("shards={place}/nowhere", "{place}/nowhere: manifest.json not found"),
+        ("shards={place}/no-manifest", "no-manifest: manifest.json not found"),
         ("shards={place}/bad-manifest", "manifest.json: damaged, it is not JSON"),
         ("corpus.kind=stems", "shards, corpus: one of them holds the references; give one of them"),
         ("shards=null", "shards, corpus: one of them holds the references; give one of them"),

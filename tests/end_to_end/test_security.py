@@ -33,9 +33,9 @@ from cyclesep.metrics.track_score import TrackScore
 from cyclesep.storage.atomic_io import as_name, is_name
 from cyclesep.storage.path import StoragePath
 from cyclesep.training.config import TrainConfig
-from tests.data.shards.test_shards import write_corpus
 from tests.support.checkpoint_metadata import METADATA
 from tests.support.open_ports import listening
+from tests.support.shard_helpers import write_corpus
 
 UNSAFE_NAMES = ("../../escaped", "..", ".", "/etc/escaped", "a/../../../escaped", "", "\0escaped")
 
@@ -76,7 +76,7 @@ def test_a_config_cannot_execute_code(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"run\.yaml"):
         settings.load(TrainConfig, [tmp_path / "run.yaml"])
     with pytest.raises(ConfigError, match="name"):
-        settings.load(TrainConfig, words=[f"name=!!python/object/apply:os.mkdir ['{tmp_path}/made']"])
+        settings.load(TrainConfig, overrides=[f"name=!!python/object/apply:os.mkdir ['{tmp_path}/made']"])
     assert not (tmp_path / "made").exists()
 
 
@@ -94,11 +94,11 @@ def test_track_names_cannot_leave_their_folder(track_id: str, tmp_path: Path) ->
         results=Results(folder=StoragePath.of(tmp_path)), frame_seconds=1.0, save_estimates=True, save_excerpt=False,
     )  # fmt: skip
     for name in (task.museval_json, task.estimates_folder, f"parts/{task.key.scores_file}"):
-        folder, *parts = name.split("/")
-        assert folder in ("museval", "estimates", "parts")
+        kind, *parts = name.split("/")
+        assert kind in ("museval", "estimates", "parts")
         assert all(is_name(part) for part in parts), name
-    place = EstimateFolder(name="other", targets=(), folder=tmp_path)._place(track)
-    assert place.parent == tmp_path / "test"
+    folder = EstimateFolder(name="other", targets=(), folder=tmp_path)._track_folder(track)
+    assert folder.parent == tmp_path / "test"
     identity = {"split": "test", "fingerprint": "", "sample_rate": 1, "channels": 1, "segment_samples": 1}
     assert is_name(track_file_stem(track_id, **identity))
 
@@ -116,11 +116,11 @@ def test_a_museval_file_is_written_into_its_folder(track_id: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"stems": ("../../escaped",)}, "is no name"),
-        ({"stems": ("a/b",)}, "is no name"),
+        ({"stems": ("../../escaped",)}, "is not a valid name"),
+        ({"stems": ("a/b",)}, "is not a valid name"),
         ({"sha256": "../../../escaped"}, "has no SHA-256"),
-        ({"name": "../escaped.lmdb"}, "is none that ingest writes"),
-        ({"name": "/etc/escaped.lmdb"}, "is none that ingest writes"),
+        ({"name": "../escaped.lmdb"}, "shard name .* is invalid"),
+        ({"name": "/etc/escaped.lmdb"}, "shard name .* is invalid"),
     ],
 )
 def test_a_manifest_with_paths_outside_its_folder_raises(
@@ -167,14 +167,14 @@ def test_linked_track_folders_keep_their_own_names(tmp_path: Path) -> None:
 def test_a_checkpoint_with_a_path_as_target_raises(tmp_path: Path, target: str) -> None:
     progress = {"step": 1, "targets": [target], "sample_rate": 8000, "channels": 1}
     (tmp_path / METADATA_FILE).write_text(json.dumps(progress))
-    with pytest.raises(CheckpointError, match="is no name"):
+    with pytest.raises(CheckpointError, match="is not a valid name"):
         read_metadata(tmp_path)
 
 
 @pytest.mark.parametrize("best", ["../other", "/etc", "..", 3, None])
 def test_a_run_resolves_only_to_a_checkpoint_inside_it(tmp_path: Path, best: object) -> None:
     (tmp_path / RunFolder.RESULT).write_text(json.dumps({"best": best, "last": "step-1"}))
-    with pytest.raises(CheckpointError, match=r"run\.json: best is"):
+    with pytest.raises(CheckpointError, match=r"run\.json: best=.* is not the name of a checkpoint"):
         download_checkpoint(tmp_path)
 
 

@@ -362,7 +362,7 @@ def test_a_truncated_reference_gives_a_warning(four_stems: EvaluateConfig, caplo
     soundfile.write(drums, samples[: round(0.45 * rate)], rate)
     (track,) = find_references(four_stems)
     assert track.read()["drums"].seconds == 2.0
-    assert "A song: reference drums: padded, it ends 1.55 s before the longest stem" in caplog.text
+    assert "A song: reference drums: padded, ends 1.55 s before the longest stem" in caplog.text
 
 
 def test_an_accompaniment_is_added_to_a_single_estimate_only(

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from cyclesep.audio.audio_io import Waveform
+from cyclesep.audio.stem_names import MIXTURE
 from cyclesep.checkpoints.loaded_separator import LoadedSeparator
-from cyclesep.data.shards.manifest import MIXTURE
 from cyclesep.errors import ClusterError, ConfigError
 from cyclesep.evaluation import actor_pool, scheduler, worker
 from cyclesep.evaluation.actor_pool import SeparatorPool

@@ -19,7 +19,7 @@ from cyclesep.data.config import IngestConfig
 from cyclesep.data.ingest import ingest
 from cyclesep.data.shards.reading import ShardReader
 from cyclesep.errors import ShardError
-from tests.support.ingest import corpus_digest, file_names, ingest_arguments, ingest_config, ingest_without_ray
+from tests.support.ingest_helpers import corpus_digest, file_names, ingest_arguments, ingest_config, ingest_without_ray
 
 
 def run(job: str, arguments: list[str]) -> tuple[int, str, list[str]]:
@@ -50,7 +50,11 @@ def full(disk: Path, config: IngestConfig) -> dict[str, Any]:
             result["reader"] = str(error).partition(";")[0]
         remount(disk, "size=16m")
         report = ingest(config)
-    result |= {"num_kept": report.num_kept, "num_ingested": report.num_ingested, "digest": corpus_digest(folder)}
+    result |= {
+        "num_unchanged": report.num_unchanged,
+        "num_ingested": report.num_ingested,
+        "digest": corpus_digest(folder),
+    }
     return result | {"partial_after": sorted(name for name in file_names(folder) if name.endswith(".partial"))}
 
 

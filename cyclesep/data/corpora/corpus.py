@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cyclesep.audio.audio_io import Waveform
+from cyclesep.audio.stem_names import ACCOMPANIMENT, MIXTURE
 from cyclesep.config.settings import to_dict
 from cyclesep.data.corpora import musdb18, stem_folders, unpaired
 from cyclesep.data.corpora.composer.track import synthetic_tracks
@@ -81,7 +82,7 @@ def _find(config: CorpusConfig) -> Sequence[Track]:
 
 
 def _unpaired_folders(config: CorpusConfig) -> dict[str, Path]:
-    others = {"mixtures": "mixture", "accompaniment": "accompaniment"}[config.background_type]
+    others = {"mixtures": MIXTURE, "accompaniment": ACCOMPANIMENT}[config.background_type]
     if config.target == others:
         raise ConfigError(
             f"corpus.target: {config.target!r} is what the others are called; name the target for what it is"

@@ -89,7 +89,7 @@ def _complete(stream: DecodedStream, *, name: str) -> Waveform:
         raise AudioError(
             f"{name}: ends at {waveform.seconds:.2f} s of {stream.declared_seconds:.2f} s; fetch the file again"
         )
-    return audio_io.checked(waveform, name=name)
+    return audio_io.check_samples(waveform, name=name)
 
 
 def _stem_mp4_tracks(root: Path, subsets: Sequence[str]) -> list[StemMp4Track]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cyclesep.audio import audio_io
 from cyclesep.audio.audio_io import Waveform
+from cyclesep.audio.stem_names import MIXTURE
 from cyclesep.errors import CorpusError
 
 SPLITS = ("train", "valid", "test")
@@ -93,7 +94,7 @@ def _track(folder: Path, split: str) -> FileTrack:
 
 
 def _stem_name(file: Path) -> str:
-    return "mixture" if file.stem.lower() in ("mixture", "mix") else file.stem
+    return MIXTURE if file.stem.lower() in ("mixture", "mix") else file.stem
 
 
 def _visible_folders(root: Path) -> list[Path]:

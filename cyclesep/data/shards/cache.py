@@ -1,20 +1,20 @@
-"""Shards of a bucket on this machine's disk: fetched when first needed, checked, shared by all processes, bounded.
+"""Cache of remote shards on the local disk: downloaded on first use, verified, shared by processes, limited in size.
 
-    CYCLESEP_CACHE      folder of the cache; default: `cyclesep/shards` below XDG_CACHE_HOME or ~/.cache, or below the
-                        temporary folder where there is no home to write to
-    CYCLESEP_CACHE_GIB  its limit in GiB; default: whatever the disk holds, 5 % of which stay free
+    CYCLESEP_CACHE      folder of the cache; default: `cyclesep/shards` in XDG_CACHE_HOME or ~/.cache, or in the
+                        temporary folder if the home folder is not writable
+    CYCLESEP_CACHE_GIB  its limit in GiB; default: all free space, except 5 % of the disk
 
-A file is named after the SHA-256 of its content, which is checked when it comes: shards of another corpus, or of the
-same one ingested anew, are other files. All that processes have to agree on lies in the folder and is run_with_error_handling by
-flock(2), which the system gives back however a process ends:
+Files are named after the SHA-256 of their content, which is verified after the download, so shards of different corpora
+or ingests never collide. Processes coordinate through files in the folder and flock(2), which the system releases when
+a process ends:
 
-    HASH.lmdb              a whole shard; its time of change is when a process last opened it
-    .HASH.lmdb.*.partial   what has come so far of one (cyclesep.storage.download)
-    HASH.lock              held by the one process that fetches it; says how many bytes it was given room for
-    .ledger                held for the moment in which room is counted and made
+    HASH.lmdb              a complete shard; its modification time is that of the last opening
+    .HASH.lmdb.*.partial   an incomplete download (cyclesep.storage.s3_transfers)
+    HASH.lock              locked by the process that downloads the shard; contains the bytes reserved for it
+    .ledger                locked while space is counted and freed
 
-To make room, the shards that were opened longest ago go. One that is mapped somewhere stays readable there; its space
-comes back when that process opens its next shard of a bucket.
+The least recently opened shards are evicted first. An evicted shard stays readable where it is mapped; its space is
+freed when that process opens its next remote shard.
 """
 
 import fcntl
@@ -44,59 +44,61 @@ _LEDGER = ".ledger"
 
 @dataclass(frozen=True)
 class ShardCache:
-    """A folder that holds some of the shards of any number of corpora; safe to use from many processes and threads."""
+    """A folder with shards of any number of corpora; safe for concurrent use by processes and threads."""
 
     folder: Path
     limit_bytes: int | None = None
-    """None: what the disk holds, but for 5 %."""
+    """None: all free space, except 5 % of the disk."""
 
     @classmethod
     def of_this_machine(cls) -> "ShardCache":
-        """The cache that the environment describes; raises ConfigError for a limit that is no size."""
-        told = os.environ.get(LIMIT_VARIABLE)
+        """Return the cache configured by environment variables; raise ConfigError for an invalid limit."""
+        value = os.environ.get(LIMIT_VARIABLE)
         try:
-            limit = round(float(told) * 2**30) if told else None
+            limit = round(float(value) * 2**30) if value else None
         except (ValueError, OverflowError):
             limit = 0
         if limit is not None and limit <= 0:
-            raise ConfigError(f"{LIMIT_VARIABLE}={told}: is no size; give the limit of the cache in GiB, as in 50")
+            raise ConfigError(
+                f"{LIMIT_VARIABLE}={value}: invalid value; set the limit of the cache in GiB, for example 50"
+            )
         return cls(cache_folder(), limit)
 
     @contextmanager
     def local_path(self, uri: str, shard: ShardFile) -> Iterator[Path]:
-        """The file of a shard, fetched from the object `uri` if it was not here; not removed while the block lasts.
+        """Yield the file of a shard, downloaded from the object `uri` if necessary; it is not evicted during the block.
 
-        Raises StorageError if it cannot be fetched, is not what the manifest says, or if the cache cannot hold it.
+        Raises StorageError if it cannot be downloaded, does not match the manifest, or does not fit into the cache.
         """
         path = self._path_of(shard)
         while (file := self._opened(path)) is None:
-            self._fetch(uri, shard)
+            self._download(uri, shard)
         with file:
             yield path
 
     def discard(self, shard: ShardFile) -> None:
-        """Forget a file that has turned out damaged."""
+        """Delete a damaged file."""
         self._path_of(shard).unlink(missing_ok=True)
 
     def prefetch(self, wanted: Iterable[tuple[str, ShardFile]]) -> None:
-        """Fetch the first of the `wanted` (uri, shard) that fit into the cache together, several at once.
+        """Download in parallel as many of the first `wanted` (uri, shard) as fit into the cache together.
 
-        What another process is fetching is left to it, so that several that prefetch the same share the work. Ends at
-        the first error without a word: whoever needs the shard is told.
+        Skips shards that another process is downloading, so processes that prefetch the same shards share the work.
+        Stops silently at the first error: reading the shard raises it.
         """
         waiting = iter(self._fitting(wanted))
         guard = threading.Lock()
 
-        def fetch_some() -> None:
+        def download_some() -> None:
             with suppress(StorageError):
                 while True:
                     with guard:
                         item = next(waiting, None)
                     if item is None:
                         return
-                    self._fetch(*item, wait=False)
+                    self._download(*item, wait=False)
 
-        threads = [threading.Thread(target=fetch_some, daemon=True) for _ in range(NUM_PREFETCH_THREADS)]
+        threads = [threading.Thread(target=download_some, daemon=True) for _ in range(NUM_PREFETCH_THREADS)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -106,13 +108,13 @@ class ShardCache:
         return self.folder / f"{shard.sha256}.lmdb"
 
     def _opened(self, path: Path) -> IO[bytes] | None:
-        """The file under a shared lock, which keeps it from being evicted; None if it is not there."""
+        """Return the file under a shared lock, which protects it from eviction; None if it does not exist."""
         try:
             with suppress(FileNotFoundError):
                 file = path.open("rb")
                 fcntl.flock(file, fcntl.LOCK_SH)
                 if os.fstat(file.fileno()).st_nlink:
-                    # The use that eviction goes by.
+                    # Eviction goes by this time.
                     os.utime(file.fileno())
                     return file
                 file.close()
@@ -120,17 +122,17 @@ class ShardCache:
             raise self._unusable(problem) from problem
         return None
 
-    def _fetch(self, uri: str, shard: ShardFile, *, wait: bool = True) -> None:
-        """Fetch a shard, or see that another process does; with `wait` it is here then."""
+    def _download(self, uri: str, shard: ShardFile, *, wait: bool = True) -> None:
+        """Download a shard unless another process does; with `wait`, return when the download has ended."""
         path = self._path_of(shard)
-        with self._sole(self.folder / f"{shard.sha256}.lock", wait=wait) as lock:
+        with self._exclusive(self.folder / f"{shard.sha256}.lock", wait=wait) as lock:
             if lock is not None and not path.exists():
                 self._find_room(lock, shard)
                 download(uri, path, sha256=shard.sha256)
 
     @contextmanager
-    def _sole(self, path: Path, *, wait: bool) -> Iterator[IO[str] | None]:
-        """Hold the lock file `path`, which exists only while somebody does; None if not to wait and it is held."""
+    def _exclusive(self, path: Path, *, wait: bool) -> Iterator[IO[str] | None]:
+        """Lock the file `path` and delete it afterwards; yield None without `wait` if another process has locked it."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             lock = atomic_io.lock_file(path, wait=wait)
@@ -146,7 +148,7 @@ class ShardCache:
                 path.unlink(missing_ok=True)
 
     def _find_room(self, lock: IO[str], shard: ShardFile) -> None:
-        """Have room for a shard, waiting for those that are being fetched where they leave none now."""
+        """Reserve space for a shard; wait for running downloads if they take up all space."""
         try:
             while not self._make_room(lock, shard):
                 time.sleep(_WAIT_SECONDS)
@@ -156,17 +158,17 @@ class ShardCache:
     def _make_room(self, lock: IO[str], shard: ShardFile) -> bool:
         with (self.folder / _LEDGER).open("a") as ledger:
             fcntl.flock(ledger, fcntl.LOCK_EX)
-            promised = {path.stem: num_bytes for path in self.folder.glob("*.lock") if (num_bytes := _promise(path))}
-            files = _Files(self.folder)
-            removable = [file for file in files.oldest_first if file.sha256 not in {*promised, shard.sha256}]
+            reserved = {path.stem: num_bytes for path in self.folder.glob("*.lock") if (num_bytes := _reserved(path))}
+            files = _CachedFiles(self.folder)
+            removable = [file for file in files.oldest_first if file.sha256 not in {*reserved, shard.sha256}]
             limit = self._limit(files.bytes)
             if shard.bytes > limit:
                 raise StorageError(self._too_small(shard, limit))
-            free = limit - sum(promised.values()) - sum(file.bytes for file in removable)
+            free = limit - sum(reserved.values()) - sum(file.bytes for file in removable)
             for file in removable:
                 if free >= shard.bytes:
                     break
-                free += file.bytes if _removed(file.path) else 0
+                free += file.bytes if _remove_unused(file.path) else 0
             if free < shard.bytes:
                 return False
             lock.write(str(shard.bytes))
@@ -174,7 +176,7 @@ class ShardCache:
             return True
 
     def _fitting(self, wanted: Iterable[tuple[str, ShardFile]]) -> list[tuple[str, ShardFile]]:
-        room = self._limit(_Files(self.folder).bytes) if self.folder.exists() else self.limit_bytes
+        room = self._limit(_CachedFiles(self.folder).bytes) if self.folder.exists() else self.limit_bytes
         fitting = []
         for uri, shard in wanted:
             if room is not None:
@@ -191,24 +193,25 @@ class ShardCache:
         return used + disk.free - round(_KEPT_FREE * disk.total)
 
     def _too_small(self, shard: ShardFile, limit: int) -> str:
-        wanted = f"and a shard has {shard.bytes / 2**30:.3g} GiB"
+        required = f"a shard needs {shard.bytes / 2**30:.3g} GiB"
         if self.limit_bytes is not None:
-            may = f"the shard cache may hold {limit / 2**30:.3g} GiB"
-            return f"{self.folder}: {may} {wanted}; raise {LIMIT_VARIABLE}"
+            limited = f"the shard cache is limited to {limit / 2**30:.3g} GiB"
+            return f"{self.folder}: {limited}, but {required}; raise {LIMIT_VARIABLE}"
         free = shutil.disk_usage(self.folder).free / 2**30
         return (
-            f"{self.folder}: the disk of the shard cache has {free:.3g} GiB free, of which 5 % of the disk stay free, "
-            f"{wanted}; free space, set {FOLDER_VARIABLE} to a folder of a larger disk, or {LIMIT_VARIABLE} to what it "
-            "may hold of this one"
+            f"{self.folder}: the disk of the shard cache has {free:.3g} GiB free and 5 % of it are kept free, but "
+            f"{required}; free space, set {FOLDER_VARIABLE} to a folder on a larger disk, or set {LIMIT_VARIABLE}"
         )
 
     def _unusable(self, problem: OSError) -> StorageError:
-        told = f"{self.folder}: the shard cache cannot be used ({problem.strerror})"
-        return StorageError(f"{told}; set {FOLDER_VARIABLE} to a folder that can be written")
+        return StorageError(
+            f"{self.folder}: the shard cache cannot be used ({problem.strerror}); "
+            f"set {FOLDER_VARIABLE} to a writable folder"
+        )
 
 
-class _File:
-    """A shard, or a part of one, in the folder of the cache."""
+class _CachedFile:
+    """A complete or partial shard in the cache."""
 
     def __init__(self, path: Path) -> None:
         status = path.stat()
@@ -218,22 +221,22 @@ class _File:
         self.used_at = status.st_mtime_ns
 
 
-class _Files:
-    """What lies in the folder of a cache now."""
+class _CachedFiles:
+    """The current files of a cache."""
 
     def __init__(self, folder: Path) -> None:
         found = []
         for pattern in ("*.lmdb", ".*.lmdb.*.partial"):
             for path in folder.glob(pattern):
-                # Another process may be done with it.
+                # Another process may rename or delete it.
                 with suppress(FileNotFoundError):
-                    found.append(_File(path))
+                    found.append(_CachedFile(path))
         self.oldest_first = sorted(found, key=lambda file: file.used_at)
         self.bytes = sum(file.bytes for file in found)
 
 
-def _promise(path: Path) -> int:
-    """The bytes for which the holder of a lock file was given room; 0 if nobody holds it."""
+def _reserved(path: Path) -> int:
+    """Return the bytes reserved by the process that holds a lock file; 0 if it is not locked."""
     with suppress(FileNotFoundError), path.open() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -242,8 +245,8 @@ def _promise(path: Path) -> int:
     return 0
 
 
-def _removed(path: Path) -> bool:
-    """Remove a file unless a process is about to open it."""
+def _remove_unused(path: Path) -> bool:
+    """Delete a file unless a process is opening it; return whether it was deleted."""
     with suppress(FileNotFoundError), path.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Configuration of the job `verify`."""
+"""Settings of the job `verify`."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -8,7 +8,7 @@ from annotated_types import Ge, Le, MinLen
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyConfig:
-    """Which corpora to check."""
+    """Verification of shards."""
 
     shards: Annotated[tuple[str, ...], MinLen(1)]
     """Folders of shards, or s3://bucket/prefix, each with its manifest.json."""

@@ -1,7 +1,8 @@
-"""Where an ingest writes: a folder, or a prefix of a bucket.
+"""Output of an ingest: a folder, or a prefix of a bucket.
 
-In both, first the settings are written (ingest.json), then for each track its shards and after them its record, last
-the manifest. Without manifest there is no corpus; a record stands for shards that are whole.
+An ingest first writes its settings (ingest.json), then the shards of each track followed by the track's record, and the
+manifest last. A corpus without a manifest does not exist for readers; a record means that the track's shards are
+complete.
 """
 
 import fcntl
@@ -38,34 +39,34 @@ _OWN_FILE = re.compile(r"[a-z0-9-]+-[0-9a-f]{16}(-\d+\.lmdb|\.track\.json)|\..+\
 _NUM_READERS = 16
 
 
-def open_output(place: str) -> "Output":
-    """The output that a setting names: `s3://bucket/prefix` or a folder."""
-    absolute = absolute_uri(place)
+def open_output(location: str) -> "Output":
+    """Return the output at `s3://bucket/prefix` or in a folder."""
+    absolute = absolute_uri(location)
     return BucketOutput(absolute) if is_remote(absolute) else FolderOutput(absolute)
 
 
 class Output(ABC):
-    """A place for the files of one corpus; small, and picklable for the tasks that write tracks into it."""
+    """The files of one corpus; picklable, for the tasks that write tracks."""
 
-    def __init__(self, place: str) -> None:
-        self.place = place
-        """An absolute path, or a URI."""
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        """An absolute path, or s3://bucket/prefix."""
 
     def create_or_resume(self, settings: dict[str, Any]) -> None:
-        """Note the settings in a place that has none; raise CorpusError if it was ingested with others."""
-        before = self._settings()
-        if before is None:
+        """Write the settings to a new output; raise CorpusError if an existing one has other settings."""
+        existing = self._settings()
+        if existing is None:
             self._write(_SETTINGS_NAME, json.dumps(settings, indent=2) + "\n")
             return
         for name in settings:
-            if before.get(name) != settings[name]:
+            if existing.get(name) != settings[name]:
                 raise CorpusError(
-                    f"{self.place}: was ingested with {name}={before.get(name)}, not {settings[name]}; "
+                    f"{self.uri}: was ingested with {name}={existing.get(name)}, not {settings[name]}; "
                     "choose another output or delete the folder"
                 )
 
     def finished(self, wanted: Iterable[str]) -> dict[str, TrackRecord]:
-        """The records of wanted tracks whose files an earlier run left complete, by the start of their file names."""
+        """Return the records of wanted tracks that an earlier run completed, by the start of their file names."""
         sizes = self._sizes()
         stems = [stem for stem in wanted if stem + _RECORD_SUFFIX in sizes]
         return {
@@ -74,40 +75,40 @@ class Output(ABC):
             if record is not None and all(sizes.get(shard.name) == shard.bytes for shard in record.shards)
         }
 
-    def served(self) -> tuple[TrackRecord, ...]:
-        """The tracks that the manifest names, if there is one that can be read."""
+    def published_tracks(self) -> tuple[TrackRecord, ...]:
+        """Return the tracks in the manifest; none if there is no readable manifest."""
         with suppress(ShardError):
-            return read_manifest(self.place).tracks
+            return read_manifest(self.uri).tracks
         return ()
 
-    def remove_leftovers(self, keep: Iterable[TrackRecord]) -> None:
-        """Delete files that an ingest wrote and that belong to none of the tracks to keep."""
-        kept = {name for track in keep for name in (_record_name(track), *(shard.name for shard in track.shards))}
+    def remove_leftovers(self, tracks: Iterable[TrackRecord]) -> None:
+        """Delete all files written by an ingest except those of `tracks`."""
+        kept = {name for track in tracks for name in (_record_name(track), *(shard.name for shard in track.shards))}
         self._remove(name for name in self._sizes() if name not in kept and _OWN_FILE.fullmatch(name))
 
     @abstractmethod
-    def only_ingest(self) -> AbstractContextManager[Callable[[], None]]:
-        """Keep all other ingests out, and leave nothing behind of one that finished no track.
+    def exclusive_lock(self) -> AbstractContextManager[Callable[[], None]]:
+        """Lock the output against other ingests; on exit, delete the settings if no track was finished.
 
-        Gives a function to be called before what must not happen twice: it raises StorageError if others may have come
-        in. Raises CorpusError if another ingest is there, StorageError if the place cannot be written.
+        Yields a function that raises StorageError if the lock was lost; call it before writing the manifest. Raises
+        CorpusError if another ingest holds the lock, StorageError if the output cannot be written.
         """
 
     @abstractmethod
     def scratch(self) -> AbstractContextManager[Path]:
-        """A folder of this machine to write the shards of one track into."""
+        """Return a local folder for the shards of one track."""
 
     @abstractmethod
-    def keep(self, track: TrackRecord, scratch: Path) -> None:
-        """Put the shards of a track from its scratch folder into place, then its record."""
+    def commit(self, track: TrackRecord, scratch: Path) -> None:
+        """Publish the shards of a track from its scratch folder, then its record."""
 
     @abstractmethod
     def _sizes(self) -> dict[str, int]:
-        """Names and bytes of all files there."""
+        """Return the sizes in bytes of all files by name."""
 
     @abstractmethod
     def _read(self, name: str) -> str | None:
-        """The text of a file; None if there is none. Raises OSError, UnicodeDecodeError or StorageError."""
+        """Return the text of a file, None if it does not exist. Raises OSError, UnicodeDecodeError or StorageError."""
 
     @abstractmethod
     def _write(self, name: str, text: str) -> None: ...
@@ -120,11 +121,11 @@ class Output(ABC):
 
     def _record(self, stem: str) -> TrackRecord | None:
         with suppress(ShardError):
-            return read_track_record(self._place_of(stem + _RECORD_SUFFIX))
+            return read_track_record(self._uri_of(stem + _RECORD_SUFFIX))
         return None
 
-    def _place_of(self, name: str) -> str:
-        return join_uri(self.place, name)
+    def _uri_of(self, name: str) -> str:
+        return join_uri(self.uri, name)
 
     def _settings(self) -> dict[str, Any] | None:
         try:
@@ -132,23 +133,23 @@ class Output(ABC):
             return None if text is None else dict(json.loads(text))
         except (OSError, ValueError) as problem:
             raise CorpusError(
-                f"{self._place_of(_SETTINGS_NAME)}: cannot be read ({problem}); "
+                f"{self._uri_of(_SETTINGS_NAME)}: cannot be read ({problem}); "
                 "delete the folder or choose another output"
             ) from problem
 
-    def _forget_claim_without_tracks(self) -> None:
+    def _delete_settings_without_tracks(self) -> None:
         names = self._sizes()
         if MANIFEST_NAME not in names and not any(name.endswith(_RECORD_SUFFIX) for name in names):
             self._remove([_SETTINGS_NAME])
 
 
 class FolderOutput(Output):
-    """A folder: tracks are written in place, and the lock is one that the system gives back with the process."""
+    """A folder: tracks are written in place, and the lock is a flock(2), which ends with the process."""
 
     @override
     @contextmanager
-    def only_ingest(self) -> Iterator[Callable[[], None]]:
-        folder = Path(self.place)
+    def exclusive_lock(self) -> Iterator[Callable[[], None]]:
+        folder = Path(self.uri)
         existed = folder.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -165,25 +166,25 @@ class FolderOutput(Output):
             try:
                 yield lambda: None
             finally:
-                self._forget_claim_without_tracks()
-                # Under the lock, and only together with the folder: else two could hold two locks of one name.
+                self._delete_settings_without_tracks()
+                # While locked, and only with the folder; otherwise two processes could lock two files of this name.
                 if not existed and [path.name for path in folder.iterdir()] == [_LOCK_NAME]:
                     (folder / _LOCK_NAME).unlink()
                     folder.rmdir()
 
     @override
     def scratch(self) -> AbstractContextManager[Path]:
-        return nullcontext(Path(self.place))
+        return nullcontext(Path(self.uri))
 
     @override
-    def keep(self, track: TrackRecord, scratch: Path) -> None:
+    def commit(self, track: TrackRecord, scratch: Path) -> None:
         write_track_record(scratch / _record_name(track), track)
 
     @override
     def _sizes(self) -> dict[str, int]:
         sizes = {}
-        for path in Path(self.place).iterdir():
-            # Tasks of an ingest that was killed may still be at work on their files.
+        for path in Path(self.uri).iterdir():
+            # Tasks of a killed ingest may still be writing.
             with suppress(FileNotFoundError):
                 if path.is_file():
                     sizes[path.name] = path.stat().st_size
@@ -191,41 +192,41 @@ class FolderOutput(Output):
 
     @override
     def _read(self, name: str) -> str | None:
-        path = Path(self.place, name)
+        path = Path(self.uri, name)
         return path.read_text(encoding="utf-8") if path.exists() else None
 
     @override
     def _write(self, name: str, text: str) -> None:
-        write_text(Path(self.place, name), text)
+        write_text(Path(self.uri, name), text)
 
     @override
     def _remove(self, names: Iterable[str]) -> None:
         for name in names:
-            Path(self.place, name).unlink(missing_ok=True)
+            Path(self.uri, name).unlink(missing_ok=True)
 
 
 class BucketOutput(Output):
-    """A prefix of a bucket: tracks are written on the machine that made them and uploaded, their record last."""
+    """A prefix of a bucket: tracks are written to a temporary folder and uploaded, their record last."""
 
     @override
     @contextmanager
-    def only_ingest(self) -> Iterator[Callable[[], None]]:
+    def exclusive_lock(self) -> Iterator[Callable[[], None]]:
         try:
-            lock = S3Lock(self._place_of(_LOCK_NAME))
+            lock = S3Lock(self._uri_of(_LOCK_NAME))
             lock.acquire()
         except LockHeldError as held:
             raise CorpusError(
-                f"{self.place}: another ingest is writing there, {held.owner}; wait for it or choose another output"
+                f"{self.uri}: another ingest is writing there, {held.owner}; wait for it or choose another output"
             ) from held
         try:
-            # A courtesy to whoever pays for them; not everybody may list them.
+            # Unfinished uploads cost money; listing them needs a permission that may be missing.
             with suppress(StorageError):
-                abort_uploads(self.place)
+                abort_uploads(self.uri)
             yield lock.check
         finally:
             with suppress(StorageError):
                 lock.check()
-                self._forget_claim_without_tracks()
+                self._delete_settings_without_tracks()
             lock.release()
 
     @override
@@ -235,14 +236,14 @@ class BucketOutput(Output):
             yield Path(folder)
 
     @override
-    def keep(self, track: TrackRecord, scratch: Path) -> None:
+    def commit(self, track: TrackRecord, scratch: Path) -> None:
         upload(
             [
-                Upload(path=scratch / shard.name, uri=self._place_of(shard.name), sha256=shard.sha256)
+                Upload(path=scratch / shard.name, uri=self._uri_of(shard.name), sha256=shard.sha256)
                 for shard in track.shards
             ]
         )
-        write_track_record(self._place_of(_record_name(track)), track)
+        write_track_record(self._uri_of(_record_name(track)), track)
 
     @override
     def _records(self, stems: list[str]) -> Iterable[TrackRecord | None]:
@@ -251,21 +252,21 @@ class BucketOutput(Output):
 
     @override
     def _sizes(self) -> dict[str, int]:
-        return s3_objects.sizes(self.place)
+        return s3_objects.sizes(self.uri)
 
     @override
     def _read(self, name: str) -> str | None:
         with suppress(ObjectNotFound):
-            return s3_objects.read_text(self._place_of(name))
+            return s3_objects.read_text(self._uri_of(name))
         return None
 
     @override
     def _write(self, name: str, text: str) -> None:
-        s3_objects.write_text(self._place_of(name), text)
+        s3_objects.write_text(self._uri_of(name), text)
 
     @override
     def _remove(self, names: Iterable[str]) -> None:
-        s3_objects.delete(self.place, names)
+        s3_objects.delete(self.uri, names)
 
 
 def _record_name(track: TrackRecord) -> str:

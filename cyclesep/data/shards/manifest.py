@@ -1,4 +1,4 @@
-"""What an ingested corpus holds: `manifest.json`, written last, names every track, shard and hash."""
+"""The manifest of an ingested corpus: `manifest.json`, written last, lists all tracks and shards with their hashes."""
 
 import dataclasses
 import functools
@@ -13,6 +13,7 @@ from typing import Any
 
 import pydantic
 
+from cyclesep.audio.stem_names import MIXTURE
 from cyclesep.errors import ObjectNotFound, ShardError
 from cyclesep.storage import s3_objects
 from cyclesep.storage.atomic_io import is_name, write_text
@@ -20,9 +21,8 @@ from cyclesep.storage.uri import is_remote, join_uri
 
 MANIFEST_NAME = "manifest.json"
 VERSION = 1
-MIXTURE = "mixture"
 
-# The floor of every level in decibels that a manifest holds; JSON has no minus infinity.
+# Lowest level in decibels in a manifest; JSON has no minus infinity.
 SILENCE_DB = -120.0
 
 _SHARD_NAME = re.compile(r"[a-z0-9-]+\.lmdb")
@@ -38,9 +38,9 @@ class ShardFile:
     sha256: str
     first_segment: int
     records: tuple[tuple[int, int], ...]
-    """Where each segment's record lies in the file: (offset, bytes)."""
+    """Position of each segment's record in the file: (offset, bytes)."""
     index_crc32: int
-    """CRC-32 of everything in the file that is not a record, which is LMDB's own tree."""
+    """CRC-32 of everything in the file except the records, that is of LMDB's tree."""
 
     @property
     def num_segments(self) -> int:
@@ -49,7 +49,7 @@ class ShardFile:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackRecord:
-    """One track of a corpus as its shards hold it."""
+    """One track of a corpus."""
 
     track_id: str
     split: str
@@ -57,7 +57,7 @@ class TrackRecord:
     channels: int
     num_samples: int
     stems: tuple[str, ...]
-    """In the order of the payload; "mixture" first where there is one."""
+    """In the order of the payload; "mixture", if present, is the first."""
     gain: float
     """audio = int16 / 32768 * gain."""
     segment_samples: int
@@ -65,13 +65,13 @@ class TrackRecord:
     loudness_db: dict[str, tuple[float, ...]]
     """Mean power of each second of each stem, dB re full scale; -120 for silence."""
     residual_db: float | None
-    """Power of (mixture - sum of stems) over power of the mixture; None where one of them is missing or silent."""
+    """Power of (mixture - sum of stems) relative to the mixture in dB; None without a mixture, or if it is silent."""
     clipped_samples: int = 0
-    """Samples of all stems that sit at full scale three or more in a row."""
+    """Samples at full scale, three or more in a row, of all stems."""
     warnings: tuple[str, ...] = ()
-    """What the ingest found odd in the track, one sentence each."""
+    """Problems found by the ingest."""
     fingerprint: str = ""
-    """Changes when the source changes."""
+    """Changes if the source changes."""
 
     @property
     def seconds(self) -> float:
@@ -82,13 +82,13 @@ class TrackRecord:
         return -(-self.num_samples // self.segment_samples)
 
     def segment_length(self, index: int) -> int:
-        """Samples in segment `index`: all are equal but for the last."""
+        """Return the number of samples in segment `index`; only the last segment can be shorter."""
         return min(self.segment_samples, self.num_samples - index * self.segment_samples)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardManifest:
-    """A whole corpus: format, settings and tracks, sorted by split and name."""
+    """A corpus: format version, settings and tracks, sorted by split and name."""
 
     version: int = VERSION
     sample_rate: int
@@ -102,27 +102,27 @@ class ShardManifest:
 
     @property
     def stems(self) -> tuple[str, ...]:
-        """The names of all stems in the order in which tracks first show them, the mixture first."""
+        """The names of all stems in order of first appearance, the mixture first."""
         names = dict.fromkeys(stem for track in self.tracks for stem in track.stems)
         return tuple(sorted(names, key=lambda name: name != MIXTURE))
 
     def split(self, name: str) -> tuple[TrackRecord, ...]:
-        """The tracks of one split: "train", "valid" or "test"."""
+        """Return the tracks of one split: "train", "valid" or "test"."""
         return tuple(track for track in self.tracks if track.split == name)
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the files and what they mean: equal for equal audio, wherever and whenever it was ingested."""
+        """SHA-256 of file hashes and settings: equal for equal audio, independent of place and time of the ingest."""
         content: list[Any] = [self.version, self.sample_rate, self.channels, self.segment_samples]
         content += [[t.track_id, t.split, t.stems, t.gain, [s.sha256 for s in t.shards]] for t in self.tracks]
         return _sha256(content)
 
 
 def make_manifest(tracks: Iterable[TrackRecord]) -> ShardManifest:
-    """The manifest of `tracks`, which share rate, channels and segment length; their order does not matter."""
+    """Return the manifest of `tracks` in any order; raise ValueError unless rate, channels and segments are equal."""
     ordered = tuple(sorted(tracks, key=lambda track: (track.split, track.track_id)))
     if len({(track.sample_rate, track.channels, track.segment_samples) for track in ordered}) != 1:
-        raise ValueError("the tracks of a manifest share sample rate, channels and segment length, and there is one")
+        raise ValueError("a manifest needs at least one track, and equal sample rate, channels and segment length")
     return ShardManifest(
         sample_rate=ordered[0].sample_rate,
         channels=ordered[0].channels,
@@ -132,34 +132,39 @@ def make_manifest(tracks: Iterable[TrackRecord]) -> ShardManifest:
 
 
 def write_manifest(folder: Path | str, manifest: ShardManifest) -> None:
-    """Make the corpus in `folder`, or at `s3://bucket/prefix`, readable; call it when all shards are in place."""
+    """Write manifest.json to `folder` or `s3://bucket/prefix`, after all shards; this publishes the corpus."""
     body = dataclasses.asdict(manifest)
     _write_text(join_uri(str(folder), MANIFEST_NAME), _with_checksum(body) + "\n")
 
 
 def read_manifest(folder: Path | str) -> ShardManifest:
-    """Read and check manifest.json in `folder`, or at `s3://bucket/prefix`.
+    """Read and validate manifest.json in `folder` or at `s3://bucket/prefix`.
 
-    Raises ShardError if it is missing, damaged or of another version, StorageError if the bucket cannot be read.
+    Raises ShardError if it is missing, damaged or has another version, StorageError if the bucket cannot be read.
     """
     path = join_uri(str(folder), MANIFEST_NAME)
     text, values = _read_json(path)
     if values.get("version") != VERSION:
         raise ShardError(f"{path}: {_other_version(values.get('version'))}")
-    _refuse_damage(path, text, values)
-    return _checked(_parse(ShardManifest, values, path), path)
+    _verify_checksum(path, text, values)
+    manifest: ShardManifest = _parse(ShardManifest, values, path)
+    for track in manifest.tracks:
+        fault = _contradiction(manifest, track)
+        if fault is not None:
+            raise ShardError(f"{path}: track {track.track_id!r}: {fault}; run the same ingest again")
+    return manifest
 
 
 def write_track_record(path: Path | str, track: TrackRecord) -> None:
-    """Keep the record of one finished track, so that an ingest that was interrupted need not redo it."""
+    """Write the record of one finished track, so that an interrupted ingest can resume."""
     body = dataclasses.asdict(track)
     _write_text(str(path), _with_checksum(body))
 
 
 def read_track_record(path: Path | str) -> TrackRecord:
-    """The inverse of `write_track_record`; raises ShardError for a damaged file."""
+    """Read a record written by `write_track_record`; raise ShardError if it is damaged."""
     text, values = _read_json(str(path))
-    _refuse_damage(str(path), text, values)
+    _verify_checksum(str(path), text, values)
     track: TrackRecord = _parse(TrackRecord, values, str(path))
     return track
 
@@ -167,7 +172,7 @@ def read_track_record(path: Path | str) -> TrackRecord:
 def track_file_stem(
     track_id: str, *, split: str, fingerprint: str, sample_rate: int, channels: int, segment_samples: int
 ) -> str:
-    """The start of the names of a track's files: readable, safe on any file system, unique for its content."""
+    """Return the start of the file names of a track: readable, safe on any file system, unique for its content."""
     plain = unicodedata.normalize("NFKD", track_id).encode("ascii", "ignore").decode().lower()
     slug = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:48] or "track"
     identity = _sha256([VERSION, track_id, split, fingerprint, sample_rate, channels, segment_samples])
@@ -188,27 +193,27 @@ def _read_json(path: str) -> tuple[str, dict[str, Any]]:
     except (FileNotFoundError, ObjectNotFound):
         folder, _, name = path.rpartition("/")
         raise ShardError(
-            f"{folder}: holds no {name}, so no ingest was finished here; run `cyclesep ingest` into it"
+            f"{folder}: {name} not found, so no ingest was finished here; run `cyclesep ingest` into it"
         ) from None
     except OSError as problem:
         raise ShardError(f"{path}: cannot be read ({problem.strerror}); check its permissions") from problem
     except (ValueError, RecursionError) as problem:
         raise ShardError(f"{path}: damaged, it is not JSON; run the same ingest again") from problem
     if not isinstance(values, dict):
-        raise ShardError(f"{path}: damaged, it holds no fields; run the same ingest again")
+        raise ShardError(f"{path}: damaged, it is not a JSON object; run the same ingest again")
     return text, values
 
 
 class _Floats(dict[str, float]):
-    """Each number once: levels are most of a manifest and have few values, so half of its memory is saved."""
+    """Interned numbers: a manifest consists mostly of levels with few distinct values, so this halves its memory."""
 
     def __missing__(self, text: str) -> float:
         number = self[text] = float(text)
         return number
 
 
-def _refuse_damage(path: str, text: str, values: dict[str, Any]) -> None:
-    """Take the checksum out of `values`; raise ShardError unless every byte of the file is as it was written."""
+def _verify_checksum(path: str, text: str, values: dict[str, Any]) -> None:
+    """Remove the checksum from `values`; raise ShardError if it does not match the text."""
     checksum = values.pop("checksum", None)
     rest = text.removesuffix("\n").replace(f'"checksum":"{checksum}",', "", 1)
     if hashlib.sha256(rest.encode()).hexdigest() != checksum:
@@ -218,7 +223,7 @@ def _refuse_damage(path: str, text: str, values: dict[str, Any]) -> None:
 def _other_version(found: Any) -> str:
     newer = isinstance(found, int) and found > VERSION
     remedy = "update cyclesep, or ingest into a new folder" if newer else "ingest into a new folder"
-    return f"format version {found!r}, this cyclesep reads {VERSION}; {remedy}"
+    return f"format version {found!r}, this version of cyclesep reads {VERSION}; {remedy}"
 
 
 def _parse(kind: type, values: dict[str, Any], path: str) -> Any:
@@ -227,50 +232,43 @@ def _parse(kind: type, values: dict[str, Any], path: str) -> Any:
     except pydantic.ValidationError as invalid:
         field = ".".join(str(part) for part in invalid.errors()[0]["loc"])
         raise ShardError(
-            f"{path}: field {field} is not what this cyclesep writes; run the same ingest again"
+            f"{path}: field {field} is invalid in this version of cyclesep; run the same ingest again"
         ) from invalid
 
 
 @functools.cache
 def _adapter(kind: type) -> pydantic.TypeAdapter[Any]:
-    """Kept, because building one takes longer than checking a track's record."""
+    """Cached, because building an adapter takes longer than validating a track's record."""
     return pydantic.TypeAdapter(kind)
 
 
-def _checked(manifest: ShardManifest, path: str) -> ShardManifest:
-    """The manifest, unless its parts contradict each other, which no ingest writes."""
-    for track in manifest.tracks:
-        fault = _contradiction(manifest, track)
-        if fault is not None:
-            raise ShardError(f"{path}: track {track.track_id!r}: {fault}; run the same ingest again")
-    return manifest
-
-
 def _contradiction(manifest: ShardManifest, track: TrackRecord) -> str | None:
+    """Return the first invalid or inconsistent field of a track as text, None if all are valid."""
     if min(track.sample_rate, track.channels, track.num_samples, track.segment_samples, len(track.stems)) < 1:
         return "a size is below 1"
     for stem in track.stems:
-        # Stems become names of files.
+        # Stems become file names.
         if not is_name(stem):
-            return f"stem {stem!r} is no name"
+            return f"stem {stem!r} is not a valid name"
     for name in ("sample_rate", "channels", "segment_samples"):
         if getattr(track, name) != getattr(manifest, name):
-            return f"{name} is {getattr(track, name)}, of the corpus {getattr(manifest, name)}"
+            return f"{name} is {getattr(track, name)}, but {getattr(manifest, name)} in the corpus"
     expected = 0
     for shard in track.shards:
         if not _SHA256.fullmatch(shard.sha256):
             return f"{shard.name} has no SHA-256"
         if not _SHARD_NAME.fullmatch(shard.name):
-            return f"shard name {shard.name!r} is none that ingest writes"
+            return f"shard name {shard.name!r} is invalid"
         if shard.first_segment != expected:
-            return f"{shard.name} begins at segment {shard.first_segment}, not {expected}"
+            return f"{shard.name} starts at segment {shard.first_segment}, not {expected}"
         if not _fit(shard):
-            return f"the records of {shard.name} overlap or leave the file"
+            return f"the records of {shard.name} overlap or exceed the file"
         expected += shard.num_segments
-    return None if expected == track.num_segments else f"its shards hold {expected} of {track.num_segments} segments"
+    return None if expected == track.num_segments else f"its shards contain {expected} of {track.num_segments} segments"
 
 
 def _fit(shard: ShardFile) -> bool:
+    """Return whether the records of a shard fit into its file without overlap."""
     end = 0
     for offset, length in sorted(shard.records):
         if offset < end:
@@ -280,7 +278,7 @@ def _fit(shard: ShardFile) -> bool:
 
 
 def _with_checksum(values: dict[str, Any]) -> str:
-    """One line of canonical JSON, whose member "checksum" is the SHA-256 of the line without that member."""
+    """Return a line of canonical JSON; its member "checksum" is the SHA-256 of the line without that member."""
     return _canonical({**values, "checksum": _sha256(values)})
 
 

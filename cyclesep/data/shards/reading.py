@@ -1,7 +1,7 @@
-"""Shards: LMDB files of protobuf segments, written whole, and crops of float32 read from anywhere in them.
+"""Random access to crops of shards.
 
-A crop costs one cast out of the memory map: LMDB finds a record once per process, its PCM16 payload is sliced where it
-lies, and nothing is parsed. protos/segment.proto describes the records, cyclesep.data.shards.manifest the files.
+Reading a crop costs one cast from the memory map: LMDB looks up a record once per process, and its PCM16 payload is
+sliced in place without parsing. protos/segment.proto describes the records, cyclesep.data.shards.manifest the files.
 """
 
 import os
@@ -16,31 +16,30 @@ import numpy as np
 from cyclesep.audio.audio_io import PCM16_SCALE, Samples
 from cyclesep.data.shards.cache import ShardCache
 from cyclesep.data.shards.manifest import ShardFile, ShardManifest, TrackRecord, read_manifest
-from cyclesep.data.shards.mmap_cache import OpenShard, open_shards
+from cyclesep.data.shards.mmap_cache import MappedShard, mapped_shards
 from cyclesep.errors import ShardError
 from cyclesep.storage.uri import absolute_uri, is_remote, join_uri
 
-_REMEDY = "delete the file and run the same ingest again: only this track is redone"
-_CACHE_REMEDY = "delete this file of the shard cache: it is fetched again"
+_REMEDY = "delete the file and run the same ingest again; it converts only this track"
+_CACHE_REMEDY = "delete this file of the shard cache; it will be downloaded again"
 
-
-# A batch of at most so many bytes is still in cache when its last crop is read, and is scaled by one product.
+# A batch up to this size is still in the CPU cache when its last crop is read, and is scaled by one product.
 _SCALED_AT_ONCE_BYTES = 4 * 2**20
 
 
 class ShardReader:
     """Random access to the audio of an ingested corpus.
 
-    Making one reads the manifest only. Shards are opened on first use in each process, and a bounded number is kept
-    open, so a reader may be pickled, carried over a fork and shared by threads. The first touch of a segment in a
-    process checks its record against the manifest and its checksum; later reads slice the memory map.
+    The constructor reads only the manifest. Each process opens shards on first use and keeps a limited number open, so
+    readers can be pickled, inherited by a fork and shared by threads. The first access to a segment in a process checks
+    its record against the manifest and its checksum; later reads slice the memory map.
 
-    `folder` may be `s3://bucket/prefix`: shards then come into this machine's cache (cyclesep.data.shards.cache) when they
-    are first needed, or into `cache` if it is given, and are mapped from there. Who has the `manifest` already, of all
-    tracks or of those that are to be read, gives it: that of a large corpus takes longer to read than a track.
+    With `s3://bucket/prefix` as `folder`, shards are downloaded on first use to `cache` (default: the cache of this
+    machine, see cyclesep.data.shards.cache) and mapped from there. Pass the `manifest`, of all tracks or of those to be
+    read, if it is already known: that of a large corpus takes longer to read than a track.
 
-    Raises ShardError if the folder holds no manifest, or one that is damaged or of another version, StorageError if a
-    bucket cannot be read.
+    Raises ShardError if the manifest is missing, damaged or has another version, StorageError if the bucket cannot be
+    read.
     """
 
     def __init__(
@@ -56,24 +55,24 @@ class ShardReader:
         return {**self.__dict__, "_selections": {}}
 
     def local_path(self, shard: ShardFile) -> AbstractContextManager[Path]:
-        """The file of a shard on this machine, there for the length of the block, and as long as it is mapped."""
+        """Return the local file of a shard; it exists during the block, and as long as it is mapped."""
         if not self.is_remote:
             return nullcontext(Path(self.folder, shard.name))
-        open_shards.close_removed()
-        return self._cache_here().local_path(join_uri(self.folder, shard.name), shard)
+        mapped_shards.close_removed()
+        return self._local_cache().local_path(join_uri(self.folder, shard.name), shard)
 
     def prefetch(self, tracks: Sequence[TrackRecord]) -> None:
-        """Begin to fetch the shards of `tracks`, as many as the cache can hold, in the background.
+        """Start to download the shards of `tracks` in the background, as many as fit into the cache.
 
-        Processes of one machine that ask for the same share the work. Does nothing where shards are local.
+        Processes of one machine that prefetch the same shards share the work. Does nothing for local shards.
         """
         if self.is_remote:
             wanted = [(join_uri(self.folder, shard.name), shard) for track in tracks for shard in track.shards]
-            cache = self._cache_here()
+            cache = self._local_cache()
             threading.Thread(target=cache.prefetch, args=(wanted,), name="prefetch", daemon=True).start()
 
     def read(self, track: TrackRecord, stems: Sequence[str], start: int, num_samples: int) -> Samples:
-        """One crop as float32 `(stems, channels, num_samples)`; see `read_into`."""
+        """Return a crop as float32 `(stems, channels, num_samples)`; see `read_into`."""
         out = np.empty((len(stems), track.channels, num_samples), dtype=np.float32)
         self.read_into(out, track, stems, start)
         return out
@@ -81,7 +80,7 @@ class ShardReader:
     def read_batch(self, out: Samples, requests: Sequence[tuple[TrackRecord, int]], stems: Sequence[str]) -> None:
         """Fill `out`, float32 `(batch, stems, channels, time)`, with the crop of each (track, start) in `requests`.
 
-        Crops are read in the order of the requests; sorted requests share pages, which helps where a disk is slow.
+        Crops are read in the order of the requests; sorted requests share pages, which is faster on slow disks.
         """
         if len(requests) != len(out):
             raise ValueError(f"{len(requests)} requests for a buffer of {len(out)} crops")
@@ -96,18 +95,18 @@ class ShardReader:
             np.multiply(out, selections[0].scale, out=out)
 
     def read_into(self, out: Samples, track: TrackRecord, stems: Sequence[str], start: int) -> None:
-        """Fill `out`, float32 `(stems, channels, time)`, with the crop of `track` that begins at sample `start`.
+        """Fill `out`, float32 `(stems, channels, time)`, with the crop of `track` that starts at sample `start`.
 
-        Raises ShardError for a stem that the track lacks, and for damage, naming shard, track and segment: nothing
-        damaged is served. Raises IndexError for a crop that leaves the track.
+        Raises ShardError for an unknown stem and for damage, with shard, track and segment; damaged audio is never
+        returned. Raises IndexError for a crop that is not within the track.
         """
         selection = self._selection(track, tuple(stems))
         self._cast_into(out, selection, start)
-        # A cast, then a product in cache: two thirds of the time of numpy's product of mixed types.
+        # A cast and a product in the CPU cache take two thirds of the time of numpy's product of mixed types.
         np.multiply(out, selection.scale, out=out)
 
     def _cast_into(self, out: Samples, selection: "_Selection", start: int) -> None:
-        """Fill `out` with PCM16 values as they are, not yet scaled."""
+        """Fill `out` with unscaled PCM16 values."""
         track = selection.track
         num_samples = out.shape[-1]
         if start < 0 or start + num_samples > track.num_samples:
@@ -118,14 +117,14 @@ class ShardReader:
         filled = 0
         while filled < num_samples:
             taken = min(num_samples - filled, track.segment_samples - offset)
-            place = selection.place_of(index)
-            opened = open_shards.borrow_open(place.path, place.shard) or self._borrow_first(track, place)
+            location = selection.location_of(index)
+            mapped = mapped_shards.acquire_mapped(location.path, location.shard) or self._map(track, location)
             try:
-                pcm = opened.segment(index)
-                for places, rows in selection.runs:
-                    out[places, :, filled : filled + taken] = pcm[rows, :, offset : offset + taken]
+                pcm = mapped.segment(index)
+                for targets, rows in selection.runs:
+                    out[targets, :, filled : filled + taken] = pcm[rows, :, offset : offset + taken]
             finally:
-                open_shards.give_back(opened)
+                mapped_shards.release(mapped)
             filled += taken
             index, offset = index + 1, 0
 
@@ -135,27 +134,27 @@ class ShardReader:
             selection = self._selections[track.track_id, stems] = _Selection(track, stems)
         return selection
 
-    def _borrow_first(self, track: TrackRecord, place: "_Place") -> OpenShard:
+    def _map(self, track: TrackRecord, location: "_ShardLocation") -> MappedShard:
         remedy = _CACHE_REMEDY if self.is_remote else _REMEDY
         try:
-            with self.local_path(place.shard) as path:
-                place.path = str(path)
-                return open_shards.borrow(place.path, track, place.shard, remedy)
+            with self.local_path(location.shard) as path:
+                location.path = str(path)
+                return mapped_shards.acquire(location.path, track, location.shard, remedy)
         except ShardError:
             if not self.is_remote:
                 raise
-        # The disk of the cache has spoilt a file; what lies in the bucket may be all right.
-        self._cache_here().discard(place.shard)
-        with self.local_path(place.shard) as path:
-            return open_shards.borrow(str(path), track, place.shard, remedy)
+        # The cached copy is damaged; the object in the bucket may be intact.
+        self._local_cache().discard(location.shard)
+        with self.local_path(location.shard) as path:
+            return mapped_shards.acquire(str(path), track, location.shard, remedy)
 
-    def _cache_here(self) -> ShardCache:
-        # Not kept: a reader may be sent to another machine, whose cache lies elsewhere.
+    def _local_cache(self) -> ShardCache:
+        # Not stored, because a reader may be sent to a machine with another cache folder.
         return self._cache or ShardCache.of_this_machine()
 
 
-class _Place:
-    """One shard of a track, and the path at which it was opened last."""
+class _ShardLocation:
+    """One shard of a track, and the path where it was last opened."""
 
     __slots__ = ("end_segment", "path", "shard")
 
@@ -166,22 +165,22 @@ class _Place:
 
 
 class _Selection:
-    """Some stems of a track, with all that can be worked out before the start of a crop is known."""
+    """Stems of a track, with everything that does not depend on the start of a crop."""
 
     def __init__(self, track: TrackRecord, stems: tuple[str, ...]) -> None:
-        """Raises ShardError for a stem that the track lacks."""
+        """Raise ShardError for an unknown stem."""
         self.track = track
         self.runs = tuple(_runs(_rows(track, stems)))
         self.gain = track.gain
         self.scale = np.float32(track.gain / PCM16_SCALE)
-        self._places = tuple(_Place(shard) for shard in track.shards)
+        self._locations = tuple(_ShardLocation(shard) for shard in track.shards)
 
-    def place_of(self, index: int) -> _Place:
-        """The shard that holds segment `index`."""
-        for place in self._places:
-            if index < place.end_segment:
-                return place
-        raise ShardError(f"track {self.track.track_id!r}: no shard holds segment {index}; ingest the corpus again")
+    def location_of(self, index: int) -> _ShardLocation:
+        """Return the shard with segment `index`."""
+        for location in self._locations:
+            if index < location.end_segment:
+                return location
+        raise ShardError(f"track {self.track.track_id!r}: no shard contains segment {index}; ingest the corpus again")
 
 
 def _rows(track: TrackRecord, stems: Sequence[str]) -> list[int]:
@@ -190,13 +189,13 @@ def _rows(track: TrackRecord, stems: Sequence[str]) -> list[int]:
     except ValueError:
         missing = next(stem for stem in stems if stem not in track.stems)
         raise ShardError(
-            f"track {track.track_id!r} holds no stem {missing!r}, only {', '.join(track.stems)}; "
-            "name stems that every track of the split has"
+            f"track {track.track_id!r} has no stem {missing!r}, only {', '.join(track.stems)}; "
+            "choose stems that every track of the split has"
         ) from None
 
 
 def _runs(rows: Sequence[int]) -> Iterator[tuple[slice, slice]]:
-    """Where stems go and where they lie, neighbours together: numpy then copies them in one go."""
+    """Yield target and source slices of consecutive stems, which numpy copies in one operation."""
     first = 0
     for end in range(1, len(rows) + 1):
         if end == len(rows) or rows[end] != rows[end - 1] + 1:

@@ -1,4 +1,4 @@
-"""Checking a corpus: every byte of every shard against the manifest, in parallel, and naming each damaged place."""
+"""Verify corpora: compare every byte of every shard with the manifest, in parallel, and list all damage."""
 
 import hashlib
 import os
@@ -14,25 +14,25 @@ from pathlib import Path
 from cyclesep.data.shards import segments
 from cyclesep.data.shards.cache import ShardCache
 from cyclesep.data.shards.manifest import ShardFile, ShardManifest, TrackRecord
-from cyclesep.data.shards.mmap_cache import open_shards
+from cyclesep.data.shards.mmap_cache import mapped_shards
 from cyclesep.data.shards.reading import ShardReader
 from cyclesep.errors import CyclesepError, ShardError
 
-REMEDY = "delete these files and run the same ingest again: only their tracks are redone"
+REMEDY = "delete these files and run the same ingest again; it converts only their tracks"
 
 _Advance = Callable[[int], object]
-_Fault = tuple[int | None, str]  # segment, or None for the file as a whole, and reason
+_Fault = tuple[int | None, str]  # segment, or None for the whole file, and reason
 
 
 @dataclass(frozen=True, kw_only=True)
 class Damage:
-    """One way in which one shard is not what was written."""
+    """Damage of one shard with one reason."""
 
     shard: str
-    """Where the file lies."""
+    """Path or URI of the file."""
     track_id: str
     segments: tuple[int, ...]
-    """Positions in the track that are hit; none where it is the file as a whole."""
+    """Damaged segments of the track; empty if the reason concerns the whole file."""
     reason: str
 
     def __str__(self) -> str:
@@ -42,7 +42,7 @@ class Damage:
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What a check of one corpus found."""
+    """Result of the check of one corpus."""
 
     folder: str
     manifest: ShardManifest
@@ -52,16 +52,16 @@ class Verification:
 
     @property
     def shards(self) -> tuple[ShardFile, ...]:
-        """All files that the manifest names."""
+        """All files listed in the manifest."""
         return tuple(shard for track in self.manifest.tracks for shard in track.shards)
 
     @property
     def num_damaged(self) -> int:
-        """Damaged files."""
+        """Number of damaged files."""
         return len({damage.shard for damage in self.damage})
 
     def summary(self) -> str:
-        """A few lines for a person; with damage, a line for each damaged place."""
+        """Return a summary for the terminal, or one line for each damage."""
         if self.damage:
             return "\n".join(f"damaged: {damage}" for damage in self.damage)
         manifest, num_bytes = self.manifest, sum(shard.bytes for shard in self.shards)
@@ -70,35 +70,35 @@ class Verification:
         rows = {
             "tracks": f"{len(manifest.tracks)} ({counts}), {manifest.hours * 60:.1f} minutes",
             "audio": f"{manifest.sample_rate} Hz, {manifest.channels} channels, stems {', '.join(manifest.stems)}",
-            "manifest": f"format {manifest.version}, its checksum matches, digest {manifest.digest[:16]}",
-            "shards": f"{len(self.shards)} files, {num_bytes / 1e6:,.1f} MB: every size, index and SHA-256 matches",
-            "segments": f"{num_segments} records: every header and checksum matches, and LMDB finds each",
+            "manifest": f"format {manifest.version}, checksum matches, digest {manifest.digest[:16]}",
+            "shards": f"{len(self.shards)} files, {num_bytes / 1e6:,.1f} MB; all sizes, indices and SHA-256 match",
+            "segments": f"{num_segments} records; all headers and checksums match, and LMDB finds each",
             "speed": f"{num_bytes / 1e6 / max(self.seconds, 1e-9):,.0f} MB/s, {self.num_threads} threads, "
             f"{self.seconds:.1f} s",
         }
-        return "\n".join([f"{self.folder}: whole", *(f"  {name:<9} {told}" for name, told in rows.items())])
+        return "\n".join([f"{self.folder}: OK", *(f"  {name:<9} {text}" for name, text in rows.items())])
 
 
 def verify(folder: Path | str, *, num_threads: int | None = None) -> ShardManifest:
-    """Check every byte of a corpus and give back its manifest; raises ShardError that names every damaged place."""
-    found = check(folder, num_threads=num_threads)
-    if found.damage:
-        raise ShardError(f"{'; '.join(map(str, found.damage))}; {REMEDY}")
-    return found.manifest
+    """Check every byte of a corpus and return its manifest; raise ShardError that lists all damage."""
+    result = check(folder, num_threads=num_threads)
+    if result.damage:
+        raise ShardError(f"{'; '.join(map(str, result.damage))}; {REMEDY}")
+    return result.manifest
 
 
 def check(folder: Path | str, *, num_threads: int | None = None, advance: _Advance = int) -> Verification:
     """Check every byte of a corpus: manifest, sizes, SHA-256, LMDB's tree, each record's header and checksum.
 
-    `advance` is told the numbers of bytes read, from any thread. Raises ShardError if the manifest is missing, damaged
-    or of another version; damage in shards is in what is given back.
+    `advance` is called with numbers of bytes read, from any thread. Raises ShardError if the manifest is missing,
+    damaged or has another version; damage in shards is part of the result.
     """
     started = time.monotonic()
     reader = ShardReader(folder)
-    places = [(track, shard) for track in reader.manifest.tracks for shard in track.shards]
-    threads = min(num_threads or _num_cores(), len(places))
-    with _past_the_cache(reader, threads) as reader, _pool(threads) as pool:
-        damage = list(pool.map(lambda place: _shard_damage(reader, place[0], place[1], advance), places))
+    shards = [(track, shard) for track in reader.manifest.tracks for shard in track.shards]
+    threads = min(num_threads or _num_cores(), len(shards))
+    with _uncached(reader, threads) as reader, _pool(threads) as pool:
+        damage = list(pool.map(lambda item: _shard_damage(reader, item[0], item[1], advance), shards))
     return Verification(
         folder=str(folder),
         manifest=reader.manifest,
@@ -109,16 +109,16 @@ def check(folder: Path | str, *, num_threads: int | None = None, advance: _Advan
 
 
 @contextmanager
-def _past_the_cache(reader: ShardReader, num_threads: int) -> Iterator[ShardReader]:
-    """A reader of what lies in a bucket now, whatever this machine's cache holds; room for a few shards is enough."""
+def _uncached(reader: ShardReader, num_threads: int) -> Iterator[ShardReader]:
+    """Yield a reader that bypasses this machine's cache, with temporary space for a few shards."""
     if not reader.is_remote:
         yield reader
         return
     largest = max(shard.bytes for track in reader.manifest.tracks for shard in track.shards)
     with tempfile.TemporaryDirectory(prefix="cyclesep-verify-") as folder:
         yield ShardReader(reader.folder, cache=ShardCache(Path(folder), limit_bytes=2 * num_threads * largest))
-    # Their space comes back when nobody maps them any more.
-    open_shards.close_removed()
+    # Deleted files occupy space as long as they are mapped.
+    mapped_shards.close_removed()
 
 
 @contextmanager
@@ -135,7 +135,7 @@ def _num_cores() -> int:
 
 
 def _shard_damage(reader: ShardReader, track: TrackRecord, shard: ShardFile, advance: _Advance) -> list[Damage]:
-    """All that is wrong with one shard; the reader, and so LMDB, sees only files whose bytes are all right."""
+    """Return all damage of one shard; the reader, and so LMDB, opens only files with correct bytes."""
     try:
         with reader.local_path(shard) as path:
             faults = _byte_faults(path, track, shard, advance) or _reader_faults(reader, track, shard)
@@ -143,24 +143,24 @@ def _shard_damage(reader: ShardReader, track: TrackRecord, shard: ShardFile, adv
         faults = [(None, f"it cannot be read ({problem.strerror})")]
     except CyclesepError as problem:
         faults = [(None, str(problem))]
-    place = f"{reader.folder}/{shard.name}"
+    uri = f"{reader.folder}/{shard.name}"
     return [
-        Damage(shard=place, track_id=track.track_id, segments=where, reason=reason)
-        for reason, where in _grouped(faults).items()
+        Damage(shard=uri, track_id=track.track_id, segments=numbers, reason=reason)
+        for reason, numbers in _by_reason(faults).items()
     ]
 
 
 def _byte_faults(path: Path, track: TrackRecord, shard: ShardFile, advance: _Advance) -> list[_Fault]:
-    """Faults of a file as (segment, or None for the file as a whole, reason), found in one pass of plain reads.
+    """Return faults of a file as (segment, or None for the whole file, reason), found in one pass of plain reads.
 
-    Plain reads, because a sector that the disk has lost is an error in a read and the end of the process in a map.
+    A bad sector is an error in a plain read, but it kills the process in a memory map.
     """
     faults: list[_Fault] = []
     sha256, index_crc32 = hashlib.sha256(), 0
     with path.open("rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         if size != shard.bytes:
-            faults.append((None, f"it has {size} bytes, the manifest says {shard.bytes}"))
+            faults.append((None, f"it has {size} bytes, the manifest declares {shard.bytes}"))
         for segment, offset, length in _regions(shard):
             try:
                 piece = _read(file.fileno(), offset, length)
@@ -171,7 +171,7 @@ def _byte_faults(path: Path, track: TrackRecord, shard: ShardFile, advance: _Adv
             if segment is None:
                 index_crc32 = zlib.crc32(piece, index_crc32)
             elif len(piece) < length:
-                faults.append((segment, "its record lies beyond the end of the file"))
+                faults.append((segment, "its record exceeds the file"))
             elif fault := segments.find_fault(track, segment, piece):
                 faults.append((segment, fault))
             advance(length)
@@ -183,7 +183,7 @@ def _byte_faults(path: Path, track: TrackRecord, shard: ShardFile, advance: _Adv
 
 
 def _regions(shard: ShardFile) -> Iterator[tuple[int | None, int, int]]:
-    """The file from its beginning to its end as (segment, or None for LMDB's own, offset, bytes)."""
+    """Yield consecutive regions of the file as (segment, or None for LMDB's tree, offset, bytes)."""
     position = 0
     for (offset, length), number in sorted((record, number) for number, record in enumerate(shard.records)):
         yield None, position, offset - position
@@ -193,7 +193,7 @@ def _regions(shard: ShardFile) -> Iterator[tuple[int | None, int, int]]:
 
 
 def _read(descriptor: int, offset: int, length: int) -> memoryview:
-    """`length` bytes from `offset` on, fewer where the file ends."""
+    """Read `length` bytes from `offset`, fewer at the end of the file."""
     content = memoryview(bytearray(length))
     filled = 0
     while filled < length:
@@ -205,26 +205,26 @@ def _read(descriptor: int, offset: int, length: int) -> memoryview:
 
 
 def _reader_faults(reader: ShardReader, track: TrackRecord, shard: ShardFile) -> list[_Fault]:
-    """What the reader, whose way leads through LMDB's tree, refuses of a file whose bytes are as they were hashed."""
+    """Return errors from reading each segment through LMDB's tree, in a file whose bytes are correct."""
     faults: list[_Fault] = []
     for segment in range(shard.first_segment, shard.first_segment + shard.num_segments):
         try:
             reader.read(track, track.stems[:1], segment * track.segment_samples, 1)
         except ShardError as problem:
-            faults.append((segment, f"the reader refuses it ({problem})"))
+            faults.append((segment, f"the reader reports an error ({problem})"))
     return faults
 
 
-def _grouped(faults: Sequence[_Fault]) -> dict[str, tuple[int, ...]]:
-    """The segments of each reason."""
+def _by_reason(faults: Sequence[_Fault]) -> dict[str, tuple[int, ...]]:
+    """Return the segments of each reason, ascending."""
     grouped: dict[str, list[int]] = {}
     for segment, reason in faults:
         grouped.setdefault(reason, []).extend([] if segment is None else [segment])
-    return {reason: tuple(sorted(where)) for reason, where in grouped.items()}
+    return {reason: tuple(sorted(numbers)) for reason, numbers in grouped.items()}
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """Ascending numbers as `segment 3` or `segments 3, 5-9`."""
+    """Format ascending numbers as `segment 3` or `segments 3, 5-9`."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and runs[-1][-1] == number - 1:

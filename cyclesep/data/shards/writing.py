@@ -1,4 +1,4 @@
-"""Writing one track's shards, whole or not at all."""
+"""Write the shards of a track atomically."""
 
 import errno
 import hashlib
@@ -14,8 +14,9 @@ import lmdb
 import numpy as np
 
 from cyclesep.audio.audio_io import Samples, common_pcm16_gain, decibels, to_pcm16
+from cyclesep.audio.stem_names import MIXTURE
 from cyclesep.data.shards import segments
-from cyclesep.data.shards.manifest import MIXTURE, SILENCE_DB, ShardFile, TrackRecord, track_file_stem
+from cyclesep.data.shards.manifest import SILENCE_DB, ShardFile, TrackRecord, track_file_stem
 from cyclesep.errors import StorageError
 from cyclesep.storage.atomic_io import replacing
 
@@ -35,15 +36,15 @@ def write_track(
     warnings: Sequence[str] = (),
     fingerprint: str = "",
 ) -> TrackRecord:
-    """Write the shards of one track into `folder` and give back its record for the manifest.
+    """Write the shards of one track to `folder` and return its record for the manifest.
 
-    `stems`: equally shaped float32 `(channels, time)` by name; "mixture" is moved to the front. Nothing is clipped: the
-    gain that makes the loudest sample fit is stored. Raises StorageError where the folder is full or refuses.
+    `stems`: equally shaped float32 `(channels, time)` by name; "mixture" is moved to the front. Nothing is clipped: a
+    gain with which the loudest sample fits is stored. Raises StorageError if the folder is full or not writable.
     """
     names = tuple(sorted(stems, key=lambda name: name != MIXTURE))
     channels, num_samples = stems[names[0]].shape
     if num_samples == 0 or any(stems[name].shape != (channels, num_samples) for name in names):
-        raise ValueError(f"stems of {track_id!r} are empty or differ in shape")
+        raise ValueError(f"the stems of {track_id!r} are empty or differ in shape")
     track = TrackRecord(
         track_id=track_id,
         split=split,
@@ -64,7 +65,7 @@ def write_track(
 
 
 def index_crc32(path: Path, records: Sequence[tuple[int, int]]) -> int:
-    """CRC-32 of what lies between the records of a shard: LMDB's tree, without which no record is found.
+    """Return the CRC-32 of everything between the records of a shard, that is of LMDB's tree.
 
     `records`: (offset, bytes) of each.
     """
@@ -78,14 +79,14 @@ def index_crc32(path: Path, records: Sequence[tuple[int, int]]) -> int:
 
 
 def loudness_db(stem: Samples, sample_rate: int) -> tuple[float, ...]:
-    """Mean power of each second of `(channels, time)` in dB re full scale, rounded to 0.1, at least -120."""
+    """Return the mean power of each second of `(channels, time)` in dB re full scale, rounded to 0.1, at least -120."""
     seconds = range(0, stem.shape[1], sample_rate)
     powers = [float(np.mean(np.square(stem[:, start : start + sample_rate], dtype=np.float64))) for start in seconds]
     return tuple(round(float(level), 1) for level in np.maximum(decibels(np.array(powers)), SILENCE_DB))
 
 
 def residual_db(stems: Mapping[str, Samples]) -> float | None:
-    """Power of (mixture - sum of the others) over that of the mixture, at least -120; None if there are not both."""
+    """Return the power of (mixture - sum of stems) relative to the mixture in dB, at least -120; None if undefined."""
     if MIXTURE not in stems or len(stems) == 1:
         return None
     mixture = stems[MIXTURE].astype(np.float64)
@@ -127,7 +128,9 @@ def _write_shard(path: Path, track: TrackRecord, stems: Mapping[str, Samples], i
             checksums = _write_lmdb(partial, track, stems, indices)
         except lmdb.Error as problem:
             reason = _reason(problem, partial, _map_size(track, indices))
-            raise StorageError(f"{path}: cannot be written ({reason}); free space or choose another location") from problem
+            raise StorageError(
+                f"{path}: cannot be written ({reason}); free space or choose another location"
+            ) from problem
         records, sha256 = _read_back(partial, checksums, path)
         return ShardFile(
             name=path.name,
@@ -142,7 +145,7 @@ def _write_shard(path: Path, track: TrackRecord, stems: Mapping[str, Samples], i
 def _write_lmdb(
     partial: Path, track: TrackRecord, stems: Mapping[str, Samples], indices: range
 ) -> list[tuple[int, bytes, int]]:
-    """Write the segments; (length, first bytes, CRC-32) of each record, to find it in the file."""
+    """Write the segments; return (length, first bytes, CRC-32) of each record, to find it in the file."""
     written = []
     with (
         lmdb.open(
@@ -158,36 +161,38 @@ def _write_lmdb(
 
 
 def _map_size(track: TrackRecord, indices: range) -> int:
-    """The bound that LMDB needs: payloads, pages around each, and its tree; the file grows only as far as needed."""
+    """Return an upper bound of the file size for LMDB: payloads, pages around each, and the tree."""
     return 2**20 + sum(segments.pcm_bytes(track, index) + 3 * mmap.PAGESIZE for index in indices)
 
 
 def _reason(problem: lmdb.Error, partial: Path, num_bytes: int) -> str:
-    # LMDB calls it an input/output error when a part of what it writes still finds room.
+    # LMDB reports an input/output error if only part of a write fits on the disk.
     full = shutil.disk_usage(partial.parent).free < num_bytes
     return os.strerror(errno.ENOSPC) if full else str(problem)
 
 
 def _pcm(track: TrackRecord, stems: Mapping[str, Samples], index: int) -> segments.Pcm16:
     start = index * track.segment_samples
-    here = slice(start, start + track.segment_length(index))
-    return np.stack([to_pcm16(stems[name][:, here], gain=track.gain) for name in track.stems])
+    window = slice(start, start + track.segment_length(index))
+    return np.stack([to_pcm16(stems[name][:, window], gain=track.gain) for name in track.stems])
 
 
 def _read_back(
     partial: Path, written: Sequence[tuple[int, bytes, int]], path: Path
 ) -> tuple[tuple[tuple[int, int], ...], str]:
-    """Where each record lies in the file, and the SHA-256 of the file; raises StorageError if a record is not there."""
+    """Return the position of each record and the SHA-256 of the file; raise StorageError if a record is not found."""
     records = []
     with partial.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         position = 0
         for length, first_bytes, checksum in written:
             offset = content.find(first_bytes, position)
             if offset < 0:
-                # Large records follow each other; LMDB keeps small ones, as a track's last may be, inside its tree.
+                # Large records are consecutive; LMDB stores small ones, such as the last of a track, inside its tree.
                 offset = content.find(first_bytes)
             if offset < 0 or zlib.crc32(content[offset : offset + length]) != checksum:
-                raise StorageError(f"{path}: reads back other than it was written; choose another location")
+                raise StorageError(
+                    f"{path}: reading back returned other data than was written; choose another location"
+                )
             records.append((offset, length))
             position = offset + length
         return tuple(records), hashlib.sha256(content).hexdigest()

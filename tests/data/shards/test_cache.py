@@ -1,5 +1,4 @@
 import concurrent.futures
-import hashlib
 import mmap
 import signal
 import subprocess
@@ -16,112 +15,98 @@ from cyclesep.data.shards.manifest import ShardFile
 from cyclesep.errors import ConfigError, ObjectNotFound, StorageError
 from cyclesep.storage.s3_transfers import Upload, upload
 from tests.support.fault_proxy import Fault
+from tests.support.paths import CHECKOUT
+from tests.support.shard_helpers import FILE_SIZE, fetch, file_content, file_description
 
-SIZE = 20_000
-ROOM = 10**9
-"""Bytes that a cache may hold whose limit does not matter: the default one depends on this machine's disk."""
-
-
-def content(number: int, size: int = SIZE) -> bytes:
-    return (hashlib.sha256(str(number).encode()).digest() * (size // 32 + 1))[:size]
+LARGE = 10**9
+"""A limit in bytes that no test reaches; the default depends on the disk."""
 
 
-def shard_of(number: int, size: int = SIZE) -> ShardFile:
-    """The description of a file of which only size and hash matter here."""
-    sha256 = hashlib.sha256(content(number, size)).hexdigest()
-    return ShardFile(
-        name=f"track-{number}.lmdb", bytes=size, sha256=sha256, first_segment=0, records=((0, 1),), index_crc32=0
-    )
-
-
-def stored(prefix: str, folder: Path, count: int, size: int = SIZE) -> list[tuple[str, ShardFile]]:
-    """So many files in the bucket."""
+def upload_files(prefix: str, folder: Path, count: int, size: int = FILE_SIZE) -> list[tuple[str, ShardFile]]:
+    """Upload files; return (uri, shard) of each."""
     uploads, wanted = [], []
     for number in range(count):
-        shard = shard_of(number, size)
+        shard = file_description(number, size)
         path = folder / shard.name
-        path.write_bytes(content(number, size))
+        path.write_bytes(file_content(number, size))
         uploads.append(Upload(path=path, uri=f"{prefix}/{shard.name}", sha256=shard.sha256))
         wanted.append((f"{prefix}/{shard.name}", shard))
     upload(uploads)
     return wanted
 
 
-def fetch(cache: ShardCache, item: tuple[str, ShardFile]) -> bytes:
-    with cache.local_path(*item) as path:
-        return path.read_bytes()
-
-
-def held_by(cache: ShardCache) -> set[str]:
-    """Hashes of the whole shards in the cache."""
+def cached_hashes(cache: ShardCache) -> set[str]:
+    """Return the hashes of complete shards in the cache."""
     return {path.stem for path in cache.folder.glob("*.lmdb")}
 
 
-def test_a_shard_is_fetched_once_and_named_after_its_content(s3, prefix, tmp_path):
-    ((uri, shard),) = stored(prefix, tmp_path, 1)
-    cache = ShardCache(tmp_path / "cache", ROOM)
+def test_shard_is_downloaded_once_and_named_after_its_content(s3, prefix, tmp_path):
+    ((uri, shard),) = upload_files(prefix, tmp_path, 1)
+    cache = ShardCache(tmp_path / "cache", LARGE)
     for _ in range(3):
-        assert fetch(cache, (uri, shard)) == content(0)
+        assert fetch(cache, (uri, shard)) == file_content(0)
     assert [path.name for path in cache.folder.iterdir() if path.name != ".ledger"] == [f"{shard.sha256}.lmdb"]
     assert len(s3.proxy.seen("GET", shard.name)) == 1
 
 
-def test_threads_and_processes_that_want_one_shard_download_it_once(s3, prefix, tmp_path):
-    wanted = stored(prefix, tmp_path, 3)
-    cache = ShardCache(tmp_path / "cache", ROOM)
+def test_threads_and_processes_download_a_shard_once(s3, prefix, tmp_path):
+    wanted = upload_files(prefix, tmp_path, 3)
+    cache = ShardCache(tmp_path / "cache", LARGE)
     script = (
         "import sys; from pathlib import Path; sys.path[:0] = [sys.argv[1]]\n"
-        "from tests.data.shards.test_cache import SIZE, ShardCache, fetch, shard_of\n"
+        "from tests.support.shard_helpers import ShardCache, fetch, file_description\n"
         "for number in range(3):\n"
-        "    shard = shard_of(number)\n"
+        "    shard = file_description(number)\n"
         "    fetch(ShardCache(Path(sys.argv[2]), 10**9), (f'{sys.argv[3]}/{shard.name}', shard))\n"
     )
-    words = [str(Path(__file__).parent), str(cache.folder), prefix]
-    processes = [subprocess.Popen([sys.executable, "-c", script, *words]) for _ in range(2)]
+    arguments = [str(CHECKOUT), str(cache.folder), prefix]
+    processes = [subprocess.Popen([sys.executable, "-c", script, *arguments]) for _ in range(2)]
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
-        assert list(pool.map(lambda n: fetch(cache, wanted[n % 3]), range(12))) == [content(n % 3) for n in range(12)]
+        assert list(pool.map(lambda n: fetch(cache, wanted[n % 3]), range(12))) == [
+            file_content(n % 3) for n in range(12)
+        ]
     assert [process.wait(120) for process in processes] == [0, 0]
     for _, shard in wanted:
         assert len(s3.proxy.seen("GET", shard.name)) == 1
 
 
-def test_the_shards_opened_longest_ago_go_when_the_limit_is_reached(prefix, tmp_path):
-    wanted = stored(prefix, tmp_path, 5)
-    cache = ShardCache(tmp_path / "cache", limit_bytes=3 * SIZE)
+def test_least_recently_opened_shards_are_evicted(prefix, tmp_path):
+    wanted = upload_files(prefix, tmp_path, 5)
+    cache = ShardCache(tmp_path / "cache", limit_bytes=3 * FILE_SIZE)
     for number in (0, 1, 2, 0, 3):
         fetch(cache, wanted[number])
-    assert held_by(cache) == {wanted[number][1].sha256 for number in (0, 2, 3)}
+    assert cached_hashes(cache) == {wanted[number][1].sha256 for number in (0, 2, 3)}
     fetch(cache, wanted[4])
-    assert held_by(cache) == {wanted[number][1].sha256 for number in (0, 3, 4)}
+    assert cached_hashes(cache) == {wanted[number][1].sha256 for number in (0, 3, 4)}
 
 
-def test_an_evicted_shard_stays_readable_where_it_is_mapped(prefix, tmp_path):
-    wanted = stored(prefix, tmp_path, 2)
-    cache = ShardCache(tmp_path / "cache", limit_bytes=SIZE)
+def test_evicted_shard_stays_readable_where_it_is_mapped(prefix, tmp_path):
+    wanted = upload_files(prefix, tmp_path, 2)
+    cache = ShardCache(tmp_path / "cache", limit_bytes=FILE_SIZE)
     with cache.local_path(*wanted[0]) as path, path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
     fetch(cache, wanted[1])
     assert not path.exists()
-    assert mapped[:] == content(0)
+    assert mapped[:] == file_content(0)
     mapped.close()
 
 
-def test_a_shard_in_use_is_not_evicted_and_who_needs_its_room_waits(prefix, tmp_path):
-    wanted = stored(prefix, tmp_path, 2)
-    cache = ShardCache(tmp_path / "cache", limit_bytes=SIZE)
+def test_shard_in_use_is_not_evicted_and_a_download_waits_for_its_space(prefix, tmp_path):
+    wanted = upload_files(prefix, tmp_path, 2)
+    cache = ShardCache(tmp_path / "cache", limit_bytes=FILE_SIZE)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         with cache.local_path(*wanted[0]) as path:
             waiting = pool.submit(fetch, cache, wanted[1])
             with pytest.raises(concurrent.futures.TimeoutError):
                 waiting.result(0.5)
             assert path.exists()
-        assert waiting.result(60) == content(1)
-    assert held_by(cache) == {wanted[1][1].sha256}
+        assert waiting.result(60) == file_content(1)
+    assert cached_hashes(cache) == {wanted[1][1].sha256}
 
 
-def test_many_fetches_at_once_never_exceed_the_limit(prefix, tmp_path):
-    wanted = stored(prefix, tmp_path, 8)
-    cache = ShardCache(tmp_path / "cache", limit_bytes=2 * SIZE)
+def test_parallel_downloads_never_exceed_the_limit(prefix, tmp_path):
+    wanted = upload_files(prefix, tmp_path, 8)
+    cache = ShardCache(tmp_path / "cache", limit_bytes=2 * FILE_SIZE)
     largest, ended = [0], threading.Event()
 
     def watch() -> None:
@@ -140,39 +125,39 @@ def test_many_fetches_at_once_never_exceed_the_limit(prefix, tmp_path):
         found = list(pool.map(lambda n: fetch(cache, wanted[n % 8]), range(24)))
     ended.set()
     watcher.join()
-    assert found == [content(n % 8) for n in range(24)]
-    # A file counts under two names for the moment of a glob in which it is renamed.
-    assert SIZE <= largest[0] <= 3 * SIZE
-    assert len(held_by(cache)) == 2
+    assert found == [file_content(n % 8) for n in range(24)]
+    # A file that is renamed during the glob counts twice.
+    assert FILE_SIZE <= largest[0] <= 3 * FILE_SIZE
+    assert len(cached_hashes(cache)) == 2
 
 
-def test_a_shard_larger_than_the_cache_is_refused_with_the_setting_to_change(prefix, tmp_path):
-    (item,) = stored(prefix, tmp_path, 1)
+def test_error_for_a_shard_larger_than_the_cache_names_the_setting(prefix, tmp_path):
+    (item,) = upload_files(prefix, tmp_path, 1)
     with pytest.raises(
-        StorageError, match="may hold 9.31e-06 GiB and a shard has 1.86e-05 GiB; raise CYCLESEP_CACHE_GIB"
+        StorageError, match="is limited to 9.31e-06 GiB, but a shard needs 1.86e-05 GiB; raise CYCLESEP_CACHE_GIB"
     ):
-        fetch(ShardCache(tmp_path / "cache", limit_bytes=SIZE // 2), item)
+        fetch(ShardCache(tmp_path / "cache", limit_bytes=FILE_SIZE // 2), item)
 
 
 @pytest.mark.parametrize("free", [5, 6])
-def test_five_percent_of_the_disk_stay_free_by_default(prefix, tmp_path, monkeypatch, free):
-    (item,) = stored(prefix, tmp_path, 1)
-    sizes = namedtuple("sizes", "total used free")(100 * 10 * SIZE, 0, free * 10 * SIZE)
+def test_five_percent_of_the_disk_are_kept_free_by_default(prefix, tmp_path, monkeypatch, free):
+    (item,) = upload_files(prefix, tmp_path, 1)
+    sizes = namedtuple("sizes", "total used free")(100 * 10 * FILE_SIZE, 0, free * 10 * FILE_SIZE)
     monkeypatch.setattr("cyclesep.data.shards.cache.shutil.disk_usage", lambda _: sizes)
     cache = ShardCache(tmp_path / "cache")
     if free > 5:
-        assert fetch(cache, item) == content(0)
+        assert fetch(cache, item) == file_content(0)
         return
-    told = "has 0.000931 GiB free, of which 5 % of the disk stay free, and a shard has 1.86e-05 GiB; free space, set"
-    with pytest.raises(StorageError, match=f"/cache: the disk of the shard cache {told} CYCLESEP_CACHE to a folder"):
+    reason = "has 0.000931 GiB free and 5 % of it are kept free, but a shard needs 1.86e-05 GiB; free space, set"
+    with pytest.raises(StorageError, match=f"/cache: the disk of the shard cache {reason} CYCLESEP_CACHE to a folder"):
         fetch(cache, item)
 
 
-def test_damage_on_the_way_is_never_kept(s3, prefix, tmp_path):
-    (item,) = stored(prefix, tmp_path, 1)
-    cache = ShardCache(tmp_path / "cache", ROOM)
+def test_damaged_download_is_never_kept(s3, prefix, tmp_path):
+    (item,) = upload_files(prefix, tmp_path, 1)
+    cache = ShardCache(tmp_path / "cache", LARGE)
     with s3.proxy.injecting(Fault("flip", contains="track-0", value=77)):
-        assert fetch(cache, item) == content(0)
+        assert fetch(cache, item) == file_content(0)
     cache.discard(item[1])
     with (
         s3.proxy.injecting(Fault("flip", contains="track-0", value=77, times=9)),
@@ -182,33 +167,33 @@ def test_damage_on_the_way_is_never_kept(s3, prefix, tmp_path):
     assert [path.name for path in cache.folder.iterdir()] == [".ledger"]
 
 
-def test_another_object_under_the_name_is_refused_and_its_own_content_gets_a_file_of_its_own(prefix, tmp_path):
-    ((uri, old),) = stored(prefix, tmp_path, 1)
-    cache = ShardCache(tmp_path / "cache", ROOM)
+def test_replaced_object_is_cached_in_another_file_and_the_old_hash_is_an_error(prefix, tmp_path):
+    ((uri, old),) = upload_files(prefix, tmp_path, 1)
+    cache = ShardCache(tmp_path / "cache", LARGE)
     fetch(cache, (uri, old))
-    new = shard_of(1)
-    (tmp_path / "new").write_bytes(content(1))
+    new = file_description(1)
+    (tmp_path / "new").write_bytes(file_content(1))
     upload([Upload(path=tmp_path / "new", uri=uri, sha256=new.sha256)])
-    assert fetch(cache, (uri, new)) == content(1)
-    assert fetch(cache, (uri, old)) == content(0)
+    assert fetch(cache, (uri, new)) == file_content(1)
+    assert fetch(cache, (uri, old)) == file_content(0)
     with pytest.raises(StorageError, match="ingest the corpus again"):
-        fetch(ShardCache(tmp_path / "empty", ROOM), (uri, old))
+        fetch(ShardCache(tmp_path / "empty", LARGE), (uri, old))
 
 
-def test_what_a_killed_process_leaves_is_taken_up_and_its_promise_of_room_is_void(s3, prefix, tmp_path):
+def test_download_of_a_killed_process_is_resumed_and_its_reservation_ends(s3, prefix, tmp_path):
     size = 3 * 2**20
-    wanted = stored(prefix, tmp_path, 2, size)
+    wanted = upload_files(prefix, tmp_path, 2, size)
     folder = tmp_path / "cache"
     script = (
         "import sys; from pathlib import Path; sys.path[:0] = [sys.argv[1]]\n"
-        "from tests.data.shards.test_cache import ShardCache, fetch, shard_of\n"
-        f"fetch(ShardCache(Path(sys.argv[2]), limit_bytes={size}), (sys.argv[3], shard_of(0, {size})))\n"
+        "from tests.support.shard_helpers import ShardCache, fetch, file_description\n"
+        f"fetch(ShardCache(Path(sys.argv[2]), limit_bytes={size}), (sys.argv[3], file_description(0, {size})))\n"
     )
     release = threading.Event()
     held = Fault("hold", contains="track-0", value=release)
     with s3.proxy.injecting(Fault("cut", contains="track-0", value=2 * 2**20), held):
-        words = [str(Path(__file__).parent), str(folder), wanted[0][0]]
-        process = subprocess.Popen([sys.executable, "-c", script, *words])
+        arguments = [str(CHECKOUT), str(folder), wanted[0][0]]
+        process = subprocess.Popen([sys.executable, "-c", script, *arguments])
         while not held.done:
             assert process.poll() is None
             time.sleep(0.05)
@@ -220,46 +205,46 @@ def test_what_a_killed_process_leaves_is_taken_up_and_its_promise_of_room_is_voi
     assert partial.stat().st_size == 2 * 2**20
     s3.proxy.clear()
     cache = ShardCache(folder, limit_bytes=size)
-    assert fetch(cache, wanted[0]) == content(0, size)
+    assert fetch(cache, wanted[0]) == file_content(0, size)
     (request,) = s3.proxy.seen("GET", "track-0")
     assert request.headers["range"] == f"bytes={2 * 2**20 - 1}-"
-    assert fetch(cache, wanted[1]) == content(1, size)
+    assert fetch(cache, wanted[1]) == file_content(1, size)
     assert not list(folder.glob("*.lock"))
 
 
-def test_parts_that_nobody_fetches_any_more_count_and_are_evicted(prefix, tmp_path):
-    wanted = stored(prefix, tmp_path, 2)
-    cache = ShardCache(tmp_path / "cache", limit_bytes=2 * SIZE)
+def test_orphaned_partial_downloads_count_and_are_evicted(prefix, tmp_path):
+    wanted = upload_files(prefix, tmp_path, 2)
+    cache = ShardCache(tmp_path / "cache", limit_bytes=2 * FILE_SIZE)
     cache.folder.mkdir()
     orphan = cache.folder / f".{'0' * 64}.lmdb.etag.partial"
-    orphan.write_bytes(bytes(SIZE))
+    orphan.write_bytes(bytes(FILE_SIZE))
     for item in wanted:
         fetch(cache, item)
     assert not orphan.exists()
-    assert len(held_by(cache)) == 2
+    assert len(cached_hashes(cache)) == 2
 
 
-def test_a_prefetch_fetches_what_fits_and_several_share_the_work(s3, prefix, tmp_path):
-    wanted = stored(prefix, tmp_path, 6)
-    cache = ShardCache(tmp_path / "cache", limit_bytes=4 * SIZE + 10)
+def test_prefetch_downloads_what_fits_and_processes_share_the_work(s3, prefix, tmp_path):
+    wanted = upload_files(prefix, tmp_path, 6)
+    cache = ShardCache(tmp_path / "cache", limit_bytes=4 * FILE_SIZE + 10)
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         list(pool.map(cache.prefetch, [wanted] * 3))
     deadline = time.monotonic() + 60
-    while len(held_by(cache)) < 4 and time.monotonic() < deadline:
+    while len(cached_hashes(cache)) < 4 and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert held_by(cache) == {shard.sha256 for _, shard in wanted[:4]}
+    assert cached_hashes(cache) == {shard.sha256 for _, shard in wanted[:4]}
     assert [len(s3.proxy.seen("GET", shard.name)) for _, shard in wanted] == [1, 1, 1, 1, 0, 0]
 
 
-def test_a_prefetch_that_fails_says_nothing_and_the_reader_is_told(prefix, tmp_path):
-    item = (f"{prefix}/nothing", shard_of(0))
-    cache = ShardCache(tmp_path / "cache", ROOM)
+def test_prefetch_fails_silently_and_reading_raises_the_error(prefix, tmp_path):
+    item = (f"{prefix}/nothing", file_description(0))
+    cache = ShardCache(tmp_path / "cache", LARGE)
     cache.prefetch([item])
     with pytest.raises(ObjectNotFound, match=f"{prefix}/nothing: object not found"):
         fetch(cache, item)
 
 
-def test_the_environment_names_folder_and_limit(monkeypatch, tmp_path):
+def test_folder_and_limit_from_environment_variables(monkeypatch, tmp_path):
     monkeypatch.setenv("CYCLESEP_CACHE", str(tmp_path / "here"))
     monkeypatch.setenv("CYCLESEP_CACHE_GIB", "1.5")
     assert ShardCache.of_this_machine() == ShardCache(tmp_path / "here", 3 * 2**29)
@@ -270,14 +255,14 @@ def test_the_environment_names_folder_and_limit(monkeypatch, tmp_path):
     assert ShardCache.of_this_machine().folder == tmp_path / "caches" / "cyclesep" / "shards"
 
 
-@pytest.mark.parametrize("told", ["none", "-1", "0", "nan", "inf"])
-def test_a_limit_that_is_no_size_is_refused(monkeypatch, told):
-    monkeypatch.setenv("CYCLESEP_CACHE_GIB", told)
-    with pytest.raises(ConfigError, match=f"CYCLESEP_CACHE_GIB={told}: is no size"):
+@pytest.mark.parametrize("value", ["none", "-1", "0", "nan", "inf"])
+def test_invalid_limit_is_an_error(monkeypatch, value):
+    monkeypatch.setenv("CYCLESEP_CACHE_GIB", value)
+    with pytest.raises(ConfigError, match=f"CYCLESEP_CACHE_GIB={value}: invalid value"):
         ShardCache.of_this_machine()
 
 
-def test_a_cache_that_cannot_be_written_says_which_setting_names_another(prefix, tmp_path):
+def test_error_for_an_unwritable_cache_names_the_setting(prefix, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="file/cache: the shard cache cannot be used .*; set CYCLESEP_CACHE"):
-        fetch(ShardCache(tmp_path / "file" / "cache"), (f"{prefix}/a", shard_of(0)))
+        fetch(ShardCache(tmp_path / "file" / "cache"), (f"{prefix}/a", file_description(0)))

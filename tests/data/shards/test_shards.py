@@ -25,40 +25,14 @@ from cyclesep.data.shards.manifest import (
     track_file_stem,
     write_manifest,
 )
-from cyclesep.data.shards.mmap_cache import close_idle, open_shards
+from cyclesep.data.shards.mmap_cache import close_idle, mapped_shards
 from cyclesep.data.shards.reading import ShardReader
 from cyclesep.data.shards.segment_pb2 import Segment
 from cyclesep.data.shards.verification import verify
 from cyclesep.data.shards.writing import write_track
 from cyclesep.errors import ShardError, StorageError
 from tests.support.paths import CHECKOUT
-
-SAMPLE_RATE = 1000
-SEGMENT = 400
-STEMS = ("mixture", "vocals", "drums")
-
-
-def pcm_of(number: int, num_samples: int, channels: int = 2) -> np.ndarray:
-    rng = np.random.default_rng(number)
-    return rng.integers(-32768, 32768, (len(STEMS), channels, num_samples), dtype=np.int16)
-
-
-def write_corpus(folder: Path, lengths=(1234, 400, 37), **options) -> list[np.ndarray]:
-    pcm = [pcm_of(number, length) for number, length in enumerate(lengths)]
-    records = [
-        write_track(
-            folder,
-            dict(zip(STEMS, samples.astype(np.float32) / 32768, strict=True)),
-            track_id=f"Track {number}",
-            split="train",
-            sample_rate=SAMPLE_RATE,
-            segment_samples=SEGMENT,
-            **options,
-        )
-        for number, samples in enumerate(pcm)
-    ]
-    write_manifest(folder, make_manifest(records))
-    return pcm
+from tests.support.shard_helpers import BYTES_PER_SEGMENT, SAMPLE_RATE, SEGMENT, STEMS, flip_bit, write_corpus
 
 
 def read_all(folder: Path) -> list[np.ndarray]:
@@ -69,24 +43,24 @@ def read_all(folder: Path) -> list[np.ndarray]:
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus")
-    # Small shards, so that the first track has several.
-    return folder, write_corpus(folder, max_shard_bytes=2 * SEGMENT * 2 * len(STEMS) * 2)
+    # Small shards, so that the first track has two.
+    return folder, write_corpus(folder, max_shard_bytes=2 * BYTES_PER_SEGMENT)
 
 
 @pytest.fixture
 def fresh(tmp_path):
-    """A corpus that a test may damage."""
+    """A new corpus, which a test may damage."""
     write_corpus(tmp_path)
     return tmp_path
 
 
-def test_every_pcm16_sample_is_read_back_bit_for_bit(corpus):
+def test_pcm16_samples_are_read_bit_exactly(corpus):
     folder, pcm = corpus
     for expected, found in zip(pcm, read_all(folder), strict=True):
         np.testing.assert_array_equal(found, expected.astype(np.float32) / np.float32(32768))
 
 
-def test_a_track_beyond_the_bound_has_several_shards_that_follow_each_other(corpus):
+def test_long_track_has_several_consecutive_shards(corpus):
     folder, _ = corpus
     files = read_manifest(folder).tracks[0].shards
     assert [(file.first_segment, file.num_segments) for file in files] == [(0, 2), (2, 2)]
@@ -95,7 +69,7 @@ def test_a_track_beyond_the_bound_has_several_shards_that_follow_each_other(corp
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_any_crop_is_the_slice_of_the_track_whatever_borders_it_crosses(corpus, data):
+def test_crops_match_slices_of_the_track_across_segments_and_shards(corpus, data):
     folder, pcm = corpus
     number = data.draw(st.integers(0, 2))
     length = pcm[number].shape[2]
@@ -108,7 +82,7 @@ def test_any_crop_is_the_slice_of_the_track_whatever_borders_it_crosses(corpus, 
     np.testing.assert_array_equal(crop, expected)
 
 
-def test_a_batch_is_its_crops_in_the_order_of_the_requests(corpus):
+def test_batch_is_in_the_order_of_the_requests(corpus):
     folder, pcm = corpus
     reader = ShardReader(folder)
     first, second, _ = reader.manifest.tracks
@@ -120,7 +94,7 @@ def test_a_batch_is_its_crops_in_the_order_of_the_requests(corpus):
         np.testing.assert_array_equal(crop, source.astype(np.float32) / 32768)
 
 
-def test_audio_over_full_scale_keeps_its_peak_by_a_stored_gain(tmp_path):
+def test_audio_above_full_scale_is_stored_with_a_gain(tmp_path):
     samples = np.linspace(-3.7, 3.7, 500, dtype=np.float32)[None]
     record = write_track(
         tmp_path, {"vocals": samples}, track_id="loud", split="test", sample_rate=SAMPLE_RATE, segment_samples=SEGMENT
@@ -131,7 +105,7 @@ def test_audio_over_full_scale_keeps_its_peak_by_a_stored_gain(tmp_path):
     assert np.abs(found - samples).max() <= 0.5 * 4 / 32768
 
 
-def test_the_mixture_comes_first_and_levels_are_stored(tmp_path):
+def test_mixture_is_the_first_stem_and_levels_are_stored(tmp_path):
     half = np.full((1, 2500), 0.5, dtype=np.float32)
     half[:, 1000:2000] = 0.0
     record = write_track(
@@ -147,7 +121,7 @@ def test_the_mixture_comes_first_and_levels_are_stored(tmp_path):
     assert record.residual_db == pytest.approx(20 * np.log10(0.1 / 1.1), abs=0.01)
 
 
-def test_equal_audio_gives_equal_files_and_an_equal_manifest_in_any_order(tmp_path):
+def test_equal_audio_gives_equal_files_and_manifest_in_any_order(tmp_path):
     write_corpus(tmp_path / "one")
     write_corpus(tmp_path / "two")
     records = read_manifest(tmp_path / "two").tracks
@@ -156,23 +130,24 @@ def test_equal_audio_gives_equal_files_and_an_equal_manifest_in_any_order(tmp_pa
     assert one == two
 
 
-def test_the_example_of_the_format_page_reads_shards_with_nothing_but_lmdb_and_the_generated_class(corpus, tmp_path):
+def test_documented_example_reads_shards_with_lmdb_and_the_generated_class_only(corpus, tmp_path):
     folder, pcm = corpus
     page = (CHECKOUT / "docs" / "shard-format.md").read_text()
     example = page.partition("```python\n")[2].partition("```")[0]
-    told = """
+    check = """
 import sys
-assert {name for name in sys.modules if name.startswith("cyclesep")} == {"cyclesep", "cyclesep.data.shards.segment_pb2"}
+packages = {"cyclesep", "cyclesep.data", "cyclesep.data.shards"}
+assert {name for name in sys.modules if name.startswith("cyclesep")} == packages | {"cyclesep.data.shards.segment_pb2"}
 np.savez(sys.argv[2], *(read_track(sys.argv[1], track) for track in read_manifest(sys.argv[1])["tracks"]))
 """
     out = tmp_path / "read.npz"
-    subprocess.run([sys.executable, "-c", example + told, folder, out], check=True)
+    subprocess.run([sys.executable, "-c", example + check, folder, out], check=True)
     with np.load(out) as read:
         for expected, found in zip(pcm, read.values(), strict=True):
             np.testing.assert_array_equal(found, expected.astype(np.float32) / 32768)
 
 
-def test_the_format_page_names_every_field_of_manifest_and_record():
+def test_all_fields_of_manifest_and_record_are_documented():
     page = (CHECKOUT / "docs" / "shard-format.md").read_text()
     kinds = (ShardManifest, TrackRecord, ShardFile)
     names = {field.name for kind in kinds for field in dataclasses.fields(kind)} | {"checksum"}
@@ -180,7 +155,7 @@ def test_the_format_page_names_every_field_of_manifest_and_record():
     assert {name for name in names if f"| `{name}` |" not in page} == set()
 
 
-def test_the_layout_of_a_record_is_what_the_format_page_says(corpus):
+def test_records_have_the_documented_layout(corpus):
     folder, _ = corpus
     for track in read_manifest(folder).tracks:
         for shard in track.shards:
@@ -196,7 +171,7 @@ def test_the_layout_of_a_record_is_what_the_format_page_says(corpus):
                 assert segment.crc32 == zlib.crc32(segment.pcm)
 
 
-def test_every_flip_of_a_bit_in_a_record_is_found_be_it_header_padding_or_payload(fresh):
+def test_any_flipped_bit_in_a_record_is_detected(fresh):
     track = read_manifest(fresh).tracks[2]
     ((offset, length),) = track.shards[0].records
     record = bytearray((fresh / track.shards[0].name).read_bytes()[offset : offset + length])
@@ -207,7 +182,7 @@ def test_every_flip_of_a_bit_in_a_record_is_found_be_it_header_padding_or_payloa
         record[bit // 8] ^= 1 << bit % 8
 
 
-def test_records_with_a_field_that_a_later_format_adds_are_read(tmp_path, monkeypatch):
+def test_records_with_unknown_fields_of_a_later_format_are_read(tmp_path, monkeypatch):
     encode, added = segments.encode, bytes([10 << 3 | 2, 5]) + b"later"
     monkeypatch.setattr(segments, "encode", lambda *arguments: added + encode(*arguments))
     pcm = write_corpus(tmp_path)
@@ -216,7 +191,7 @@ def test_records_with_a_field_that_a_later_format_adds_are_read(tmp_path, monkey
 
 
 @pytest.mark.parametrize("track_id", ["../../etc/passwd", "a/b\\c:*?\0\n", "ÄÖÜ 音楽", "", "." * 300, "CON"])
-def test_no_track_name_leaves_the_folder_or_breaks_a_file_name(tmp_path, track_id):
+def test_track_names_never_produce_invalid_paths(tmp_path, track_id):
     folder = tmp_path / "inside"
     record = write_track(
         folder,
@@ -232,7 +207,7 @@ def test_no_track_name_leaves_the_folder_or_breaks_a_file_name(tmp_path, track_i
     assert verify(folder).tracks[0].track_id == track_id
 
 
-def test_tracks_whose_readable_names_agree_get_different_files():
+def test_tracks_with_equal_readable_names_get_different_files():
     same = {"split": "train", "fingerprint": "", "sample_rate": 1, "channels": 1, "segment_samples": 1}
     assert track_file_stem("a b", **same) != track_file_stem("a-b", **same)
 
@@ -240,36 +215,29 @@ def test_tracks_whose_readable_names_agree_get_different_files():
 # Damage
 
 
-def flip(path: Path, bit: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[bit // 8] ^= 1 << bit % 8
-    path.unlink()
-    path.write_bytes(content)
-
-
-def test_damage_names_shard_track_and_segment_and_other_segments_are_still_read(fresh):
+def test_damage_error_has_shard_track_and_segment_and_other_segments_are_readable(fresh):
     track = read_manifest(fresh).tracks[0]
     offset, length = track.shards[0].records[2]
-    flip(fresh / track.shards[0].name, 8 * (offset + length - 5))
+    flip_bit(fresh / track.shards[0].name, 8 * (offset + length - 5))
     reader = ShardReader(fresh)
     reader.read(track, STEMS, 0, 2 * SEGMENT)
     with pytest.raises(ShardError, match=rf"{track.shards[0].name}.*'Track 0', segment 2: its checksum"):
         reader.read(track, STEMS, 2 * SEGMENT - 1, 2)
 
 
-def test_a_record_of_another_track_is_refused_although_its_checksum_holds(tmp_path):
+def test_record_of_another_track_is_an_error_despite_its_valid_checksum(tmp_path):
     write_corpus(tmp_path, lengths=(400, 400))
     manifest = read_manifest(tmp_path)
     first, second = manifest.tracks
     swapped = [dataclasses.replace(first, shards=second.shards), second]
     write_manifest(tmp_path, make_manifest(swapped))
     reader = ShardReader(tmp_path)
-    with pytest.raises(ShardError, match="header is not what the manifest says"):
+    with pytest.raises(ShardError, match="header does not match the manifest"):
         reader.read(reader.manifest.tracks[0], ["vocals"], 0, 10)
 
 
-def test_a_folder_without_manifest_says_what_to_run(tmp_path):
-    with pytest.raises(ShardError, match=r"holds no manifest\.json.*cyclesep ingest"):
+def test_error_for_a_folder_without_manifest_has_a_remedy(tmp_path):
+    with pytest.raises(ShardError, match=r"manifest\.json not found.*cyclesep ingest"):
         ShardReader(tmp_path)
 
 
@@ -277,15 +245,15 @@ def test_a_folder_without_manifest_says_what_to_run(tmp_path):
     ("version", "remedy"),
     [("7", "update cyclesep, or ingest into a new folder"), ("0", "ingest into a new folder"), ("null", "ingest")],
 )
-def test_another_format_version_is_refused_with_both_numbers(fresh, version, remedy):
+def test_error_for_another_format_version_has_both_versions(fresh, version, remedy):
     path = fresh / MANIFEST_NAME
     path.write_text(path.read_text().replace('"version":1', f'"version":{version}'))
-    told = version.replace("null", "None")
-    with pytest.raises(ShardError, match=rf"format version {told}, this cyclesep reads 1; {remedy}"):
+    found = version.replace("null", "None")
+    with pytest.raises(ShardError, match=rf"format version {found}, this version of cyclesep reads 1; {remedy}"):
         ShardReader(fresh)
 
 
-def test_a_manifest_cannot_name_a_file_outside_its_folder(fresh):
+def test_manifest_with_a_file_outside_its_folder_is_an_error(fresh):
     track = read_manifest(fresh).tracks[0]
     outside = dataclasses.replace(track.shards[0], name="../outside.lmdb")
     write_manifest(fresh, make_manifest([dataclasses.replace(track, shards=(outside,))]))
@@ -293,18 +261,18 @@ def test_a_manifest_cannot_name_a_file_outside_its_folder(fresh):
         ShardReader(fresh)
 
 
-def test_unknown_stems_and_crops_beyond_the_track_are_refused(corpus):
+def test_unknown_stems_and_crops_beyond_the_track_are_errors(corpus):
     folder, _ = corpus
     reader = ShardReader(folder)
     track = reader.manifest.tracks[1]
-    with pytest.raises(ShardError, match="holds no stem 'piano', only mixture, vocals, drums"):
+    with pytest.raises(ShardError, match="has no stem 'piano', only mixture, vocals, drums"):
         reader.read(track, ["vocals", "piano"], 0, 10)
     for start, num_samples in ((-1, 10), (track.num_samples - 9, 10)):
         with pytest.raises(IndexError):
             reader.read(track, ["vocals"], start, num_samples)
 
 
-def test_a_disk_that_refuses_to_take_more_is_a_storage_error_and_leaves_nothing(tmp_path):
+def test_failed_write_is_a_storage_error_and_leaves_no_file(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (65536, before[1]))
     try:
@@ -326,7 +294,7 @@ def checksum_of(reader: ShardReader, queue=None) -> float:
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-def test_a_reader_in_use_goes_to_another_process(corpus, method):
+def test_reader_in_use_works_in_child_processes(corpus, method):
     reader = ShardReader(corpus[0])
     expected = checksum_of(reader)
     context = multiprocessing.get_context(method)
@@ -340,18 +308,18 @@ def test_a_reader_in_use_goes_to_another_process(corpus, method):
     assert checksum_of(reader) == expected
 
 
-def test_a_pickled_reader_and_its_original_read_side_by_side(corpus):
+def test_pickled_reader_and_its_original_read_in_one_process(corpus):
     reader = ShardReader(corpus[0])
     expected = checksum_of(reader)
     assert checksum_of(pickle.loads(pickle.dumps(reader))) == expected
     assert checksum_of(ShardReader(os.path.relpath(corpus[0]))) == expected
 
 
-def test_the_number_of_open_files_is_bounded_and_threads_survive_eviction(fresh, monkeypatch):
-    monkeypatch.setattr(open_shards, "limit", 1)
+def test_number_of_open_files_is_limited_with_threads(fresh, monkeypatch):
+    monkeypatch.setattr(mapped_shards, "limit", 1)
     reader = ShardReader(fresh)
     expected = checksum_of(reader)
-    assert len(open_shards) == 1
+    assert len(mapped_shards) == 1
     totals: list[float] = []
     threads = [threading.Thread(target=lambda: totals.extend(checksum_of(reader) for _ in range(40))) for _ in range(4)]
     for thread in threads:
@@ -359,12 +327,12 @@ def test_the_number_of_open_files_is_bounded_and_threads_survive_eviction(fresh,
     for thread in threads:
         thread.join()
     assert totals == [expected] * 160
-    # A thread that finds the files of the other three in use opens one more.
+    # Each of the four threads may have one file in use.
     assert sum(str(fresh) in os.path.realpath(descriptor) for descriptor in Path("/proc/self/fd").iterdir()) <= 4
     assert checksum_of(ShardReader(fresh)) == expected
 
 
-def test_a_corpus_ingested_anew_in_place_is_read_by_a_new_reader(fresh):
+def test_new_reader_reads_a_replaced_corpus(fresh):
     before = read_all(fresh)
     for path in fresh.iterdir():
         path.unlink()
@@ -373,13 +341,13 @@ def test_a_corpus_ingested_anew_in_place_is_read_by_a_new_reader(fresh):
     assert len(before) == 3
 
 
-def test_a_track_that_nobody_reads_any_more_can_be_unmapped_and_is_read_again(corpus):
+def test_idle_shards_can_be_unmapped_and_read_again(corpus):
     folder, _ = corpus
     reader = ShardReader(folder)
     track = reader.manifest.tracks[0]
     before = reader.read(track, track.stems, 0, 100)
-    assert len(open_shards) > 0
+    assert len(mapped_shards) > 0
     close_idle()
-    assert len(open_shards) == 0
+    assert len(mapped_shards) == 0
     assert str(folder) not in Path("/proc/self/maps").read_text()
     assert np.array_equal(reader.read(track, track.stems, 0, 100), before)

@@ -1,4 +1,4 @@
-"""Corpora in a bucket: ingest, reading, checking and training, with a server and a proxy that does harm."""
+"""Corpora in S3: ingest, reading, verification and training, with network faults from a proxy."""
 
 import json
 import os
@@ -30,7 +30,7 @@ from cyclesep.storage.uri import parse
 from cyclesep.training.config import TrainConfig
 from cyclesep.training.fit import fit
 from tests.support.fault_proxy import Fault
-from tests.support.ingest import ingest_config, write_songs
+from tests.support.ingest_helpers import ingest_config, write_songs
 from tests.support.paths import CHECKOUT
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -42,7 +42,7 @@ def songs(tmp_path):
 
 
 def upload_folder(folder: Path, prefix: str) -> None:
-    """A corpus in a folder as it is, into a bucket."""
+    """Upload the files of a corpus."""
     upload([Upload(path=path, uri=f"{prefix}/{path.name}", sha256="") for path in folder.iterdir()])
 
 
@@ -50,7 +50,7 @@ def read_all(reader: ShardReader) -> list[np.ndarray]:
     return [reader.read(track, track.stems, 0, track.num_samples) for track in reader.manifest.tracks]
 
 
-def test_an_ingest_into_a_bucket_is_the_one_into_a_folder_and_is_read_and_checked_there(s3, prefix, songs, tmp_path):
+def test_ingest_to_a_bucket_equals_ingest_to_a_folder(s3, prefix, songs, tmp_path):
     report = ingest(ingest_config(songs, prefix))
     local = ingest(ingest_config(songs, tmp_path / "out"))
     assert report.output == prefix
@@ -61,38 +61,38 @@ def test_an_ingest_into_a_bucket_is_the_one_into_a_folder_and_is_read_and_checke
     assert verify(prefix) == local.manifest
 
     reader = ShardReader(prefix + "/")
-    there, here = read_all(reader), read_all(ShardReader(tmp_path / "out"))
-    assert all(np.array_equal(one, other) for one, other in zip(there, here, strict=True))
+    remote_tracks, local_tracks = read_all(reader), read_all(ShardReader(tmp_path / "out"))
+    assert all(np.array_equal(one, other) for one, other in zip(remote_tracks, local_tracks, strict=True))
     assert s3.server.secret_key.encode() not in pickle.dumps(reader)
 
     @ray.remote(num_cpus=1)
-    def sums_in_a_task(sent: ShardReader, place: str) -> list[float]:
-        """Of a reader that was sent here, and of one made here."""
-        readers = (sent, ShardReader(place))
+    def sums_in_a_task(sent: ShardReader, uri: str) -> list[float]:
+        """Return the sums of tracks from a pickled reader and from a new one."""
+        readers = (sent, ShardReader(uri))
         return [
             float(np.abs(one.read(track, track.stems, 0, track.num_samples)).sum())
             for one in readers
             for track in one.manifest.tracks
         ]
 
-    assert ray.get(sums_in_a_task.remote(reader, prefix)) == 2 * [float(np.abs(crop).sum()) for crop in here]
+    assert ray.get(sums_in_a_task.remote(reader, prefix)) == 2 * [float(np.abs(crop).sum()) for crop in local_tracks]
 
 
-def test_a_second_run_uploads_nothing_and_only_changed_tracks_are_redone(s3, prefix, songs):
+def test_second_ingest_uploads_changed_tracks_only(s3, prefix, songs):
     ingest(ingest_config(songs, prefix))
     s3.proxy.clear()
     second = ingest(ingest_config(songs, prefix))
-    assert (second.num_ingested, second.num_kept) == (0, 3)
+    assert (second.num_ingested, second.num_unchanged) == (0, 3)
     assert not [request for request in s3.proxy.seen("PUT") if ".ingest.lock" not in request.target]
     write_songs(songs, "d")
     (songs / "a" / "vocals.wav").write_bytes((songs / "b" / "vocals.wav").read_bytes())
     third = ingest(ingest_config(songs, prefix))
-    assert (third.num_ingested, third.num_kept) == (2, 2)
+    assert (third.num_ingested, third.num_unchanged) == (2, 2)
     assert sorted(name[0] for name in s3_objects.sizes(prefix) if name.endswith(".lmdb")) == ["a", "b", "c", "d"]
     assert len(verify(prefix).tracks) == 4
 
 
-def test_an_ingest_outlives_failures_throttling_and_resets(s3, prefix, songs):
+def test_ingest_survives_failures_throttling_and_resets(s3, prefix, songs):
     faults = [
         Fault("status", "PUT", ".lmdb", times=2, value=503),
         Fault("reset", "PUT", ".lmdb", times=2),
@@ -106,7 +106,7 @@ def test_an_ingest_outlives_failures_throttling_and_resets(s3, prefix, songs):
     assert len(verify(prefix).tracks) == 3
 
 
-def test_a_second_ingest_into_a_prefix_in_use_is_refused_and_told_how_to_break_the_lock(prefix, songs):
+def test_concurrent_ingest_to_a_prefix_is_an_error_that_explains_how_to_delete_the_lock(prefix, songs):
     lock = S3Lock(f"{prefix}/.ingest.lock")
     lock.acquire()
     try:
@@ -118,7 +118,7 @@ def test_a_second_ingest_into_a_prefix_in_use_is_refused_and_told_how_to_break_t
     assert ingest(ingest_config(songs, prefix)).num_ingested == 3
 
 
-def test_an_ingest_that_lost_its_lock_writes_no_manifest(prefix, songs, monkeypatch):
+def test_ingest_with_a_lost_lock_writes_no_manifest(prefix, songs, monkeypatch):
     def lost(_: S3Lock) -> None:
         raise StorageError("the lock was lost")
 
@@ -129,7 +129,7 @@ def test_an_ingest_that_lost_its_lock_writes_no_manifest(prefix, songs, monkeypa
     monkeypatch.undo()
 
 
-def test_other_settings_are_refused_and_a_failed_ingest_leaves_nothing(prefix, songs, tmp_path):
+def test_other_settings_are_an_error_and_a_failed_ingest_leaves_no_files(prefix, songs, tmp_path):
     (tmp_path / "bad" / "a").mkdir(parents=True)
     (tmp_path / "bad" / "a" / "vocals.wav").write_text("not audio")
     with pytest.raises(CorpusError, match="none of 1 tracks could be ingested"):
@@ -144,7 +144,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 sys.path[:0] = [sys.argv[1]]
-from tests.support.ingest import ingest_config
+from tests.support.ingest_helpers import ingest_config
 from cyclesep.cluster.connect import connect
 from cyclesep.data.ingest import ingest
 with connect():
@@ -152,15 +152,15 @@ with connect():
 """
 
 
-def test_an_ingest_killed_while_it_uploads_leaves_no_corpus_and_the_next_one_finishes_it(s3, prefix, tmp_path):
+def test_ingest_killed_during_upload_publishes_no_corpus_and_can_be_resumed(s3, prefix, tmp_path):
     songs = write_songs(tmp_path / "songs", "abcdef")
     release = threading.Event()
     held = [Fault("hold", "PUT", f"/{name}-", value=release) for name in "ef"]
-    words = [str(CHECKOUT), str(songs), prefix]
+    arguments = [str(CHECKOUT), str(songs), prefix]
     address = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     with s3.proxy.injecting(*held):
         process = subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, *words], env={**os.environ, **address}, stderr=subprocess.DEVNULL
+            [sys.executable, "-c", SCRIPT, *arguments], env={**os.environ, **address}, stderr=subprocess.DEVNULL
         )
         deadline = time.monotonic() + 120
         while sum(fault.done for fault in held) < 2:
@@ -169,17 +169,17 @@ def test_an_ingest_killed_while_it_uploads_leaves_no_corpus_and_the_next_one_fin
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        with pytest.raises(ShardError, match=f"{prefix}: holds no manifest.json, so no ingest was finished here"):
+        with pytest.raises(ShardError, match=f"{prefix}: manifest.json not found, so no ingest was finished here"):
             ShardReader(prefix)
         assert ".ingest.lock" in s3_objects.sizes(prefix)
     release.set()
     report = ingest(ingest_config(songs, prefix))
-    assert (report.num_kept, report.num_ingested) == (4, 2)
+    assert (report.num_unchanged, report.num_ingested) == (4, 2)
     assert len(verify(prefix).tracks) == 6
     assert ".ingest.lock" not in s3_objects.sizes(prefix)
 
 
-def test_only_the_shards_that_are_read_are_fetched_and_once(s3, prefix, songs):
+def test_only_shards_that_are_read_are_downloaded_once(s3, prefix, songs):
     ingest(ingest_config(songs, prefix))
     s3.proxy.clear()
     reader = ShardReader(prefix)
@@ -192,39 +192,40 @@ def test_only_the_shards_that_are_read_are_fetched_and_once(s3, prefix, songs):
     assert track.shards[0].name in request.target
 
 
-def test_a_corpus_larger_than_the_cache_is_read_and_the_disk_stays_bounded(prefix, tmp_path, monkeypatch):
+def test_corpus_larger_than_the_cache_is_read_within_its_limit(prefix, tmp_path, monkeypatch):
     songs = write_songs(tmp_path / "songs", "abcdef")
     local = ingest(ingest_config(songs, tmp_path / "out"))
     upload_folder(tmp_path / "out", prefix)
     largest = max(shard.bytes for track in local.manifest.tracks for shard in track.shards)
     monkeypatch.setenv("CYCLESEP_CACHE_GIB", str(2.5 * largest / 2**30))
-    there, here = ShardReader(prefix), ShardReader(tmp_path / "out")
+    remote_reader, local_reader = ShardReader(prefix), ShardReader(tmp_path / "out")
     for _ in range(2):
-        assert all(np.array_equal(one, other) for one, other in zip(read_all(there), read_all(here), strict=True))
+        pairs = zip(read_all(remote_reader), read_all(local_reader), strict=True)
+        assert all(np.array_equal(one, other) for one, other in pairs)
     cached = list((tmp_path / "cache").glob("*.lmdb"))
     assert len(cached) == 2
-    # A file that was evicted is let go of, or its blocks would stay taken.
+    # Evicted files are unmapped, otherwise they would still occupy disk space.
     maps = Path("/proc/self/maps").read_text()
     assert sum(f"{tmp_path}/cache" in line and "(deleted)" in line for line in maps.splitlines()) <= 1
 
 
-def test_a_file_that_the_disk_of_the_cache_spoilt_is_fetched_again(s3, prefix, songs, tmp_path):
+def test_cached_file_with_a_damaged_index_is_downloaded_again(s3, prefix, songs, tmp_path):
     ingest(ingest_config(songs, prefix))
     reader = ShardReader(prefix)
     track = reader.manifest.tracks[0]
     with reader.local_path(track.shards[0]) as path:
         content = bytearray(path.read_bytes())
-        # In the tree of LMDB, before the first record.
+        # In LMDB's tree, before the first record.
         content[min(offset for offset, _ in track.shards[0].records) - 8] ^= 1
         path.write_bytes(content)
     s3.proxy.clear()
     ingest(ingest_config(songs, tmp_path / "out"))
-    here = ShardReader(tmp_path / "out").read(track, track.stems, 0, track.num_samples)
-    assert np.array_equal(reader.read(track, track.stems, 0, track.num_samples), here)
+    expected = ShardReader(tmp_path / "out").read(track, track.stems, 0, track.num_samples)
+    assert np.array_equal(reader.read(track, track.stems, 0, track.num_samples), expected)
     assert len(s3.proxy.seen("GET", track.shards[0].name)) == 1
 
 
-def test_a_damaged_record_in_the_cache_is_an_error_that_says_to_delete_the_file(prefix, songs):
+def test_error_for_a_damaged_record_in_the_cache_has_a_remedy(prefix, songs):
     ingest(ingest_config(songs, prefix))
     reader = ShardReader(prefix)
     track = reader.manifest.tracks[0]
@@ -238,7 +239,7 @@ def test_a_damaged_record_in_the_cache_is_an_error_that_says_to_delete_the_file(
     ShardReader(prefix).read(track, track.stems, 0, 100)
 
 
-def test_verify_looks_into_the_bucket_and_not_into_the_cache(s3, prefix, songs):
+def test_verify_bypasses_the_cache(s3, prefix, songs):
     manifest = ingest(ingest_config(songs, prefix)).manifest
     read_all(ShardReader(prefix))
     bucket, key = parse(f"{prefix}/{manifest.tracks[0].shards[0].name}")
@@ -252,7 +253,7 @@ def test_verify_looks_into_the_bucket_and_not_into_the_cache(s3, prefix, songs):
     assert f"s3://{bucket}/{key}" in str(damage.value)
 
 
-def test_a_damaged_manifest_in_a_bucket_is_refused(prefix, songs):
+def test_damaged_manifest_in_a_bucket_is_an_error(prefix, songs):
     ingest(ingest_config(songs, prefix))
     uri = f"{prefix}/{MANIFEST_NAME}"
     s3_objects.write_text(uri, s3_objects.read_text(uri).replace('"channels":1', '"channels":2', 1))
@@ -277,31 +278,33 @@ def test_training_streams_from_a_bucket(s3, prefix, tiny_shards, tmp_path):
     report = fit(config)
     assert report.metadata.manifest_digest == ShardReader(tiny_shards).manifest.digest
     assert json.loads((report.folder.path / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 2
-    # The worker and its loader share one cache; the process that rehearses has another one in this test.
+    # The worker and its data loader share one cache; in this test, the driver has another one.
     names = {shard.name for track in ShardReader(tiny_shards).manifest.tracks for shard in track.shards}
     assert max(len(s3.proxy.seen("GET", name)) for name in names) <= 2
 
 
 def test_references_are_read_from_a_bucket(prefix, tiny_shards):
     upload_folder(tiny_shards, prefix)
-    there = find_references(EvaluateConfig(shards=prefix))
-    here = find_references(EvaluateConfig(shards=str(tiny_shards)))
-    assert [track.track_id for track in there] == ["Song 8", "Song 9"]
-    assert there[0].digest() == here[0].digest()
-    assert np.array_equal(there[0].read()["vocals"].samples, here[0].read()["vocals"].samples)
+    remote_tracks = find_references(EvaluateConfig(shards=prefix))
+    local_tracks = find_references(EvaluateConfig(shards=str(tiny_shards)))
+    assert [track.track_id for track in remote_tracks] == ["Song 8", "Song 9"]
+    assert remote_tracks[0].digest() == local_tracks[0].digest()
+    assert np.array_equal(remote_tracks[0].read()["vocals"].samples, local_tracks[0].read()["vocals"].samples)
 
 
-def test_the_commands_say_in_one_line_what_is_wrong_with_a_bucket(songs, prefix, capsys):
-    def told(*words: str) -> str:
+def test_commands_report_problems_of_a_bucket_in_one_line(songs, prefix, capsys):
+    def error_of(*arguments: str) -> str:
         with pytest.raises(SystemExit) as ended:
-            main(words)
+            main(arguments)
         assert ended.value.code == 1
         (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
         return line
 
     corpus = ("corpus.kind=stems", f"corpus.path={songs}")
-    assert "s3://nowhere/x: bucket not found" in told("ingest", *corpus, "output=s3://nowhere/x")
-    assert f"{prefix}: holds no manifest.json" in told("train", f"shards={prefix}")
-    assert "s3://nowhere/x/manifest.json: bucket not found" in told("verify", "s3://nowhere/x")
-    assert f"{prefix}: holds no manifest.json" in told("evaluate", f"shards={prefix}")
-    assert "nowhere: there is no such" in told("ingest", "corpus.kind=stems", "corpus.path=nowhere", f"output={prefix}")
+    assert "s3://nowhere/x: bucket not found" in error_of("ingest", *corpus, "output=s3://nowhere/x")
+    assert f"{prefix}: manifest.json not found" in error_of("train", f"shards={prefix}")
+    assert "s3://nowhere/x/manifest.json: bucket not found" in error_of("verify", "s3://nowhere/x")
+    assert f"{prefix}: manifest.json not found" in error_of("evaluate", f"shards={prefix}")
+    assert "nowhere: there is no such" in error_of(
+        "ingest", "corpus.kind=stems", "corpus.path=nowhere", f"output={prefix}"
+    )

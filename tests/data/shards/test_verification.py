@@ -1,4 +1,4 @@
-"""`cyclesep verify`: what it says of a whole corpus, and that it names each damaged file, track and segment."""
+"""Verification of shards: the summary, and the list of damaged files, tracks and segments."""
 
 import dataclasses
 import os
@@ -16,46 +16,44 @@ from cyclesep.data.shards.manifest import MANIFEST_NAME, make_manifest, read_man
 from cyclesep.data.shards.reading import ShardReader
 from cyclesep.data.shards.verification import Damage, check, verify
 from cyclesep.errors import ShardError
-from tests.data.shards.test_shards import SEGMENT, STEMS, flip, write_corpus
 from tests.support.paths import CHECKOUT
-
-ROOT = CHECKOUT
+from tests.support.shard_helpers import BYTES_PER_SEGMENT, flip_bit, write_corpus
 
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
     """Three tracks; the first has four segments in two shards."""
     folder = tmp_path / "corpus"
-    write_corpus(folder, lengths=(1234, 400, 37), max_shard_bytes=2 * SEGMENT * 2 * len(STEMS) * 2)
+    write_corpus(folder, lengths=(1234, 400, 37), max_shard_bytes=2 * BYTES_PER_SEGMENT)
     return folder
 
 
 @pytest.fixture
 def verify_command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, list[str], list[str]]]:
-    """Status and lines on stdout and stderr of `cyclesep verify`."""
+    """Return a function that runs `cyclesep verify` and returns status, lines of stdout and lines of stderr."""
 
-    def run(*words: object) -> tuple[int, list[str], list[str]]:
+    def run(*arguments: object) -> tuple[int, list[str], list[str]]:
         with pytest.raises(SystemExit) as ended:
-            run_job("verify", [str(word) for word in words])
-        told = capsys.readouterr()
-        return int(ended.value.code or 0), told.out.splitlines(), told.err.splitlines()
+            run_job("verify", [str(argument) for argument in arguments])
+        output = capsys.readouterr()
+        return int(ended.value.code or 0), output.out.splitlines(), output.err.splitlines()
 
     return run
 
 
 def flip_in_segment(folder: Path, segment: int) -> Path:
-    """Flip a bit of the payload of a segment of the first track; gives the shard."""
+    """Flip a bit of the payload of a segment of the first track; return the shard."""
     track = read_manifest(folder).tracks[0]
     (shard,) = [one for one in track.shards if 0 <= segment - one.first_segment < one.num_segments]
     offset, length = shard.records[segment - shard.first_segment]
-    flip(folder / shard.name, 8 * (offset + length - 1))
+    flip_bit(folder / shard.name, 8 * (offset + length - 1))
     return folder / shard.name
 
 
-def test_a_whole_corpus_is_told_on_one_screen(corpus: Path, verify_command: Callable[..., tuple]) -> None:
+def test_summary_of_an_intact_corpus(corpus: Path, verify_command: Callable[..., tuple]) -> None:
     status, out, err = verify_command(corpus)
     assert (status, err) == (0, [])
-    assert out[0] == f"{corpus}: whole"
+    assert out[0] == f"{corpus}: OK"
     assert len(out) == 7
     assert "3 (3 train, 0 valid, 0 test)" in out[1]
     assert f"digest {read_manifest(corpus).digest[:16]}" in out[3]
@@ -63,11 +61,11 @@ def test_a_whole_corpus_is_told_on_one_screen(corpus: Path, verify_command: Call
     assert "6 records" in out[5]
 
 
-def test_all_damage_is_named_not_only_the_first_few(corpus: Path, verify_command: Callable[..., tuple]) -> None:
+def test_all_damage_is_listed(corpus: Path, verify_command: Callable[..., tuple]) -> None:
     paths = {segment: flip_in_segment(corpus, segment) for segment in (0, 1, 3)}
     others = [corpus / track.shards[0].name for track in read_manifest(corpus).tracks[1:]]
     others[0].unlink()
-    flip(others[1], 3)
+    flip_bit(others[1], 3)
     status, out, err = verify_command(corpus)
     assert status == 1
     assert sorted(out) == sorted(
@@ -80,37 +78,37 @@ def test_all_damage_is_named_not_only_the_first_few(corpus: Path, verify_command
     )
     assert err == [
         f"cyclesep verify: error: {corpus}: 4 of 4 shards are damaged; "
-        "delete these files and run the same ingest again: only their tracks are redone"
+        "delete these files and run the same ingest again; it converts only their tracks"
     ]
     with pytest.raises(ShardError, match=r"'Track 0', segments 0-1: .*'Track 1'.*'Track 2'.*; delete these files"):
         verify(corpus)
 
 
-def test_several_corpora_are_checked_and_one_without_a_manifest_fails_alone(
+def test_several_corpora_are_checked_although_one_has_no_manifest(
     corpus: Path, tmp_path: Path, verify_command: Callable[..., tuple]
 ) -> None:
     status, out, err = verify_command(tmp_path, corpus, "num_threads=3")
     assert status == 1
-    assert out[0] == f"{corpus}: whole"
+    assert out[0] == f"{corpus}: OK"
     assert err == [
-        f"cyclesep verify: error: {tmp_path}: holds no manifest.json, so no ingest was finished here; "
+        f"cyclesep verify: error: {tmp_path}: manifest.json not found, so no ingest was finished here; "
         "run `cyclesep ingest` into it"
     ]
 
 
-def test_the_script_and_the_command_are_one(corpus: Path) -> None:
-    script = [sys.executable, str(ROOT / "jobs" / "verify.py"), str(corpus)]
-    whole = subprocess.run(script, capture_output=True, text=True, check=False)
-    assert (whole.returncode, whole.stderr) == (0, "")
-    flip(corpus / MANIFEST_NAME, 8000)
+def test_script_checks_intact_and_damaged_corpora(corpus: Path) -> None:
+    script = [sys.executable, str(CHECKOUT / "jobs" / "verify.py"), str(corpus)]
+    intact = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert (intact.returncode, intact.stderr) == (0, "")
+    flip_bit(corpus / MANIFEST_NAME, 8000)
     damaged = subprocess.run(script, capture_output=True, text=True, check=False)
     assert (damaged.returncode, damaged.stdout) == (1, "")
     assert damaged.stderr.startswith(f"cyclesep verify: error: {corpus / MANIFEST_NAME}: ")
     assert len(damaged.stderr.splitlines()) == 1
 
 
-def test_a_check_needs_neither_torch_nor_ray() -> None:
-    told = subprocess.run(
+def test_verification_imports_neither_torch_nor_ray() -> None:
+    done = subprocess.run(
         [
             sys.executable,
             "-c",
@@ -120,30 +118,30 @@ def test_a_check_needs_neither_torch_nor_ray() -> None:
         text=True,
         check=True,
     )
-    assert told.stdout == "set()\n"
+    assert done.stdout == "set()\n"
 
 
 @pytest.mark.parametrize("num_threads", [1, 4])
-def test_every_byte_is_read_once_whatever_the_number_of_threads(corpus: Path, num_threads: int) -> None:
+def test_every_byte_is_read_once_with_any_number_of_threads(corpus: Path, num_threads: int) -> None:
     read: list[int] = []
     found = check(corpus, num_threads=num_threads, advance=read.append)
     assert found.damage == ()
     assert sum(read) == sum(path.stat().st_size for path in corpus.glob("*.lmdb"))
 
 
-def test_a_cut_file_names_the_segments_that_are_lost(corpus: Path) -> None:
+def test_truncated_file_is_reported_with_lost_segments(corpus: Path) -> None:
     shard = read_manifest(corpus).tracks[0].shards[1]
-    # LMDB keeps the short last segment in its tree, which lies before the others.
+    # LMDB stores the short last segment in its tree, before the others.
     assert shard.records[1] < shard.records[0]
     os.truncate(corpus / shard.name, shard.records[0][0] + 10)
     damage = check(corpus).damage
     assert {(one.track_id, one.segments, one.reason) for one in damage} == {
-        ("Track 0", (), f"it has {shard.records[0][0] + 10} bytes, the manifest says {shard.bytes}"),
-        ("Track 0", (2,), "its record lies beyond the end of the file"),
+        ("Track 0", (), f"it has {shard.records[0][0] + 10} bytes, the manifest declares {shard.bytes}"),
+        ("Track 0", (2,), "its record exceeds the file"),
     }
 
 
-def test_what_the_disk_cannot_read_is_damage_of_its_segment_and_the_rest_is_checked(
+def test_read_error_is_damage_of_its_segment_and_the_rest_is_checked(
     corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shard = read_manifest(corpus).tracks[0].shards[0]
@@ -162,19 +160,17 @@ def test_what_the_disk_cannot_read_is_damage_of_its_segment_and_the_rest_is_chec
     )
 
 
-def test_a_file_whose_bytes_are_right_but_whose_keys_are_not_is_damage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_keys_in_a_file_with_correct_bytes_are_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(segments, "key", lambda index: (index + 1).to_bytes(4, "big"))
         write_corpus(tmp_path, lengths=(800,))
     first, second = check(tmp_path).damage
     assert (first.segments, second.segments) == ((0,), (1,))
-    assert "there is no such record" in first.reason
-    assert "its header is not what the manifest says" in second.reason
+    assert "record not found" in first.reason
+    assert "its header does not match the manifest" in second.reason
 
 
-def test_a_wrong_hash_in_the_manifest_is_damage_of_the_file(corpus: Path) -> None:
+def test_wrong_hash_in_the_manifest_is_damage_of_the_file(corpus: Path) -> None:
     manifest = read_manifest(corpus)
     first = manifest.tracks[1]
     shard = dataclasses.replace(first.shards[0], sha256="0" * 64)
@@ -183,15 +179,15 @@ def test_a_wrong_hash_in_the_manifest_is_damage_of_the_file(corpus: Path) -> Non
     assert (damage.track_id, damage.segments, damage.reason) == ("Track 1", (), "its SHA-256 does not match")
 
 
-def test_damage_is_put_right_by_what_the_error_says(corpus: Path, tmp_path: Path) -> None:
-    whole = shutil.copytree(corpus, tmp_path / "whole")
+def test_remedy_in_the_error_repairs_the_damage(corpus: Path, tmp_path: Path) -> None:
+    intact = shutil.copytree(corpus, tmp_path / "intact")
     path = flip_in_segment(corpus, 2)
     assert [damage.shard for damage in check(corpus).damage] == [str(path)]
     path.unlink()
-    shutil.copy(whole / path.name, path)
-    assert verify(corpus) == ShardReader(whole).manifest
+    shutil.copy(intact / path.name, path)
+    assert verify(corpus) == ShardReader(intact).manifest
 
 
-def test_segments_are_told_as_ranges() -> None:
+def test_segment_ranges() -> None:
     assert verification._ranges((3,)) == "segment 3"
     assert verification._ranges((0, 1, 2, 5, 7, 8)) == "segments 0-2, 5, 7-8"

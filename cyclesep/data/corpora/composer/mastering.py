@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import minimum_filter1d, uniform_filter1d
 
+from cyclesep.audio.stem_names import MIXTURE
 from cyclesep.data.corpora.composer.effects import block_curve, block_peaks, levelled
 from cyclesep.data.corpora.composer.signals import Stereo, amplitude
 
@@ -49,4 +50,4 @@ def quantise(stems: Mapping[str, Stereo]) -> dict[str, NDArray[np.int16]]:
     mixture = reduce(np.add, rounded.values())
     peak = max(int(np.abs(samples).max()) for samples in (mixture, *rounded.values()))
     assert peak <= FULL_SCALE, f"the limiter let a peak of {peak} pass"
-    return {"mixture": mixture.astype(np.int16)} | {name: samples.astype(np.int16) for name, samples in rounded.items()}
+    return {MIXTURE: mixture.astype(np.int16)} | {name: samples.astype(np.int16) for name, samples in rounded.items()}
