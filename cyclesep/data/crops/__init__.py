@@ -1,1 +1,1 @@
-"""Crops: which windows of which tracks training draws, and how they are read, augmented and batched."""
+"""Sampling, reading, augmentation and batching of crops (short excerpts of tracks) for training."""

@@ -6,30 +6,30 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
-Share = Annotated[float, Ge(0.0), Le(1.0)]
+Fraction = Annotated[float, Ge(0.0), Le(1.0)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """Augmentation of the stems of a crop; with every value at 0 there is none."""
+    """Augmentation of the stems of a crop; a value of 0 disables its augmentation."""
 
     gain_db: NonNegativeFloat = 6.0
     """Maximum gain or attenuation of each stem of each crop, in dB."""
 
-    p_polarity: Share = 0.5
+    p_polarity: Fraction = 0.5
     """Probability that the polarity of a stem is inverted."""
 
-    p_channel_swap: Share = 0.5
+    p_channel_swap: Fraction = 0.5
     """Probability that the channels of a stem are swapped; without effect on a mono corpus."""
 
-    p_remix: Share = 0.5
-    """Probability that the stems of a group of crops are shuffled across songs; only for crops with stems (paired)."""
+    p_remix: Fraction = 0.5
+    """Probability that the stems of a group of crops are shuffled across songs; only for paired crops."""
 
     remix_group_size: PositiveInt = 4
-    """Crops in such a group; batch_size must be a multiple of it."""
+    """Number of crops in a remix group; batch_size must be a multiple of it."""
 
-    p_pitch_tempo: Share = 0.0
-    """Probability that pitch and tempo of a crop are changed; each change costs about a hundred times a read."""
+    p_pitch_tempo: Fraction = 0.0
+    """Probability that pitch and tempo of a crop are changed, which takes about 100 times as long as reading it."""
 
     pitch_semitones: Annotated[float, Ge(0.0), Le(6.0)] = 2.0
     """Maximum pitch shift, up or down."""
@@ -40,13 +40,13 @@ class AugmentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CropConfig:
-    """How crops are drawn from shards and batched."""
+    """Sampling, augmentation and batching of crops from shards."""
 
     crop_seconds: PositiveFloat = 2.0
-    """Length of a crop."""
+    """Length of a crop, in seconds."""
 
     batch_size: PositiveInt = 16
-    """Crops in one step, divided equally among the workers."""
+    """Number of crops per step, divided equally among the workers."""
 
     pairing: Literal["paired", "unpaired", "semi_supervised", "on_the_fly"] = "paired"
     """paired: targets are aligned with the mixtures; unpaired: they come from other tracks; semi_supervised: batches
@@ -56,19 +56,21 @@ class CropConfig:
     """For semi_supervised: fraction of the steps with a paired batch; the other batches are unpaired."""
 
     num_paired_tracks: PositiveInt | None = None
-    """For paired and semi_supervised: number of tracks with aligned stems, selected by their names; none: all."""
+    """For paired and semi_supervised: number of tracks with aligned stems, selected by a hash of their names; none:
+    all."""
 
     mixture: Literal["sum", "recorded"] = "sum"
     """Paired mixtures: the sum of all stems, or the recorded mixture (the difference is then one more stem)."""
 
-    p_active: Share = 0.0
-    """Probability that a crop must contain the target, by the loudness per second in the manifest."""
+    p_active: Fraction = 0.0
+    """Probability that a crop is required to contain a target, by the loudness per second in the manifest."""
 
     active_threshold_db: float = -50.0
-    """RMS level above which a second counts as containing a stem, in dB re full scale."""
+    """Minimum RMS level of a second that contains a stem, in dB re full scale."""
 
-    mixture_track_fraction: Share = 0.5
-    """For unpaired: of the tracks with mixture and target, the fraction used for mixtures; the rest is for targets."""
+    mixture_track_fraction: Fraction = 0.5
+    """For unpaired: fraction of the tracks with mixture and target that is used for mixtures; the others are used for
+    targets."""
 
     max_level_offset_db: NonNegativeFloat = 6.0
     """For on_the_fly: maximum level difference between target and accompaniment, in dB."""

@@ -1,8 +1,8 @@
-"""Crops: what training draws from shards. The n-th crop of a run is a pure function of `(seed, n)`.
+"""Datasets of training and validation crops from shards. Crop n of a run is a pure function of `(seed, n)`.
 
-Global batch k holds the crops `k * batch_size ... (k + 1) * batch_size - 1`, and rank r of w takes every w-th of them
-from the r-th on. Random crops have no epochs, so that resuming needs one number, and a step sees the same crops on 1, 2
-or 8 workers.
+Global batch k contains the crops `k * batch_size ... (k + 1) * batch_size - 1`; rank r of w workers takes every w-th of
+them, starting with the r-th. Crops are random, without epochs: resuming needs only the step number, and a step uses the
+same crops on 1, 2 or 8 workers.
 """
 
 import itertools
@@ -18,31 +18,31 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from cyclesep.data.crops import augment, time_stretch
 from cyclesep.data.crops.config import CropConfig
-from cyclesep.data.crops.pairing import training_layouts, validation_layout
-from cyclesep.data.crops.sampling import Draw, Layout
+from cyclesep.data.crops.pairing import training_samplers, validation_sampler
+from cyclesep.data.crops.sampling import CropLocation, CropSampler
 from cyclesep.data.crops.time_stretch import PitchTempo
 from cyclesep.data.shards.reading import ShardReader
 from cyclesep.errors import ConfigError
 
-# The stream of random numbers (seed, step) that tells paired steps from unpaired ones, beside those of augmentation.
+# Random stream (seed, step, _PAIRED) for the choice between paired and unpaired steps; augmentation uses 1 to 3.
 _PAIRED = 4
 
-# Crops whose stems are read and augmented together: few enough to stay in the processor's cache.
-_TOGETHER = 4
+# Crops that are read and augmented together: few enough to fit into the CPU cache.
+_CROPS_PER_CHUNK = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Crops on their way into a step; tensors are float32."""
+    """A batch of training crops; tensors are float32."""
 
     mixture: Tensor
-    """`(batch, channels, time)`: mixtures, to be separated."""
+    """`(batch, channels, time)`: mixtures to separate."""
     target: Tensor
     """`(batch, targets, channels, time)`: target recordings, aligned with `mixture` if and only if `paired`."""
     paired: bool
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
-        """The same batch on another device."""
+        """Return the batch on another device."""
         return Batch(
             mixture=self.mixture.to(device, non_blocking=non_blocking),
             target=self.target.to(device, non_blocking=non_blocking),
@@ -50,24 +50,27 @@ class Batch:
         )
 
     def pin_memory(self) -> "Batch":
-        """The same batch in page-locked memory; a DataLoader with pin_memory=True calls this."""
+        """Return the batch in page-locked memory; a DataLoader with pin_memory=True calls this method."""
         return Batch(mixture=self.mixture.pin_memory(), target=self.target.pin_memory(), paired=self.paired)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a crop of the run lies, and how long a piece of its tracks it is made of."""
+class CropPlan:
+    """Sampler, locations and pitch and tempo change of a crop."""
 
-    layout: Layout
-    draws: list[Draw]
+    sampler: CropSampler
+    locations: list[CropLocation]
+    """One per pool of the sampler."""
     pitch_tempo: PitchTempo
     num_samples: int
+    """Number of samples to read, before the change of pitch and tempo."""
 
 
 class CropStream(IterableDataset[Batch]):
-    """One worker's share of each global batch, step after step, for a DataLoader with `batch_size=None`.
+    """One worker's part of each global batch, step by step, for a DataLoader with `batch_size=None`.
 
-    With k loader processes the i-th makes every k-th step, and the DataLoader takes turns, so that the order is exact.
+    With k loader processes, process i makes every k-th step; the DataLoader alternates between them, so the order of
+    the steps is exact.
     """
 
     def __init__(
@@ -83,10 +86,10 @@ class CropStream(IterableDataset[Batch]):
         start_step: int = 0,
         num_steps: int | None = None,
     ) -> None:
-        """Yield the batches of `num_steps` steps from `start_step` on, or without end.
+        """Create a stream of `num_steps` batches from `start_step` on; None: an endless stream.
 
-        Raises ConfigError if no track of `split` holds what `config.pairing` needs, or if `config.batch_size` cannot be
-        shared equally between the workers.
+        Raises ConfigError if the tracks of `split` lack the stems for `config.pairing`, or if `config.batch_size` is
+        not a multiple of `world_size`.
         """
         if config.batch_size % world_size:
             raise ConfigError(
@@ -94,12 +97,12 @@ class CropStream(IterableDataset[Batch]):
             )
         tracks = reader.manifest.split(split)
         self.num_samples = round(config.crop_seconds * reader.manifest.sample_rate)
-        self.layouts = training_layouts(tracks, config, targets=targets, num_samples=self.num_samples, seed=seed)
+        self.samplers = training_samplers(tracks, config, targets=targets, num_samples=self.num_samples, seed=seed)
         self.config, self.seed, self.rank, self.world_size = config, seed, rank, world_size
         self.start_step, self.num_steps = start_step, num_steps
         self._reader = reader
-        self._longer: dict[tuple[bool, int], Layout | None] = {}
-        remixed = config.augment.p_remix > 0.0 and any(layout.paired for layout in self.layouts)
+        self._resized_samplers: dict[tuple[bool, int], CropSampler | None] = {}
+        remixed = config.augment.p_remix > 0.0 and any(sampler.paired for sampler in self.samplers)
         self._num_groups = augment.num_groups(config.augment, batch_size=config.batch_size) if remixed else None
 
     def __iter__(self) -> Iterator[Batch]:
@@ -108,96 +111,96 @@ class CropStream(IterableDataset[Batch]):
         steps = itertools.count(self.start_step)
         return (self.batch(step) for step in itertools.islice(steps, first, self.num_steps, every))
 
-    def numbers(self, step: int) -> list[int]:
-        """The numbers, in the run, of this worker's crops of a step."""
+    def crop_indices(self, step: int) -> list[int]:
+        """Return the indices, within the run, of this worker's crops of a step."""
         first = step * self.config.batch_size
         return list(range(first + self.rank, first + self.config.batch_size, self.world_size))
 
-    def layout(self, step: int) -> Layout:
-        """Whether a step is paired, and where its crops come from; the same on all workers."""
-        if len(self.layouts) == 1:
-            return self.layouts[0]
-        paired, unpaired = self.layouts
+    def sampler(self, step: int) -> CropSampler:
+        """Return the paired or unpaired sampler of a step; it is the same on all workers."""
+        if len(self.samplers) == 1:
+            return self.samplers[0]
+        paired, unpaired = self.samplers
         chance = np.random.default_rng((self.seed, step, _PAIRED)).random()
         return paired if chance < self.config.paired_fraction else unpaired
 
-    def place(self, number: int) -> Place:
-        """Where crop `number` of the run lies.
+    def plan(self, index: int) -> CropPlan:
+        """Return the plan of crop `index` of the run.
 
-        A crop whose pitch and tempo are changed is drawn from all places where the longer piece of the recording that
-        it needs fits; it stays as it was recorded if that fits nowhere.
+        A change of pitch and tempo needs an excerpt of another length. The crop is drawn from all locations where that
+        excerpt fits; if it fits nowhere, pitch and tempo stay unchanged.
         """
-        layout, num_samples = self.layout(number // self.config.batch_size), self.num_samples
-        changed = augment.draw_pitch_tempo(self.config.augment, seed=self.seed, number=number)
-        needed = changed.source_samples(num_samples, self._reader.manifest.sample_rate)
+        sampler, num_samples = self.sampler(index // self.config.batch_size), self.num_samples
+        pitch_tempo = augment.draw_pitch_tempo(self.config.augment, seed=self.seed, crop_index=index)
+        needed = pitch_tempo.source_samples(num_samples, self._reader.manifest.sample_rate)
         if needed != num_samples:
-            longer = self._layout_for(layout, needed)
-            if longer is None:
-                changed = PitchTempo()
+            resized = self._resized_sampler(sampler, needed)
+            if resized is None:
+                pitch_tempo = PitchTempo()
             else:
-                layout, num_samples = longer, needed
-        draws = layout.draw(np.random.default_rng((self.seed, number)), self.config.p_active)
-        return Place(layout=layout, draws=draws, pitch_tempo=changed, num_samples=num_samples)
+                sampler, num_samples = resized, needed
+        locations = sampler.draw(np.random.default_rng((self.seed, index)), self.config.p_active)
+        return CropPlan(sampler=sampler, locations=locations, pitch_tempo=pitch_tempo, num_samples=num_samples)
 
     def batch(self, step: int) -> Batch:
-        """This worker's share of the batch of one step, augmented."""
-        layout, numbers = self.layout(step), self.numbers(step)
+        """Return this worker's part of the batch of a step, augmented."""
+        sampler, indices = self.sampler(step), self.crop_indices(step)
         channels = self._reader.manifest.channels
         batch = Batch(
-            mixture=torch.empty(len(numbers), channels, self.num_samples),
-            target=torch.empty(len(numbers), layout.num_targets, channels, self.num_samples),
-            paired=layout.paired,
+            mixture=torch.empty(len(indices), channels, self.num_samples),
+            target=torch.empty(len(indices), sampler.num_targets, channels, self.num_samples),
+            paired=sampler.paired,
         )
-        parts = self._parts(layout, len(numbers))
-        for rows in (slice(part, None, parts) for part in range(parts)):
-            stems = self._augmented(layout, numbers[rows])
-            torch.sum(stems[:, layout.mixture], dim=1, out=batch.mixture[rows])
-            batch.target[rows] = stems[:, layout.target]
+        num_chunks = self._num_chunks(sampler, len(indices))
+        for rows in (slice(chunk, None, num_chunks) for chunk in range(num_chunks)):
+            stems = self._augmented_stems(sampler, indices[rows])
+            torch.sum(stems[:, sampler.mixture_slots], dim=1, out=batch.mixture[rows])
+            batch.target[rows] = stems[:, sampler.target_slots]
         return batch
 
-    def _parts(self, layout: Layout, num_crops: int) -> int:
-        """Every how many-th crop of this worker's share is read together; those of one remix group are."""
-        if layout.paired and self._num_groups is not None:
+    def _num_chunks(self, sampler: CropSampler, num_crops: int) -> int:
+        """Return the number of chunks in which this worker's crops are read; a remix group is within one chunk."""
+        if sampler.paired and self._num_groups is not None:
             return self._num_groups // math.gcd(self._num_groups, self.world_size)
-        return -(-num_crops // _TOGETHER)
+        return -(-num_crops // _CROPS_PER_CHUNK)
 
-    def _layout_for(self, layout: Layout, num_samples: int) -> Layout | None:
-        key = (layout.paired, num_samples)
-        if key not in self._longer:
-            self._longer[key] = layout.longer(num_samples)
-        return self._longer[key]
+    def _resized_sampler(self, sampler: CropSampler, num_samples: int) -> CropSampler | None:
+        key = (sampler.paired, num_samples)
+        if key not in self._resized_samplers:
+            self._resized_samplers[key] = sampler.with_crop_length(num_samples)
+        return self._resized_samplers[key]
 
-    def _augmented(self, layout: Layout, numbers: Sequence[int]) -> Tensor:
-        """Stems `(crops, slots, channels, time)` of the crops with these numbers."""
-        drawn = augment.draw(
+    def _augmented_stems(self, sampler: CropSampler, indices: Sequence[int]) -> Tensor:
+        """Return the augmented stems `(crops, slots, channels, time)` of the crops with these indices."""
+        augmentation = augment.draw(
             self.config.augment,
             seed=self.seed,
-            numbers=numbers,
-            stems=layout.slots,
-            batch_size=self.config.batch_size if layout.paired else None,
+            crop_indices=indices,
+            num_stems=sampler.num_slots,
+            batch_size=self.config.batch_size if sampler.paired else None,
         )
-        return augment.apply(self._recorded(layout, drawn.needed), drawn)
+        return augment.apply(self._read_stems(sampler, augmentation.source_crops), augmentation)
 
-    def _recorded(self, layout: Layout, numbers: Sequence[int]) -> Tensor:
-        """The same before stems are remixed: pitch and tempo belong to the song."""
-        places = [self.place(number) for number in numbers]
-        as_recorded = [row for row, place in enumerate(places) if place.pitch_tempo == PitchTempo()]
-        stems = layout.read(self._reader, [places[row].draws for row in as_recorded], self.num_samples)
-        if len(as_recorded) == len(places):
+    def _read_stems(self, sampler: CropSampler, indices: Sequence[int]) -> Tensor:
+        """Return stems `(crops, slots, channels, time)` before the remix, with the pitch and tempo of their crops."""
+        plans = [self.plan(index) for index in indices]
+        unchanged = [row for row, plan in enumerate(plans) if plan.pitch_tempo == PitchTempo()]
+        stems = sampler.read(self._reader, [plans[row].locations for row in unchanged], self.num_samples)
+        if len(unchanged) == len(plans):
             return stems
-        every = stems.new_empty(len(places), *stems.shape[1:])
-        every[as_recorded] = stems
-        for row, place in enumerate(places):
-            if place.pitch_tempo != PitchTempo():
-                every[row] = self._changed(place)
-        return every
+        result = stems.new_empty(len(plans), *stems.shape[1:])
+        result[unchanged] = stems
+        for row, plan in enumerate(plans):
+            if plan.pitch_tempo != PitchTempo():
+                result[row] = self._read_stretched(plan)
+        return result
 
-    def _changed(self, place: Place) -> Tensor:
-        """A crop `(slots, channels, time)` in another pitch and tempo."""
+    def _read_stretched(self, plan: CropPlan) -> Tensor:
+        """Return a crop `(slots, channels, time)` with changed pitch and tempo."""
         with _one_thread():
-            return time_stretch.change(
-                place.layout.read(self._reader, [place.draws], place.num_samples)[0],
-                place.pitch_tempo,
+            return time_stretch.change_pitch_tempo(
+                plan.sampler.read(self._reader, [plan.locations], plan.num_samples)[0],
+                plan.pitch_tempo,
                 num_samples=self.num_samples,
                 sample_rate=self._reader.manifest.sample_rate,
             )
@@ -205,7 +208,7 @@ class CropStream(IterableDataset[Batch]):
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Compute in one thread, as loader processes do: how work is split between threads decides the last bits."""
+    """Limit torch to one thread, as in loader processes, since the number of threads affects rounding."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -215,10 +218,10 @@ def _one_thread() -> Iterator[None]:
 
 
 def crop_loader(stream: CropStream, *, num_processes: int = 0, pin_memory: bool | None = None) -> DataLoader[Batch]:
-    """A DataLoader over whole batches in exact order, read ahead by `num_processes` or read in this process (0).
+    """Return a DataLoader of batches in exact order, prefetched by `num_processes` or read in this process (0).
 
-    The processes open the shards themselves and start by forkserver: a fork of a Ray worker may hang. Memory is pinned
-    where there is a GPU, unless told otherwise.
+    The processes open the shards themselves. They start with forkserver, because a forked Ray worker may hang. By
+    default, memory is pinned if a GPU is available.
     """
     pinned = torch.cuda.is_available() if pin_memory is None else pin_memory
     if num_processes == 0:
@@ -236,20 +239,20 @@ def crop_loader(stream: CropStream, *, num_processes: int = 0, pin_memory: bool 
 def validation_crops(
     reader: ShardReader, config: CropConfig, *, targets: Sequence[str], split: str = "valid", count: int = 32
 ) -> tuple[Tensor, Tensor] | None:
-    """Fixed crops, evenly spaced over the tracks of a split, nothing augmented: mixtures and their aligned targets.
+    """Return fixed crops, evenly spaced over the tracks of a split, without augmentation; None without references.
 
-    Mixtures are `(crops, channels, time)`, targets `(crops, targets, channels, time)`. Crops contain a target wherever
-    the manifest tells. Targets and accompaniments that never played together are composed, so that the truth is known;
-    None where no truth is known.
+    Mixtures are `(crops, channels, time)`, their aligned targets `(crops, targets, channels, time)`. Crops contain a
+    target if the manifest has the loudness of the stems. If the split has only unrelated targets and accompaniments,
+    they are mixed on the fly.
     """
     num_samples = round(config.crop_seconds * reader.manifest.sample_rate)
-    layout = validation_layout(reader.manifest.split(split), config, targets=targets, num_samples=num_samples)
-    if layout is None:
+    sampler = validation_sampler(reader.manifest.split(split), config, targets=targets, num_samples=num_samples)
+    if sampler is None:
         return None
-    draws = [[pool.spaced(index, count) for pool in layout.pools] for index in range(count)]
     mixtures = torch.empty(count, reader.manifest.channels, num_samples)
-    aligned = torch.empty(count, layout.num_targets, reader.manifest.channels, num_samples)
-    for crop, draw in enumerate(draws):
-        stems = layout.read(reader, [draw], num_samples)[0]
-        mixtures[crop], aligned[crop] = stems[layout.mixture].sum(0), stems[layout.target]
+    aligned = torch.empty(count, sampler.num_targets, reader.manifest.channels, num_samples)
+    for index in range(count):
+        locations = [pool.evenly_spaced(index, count) for pool in sampler.pools]
+        stems = sampler.read(reader, [locations], num_samples)[0]
+        mixtures[index], aligned[index] = stems[sampler.mixture_slots].sum(0), stems[sampler.target_slots]
     return mixtures, aligned

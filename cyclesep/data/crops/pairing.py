@@ -1,4 +1,4 @@
-"""Layouts: which tracks of a corpus give the mixtures and which the targets, aligned or never from one track."""
+"""Samplers for each pairing mode: which tracks provide mixtures and which provide targets."""
 
 import hashlib
 from collections.abc import Sequence, Set
@@ -6,219 +6,222 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cyclesep.audio.stem_names import ACCOMPANIMENT, MIXTURE
 from cyclesep.data.crops.config import CropConfig
-from cyclesep.data.crops.sampling import Layout, Pool, Recipe, make_pool
-from cyclesep.data.shards.manifest import MIXTURE, TrackRecord
+from cyclesep.data.crops.sampling import CropSampler, StemMix, TrackPool, make_pool
+from cyclesep.data.shards.manifest import TrackRecord
 from cyclesep.errors import ConfigError
 
-ACCOMPANIMENT = "accompaniment"
 REST = "rest"
+"""Slot of the residual: the mixture minus the stems."""
 
-# Stems whose sum misses more of the mixture than this are not all of it: what they leave over becomes one more stem.
+# If the residual of the stems exceeds this level relative to the mixture, it becomes an additional stem.
 _COMPLETE_DB = -10.0
 
-# Recordings that never played together are brought to this mean level before they are composed.
-_COMPOSED_LEVEL_DB = -20.0
+# Mean level to which unrelated recordings are scaled before they are mixed on the fly.
+_ON_THE_FLY_LEVEL_DB = -20.0
 
 
-class _Wanted(NamedTuple):
-    """What every pool is made for."""
+class _PoolSpec(NamedTuple):
+    """Parameters that all pools of a sampler have in common."""
 
     config: CropConfig
     targets: Sequence[str]
     num_samples: int
 
 
-def training_layouts(
+def training_samplers(
     tracks: Sequence[TrackRecord], config: CropConfig, *, targets: Sequence[str], num_samples: int, seed: int
-) -> tuple[Layout, ...]:
-    """The layouts of `config.pairing`, the paired one first where there are two.
+) -> tuple[CropSampler, ...]:
+    """Return the samplers for `config.pairing`; semi_supervised has two, the paired one first.
 
-    Raises ConfigError if `tracks` hold too little for it, or nothing active where crops have to contain the target.
+    Raises ConfigError if `tracks` lack the stems for it, or if `config.p_active` is set and a target is never active.
     """
-    wanted = _Wanted(config, targets, num_samples)
-    layouts: tuple[Layout, ...]
+    spec = _PoolSpec(config, targets, num_samples)
+    samplers: tuple[CropSampler, ...]
     if config.pairing == "unpaired":
-        layouts = (_unpaired_layout(tracks, wanted, seed),)
+        samplers = (_require_unpaired(tracks, spec, seed),)
     elif config.pairing == "paired":
-        layouts = (_required_pairs(_aligned(tracks, wanted), tracks, wanted),)
+        samplers = (_require_paired(_paired_tracks(tracks, spec), tracks, spec),)
     elif config.pairing == "on_the_fly":
-        layouts = (_required_composed(tracks, wanted),)
+        samplers = (_require_on_the_fly(tracks, spec),)
     else:
-        layouts = _semi_supervised_layouts(tracks, wanted, seed)
+        samplers = _semi_supervised_samplers(tracks, spec, seed)
     if config.p_active > 0.0:
-        _refuse_inactive(layouts, config)
-    return layouts
+        _check_active(samplers, config)
+    return samplers
 
 
-def validation_layout(
+def validation_sampler(
     tracks: Sequence[TrackRecord], config: CropConfig, *, targets: Sequence[str], num_samples: int
-) -> Layout | None:
-    """Pools whose mixtures have known targets: aligned stems, or recordings to compose; none where there are none."""
-    wanted = _Wanted(config, targets, num_samples)
+) -> CropSampler | None:
+    """Return a sampler of mixtures with reference targets, or None if `tracks` do not provide them.
+
+    It samples the tracks with aligned stems; if there are none, it mixes targets and accompaniments on the fly.
+    """
+    spec = _PoolSpec(config, targets, num_samples)
     aligned = [track for track in tracks if _is_aligned(track, targets)]
-    return _paired_layout(aligned, wanted) if aligned else _composed_layout(tracks, wanted)
+    return _paired_sampler(aligned, spec) if aligned else _on_the_fly_sampler(tracks, spec)
 
 
 def _is_aligned(track: TrackRecord, targets: Sequence[str]) -> bool:
     return set(targets) <= set(track.stems) and len(track.stems) > 1
 
 
-def _aligned(tracks: Sequence[TrackRecord], wanted: _Wanted) -> list[TrackRecord]:
-    """The tracks that give aligned stems; fewer of them are always among more of them, whatever the seed."""
-    able = [track for track in tracks if _is_aligned(track, wanted.targets)]
-    number = wanted.config.num_paired_tracks
+def _paired_tracks(tracks: Sequence[TrackRecord], spec: _PoolSpec) -> list[TrackRecord]:
+    """Return `num_paired_tracks` tracks with aligned stems.
+
+    The choice does not depend on the seed, and a smaller number selects a subset of a larger one.
+    """
+    usable = [track for track in tracks if _is_aligned(track, spec.targets)]
+    number = spec.config.num_paired_tracks
     if number is None:
-        return able
-    if number > len(able):
+        return usable
+    if number > len(usable):
         raise ConfigError(
-            f"crops.num_paired_tracks={number}: only {len(able)} tracks hold {' and '.join(wanted.targets)} and the "
-            "mixture or the other stems; ask for fewer"
+            f"crops.num_paired_tracks={number}: only {len(usable)} tracks contain {' and '.join(spec.targets)} and the "
+            "mixture or the other stems; set a smaller number"
         )
-    chosen = set(_shuffled({track.track_id for track in able}, "paired")[:number])
-    return [track for track in able if track.track_id in chosen]
+    chosen = set(_hash_order({track.track_id for track in usable}, "paired")[:number])
+    return [track for track in usable if track.track_id in chosen]
 
 
-def _required_pairs(
-    aligned: Sequence[TrackRecord],
-    tracks: Sequence[TrackRecord],
-    wanted: _Wanted,
-) -> Layout:
+def _require_paired(aligned: Sequence[TrackRecord], tracks: Sequence[TrackRecord], spec: _PoolSpec) -> CropSampler:
     if not aligned:
         raise ConfigError(
-            f"pairing={wanted.config.pairing} needs tracks that hold {' and '.join(wanted.targets)} and the mixture or "
-            f"the other stems; {_holdings(tracks)}; name other targets, or set crops.pairing=unpaired"
+            f"pairing={spec.config.pairing} needs tracks that contain {' and '.join(spec.targets)} and the mixture or "
+            f"the other stems; {_describe(tracks)}; set other targets, or crops.pairing=unpaired"
         )
-    return _paired_layout(aligned, wanted)
+    return _paired_sampler(aligned, spec)
 
 
-def _required_composed(tracks: Sequence[TrackRecord], wanted: _Wanted) -> Layout:
-    layout = _composed_layout(tracks, wanted)
-    if layout is None:
+def _require_on_the_fly(tracks: Sequence[TrackRecord], spec: _PoolSpec) -> CropSampler:
+    sampler = _on_the_fly_sampler(tracks, spec)
+    if sampler is None:
         raise ConfigError(
-            f"pairing=on_the_fly needs tracks that hold {ACCOMPANIMENT} alone, and others that hold "
-            f"{' and '.join(wanted.targets)}; {_holdings(tracks)}; ingest them with corpus.kind=unpaired "
+            f"pairing=on_the_fly needs tracks that contain only {ACCOMPANIMENT}, and others that contain "
+            f"{' and '.join(spec.targets)}; {_describe(tracks)}; ingest them with corpus.kind=unpaired "
             "corpus.background_type=accompaniment, or set another crops.pairing"
         )
-    return layout
+    return sampler
 
 
-def _composed_layout(tracks: Sequence[TrackRecord], wanted: _Wanted) -> Layout | None:
-    """Mixtures of recordings that never played together, whose targets are known; None without such recordings."""
-    alone = _alone(tracks)
-    voices = _by_target(tracks, wanted.targets)
-    if not alone or not all(voices):
-        return None
-    pools = _composed_pools(alone, voices, wanted)
-    return Layout(pools=tuple(pools), mixture=slice(None), target=slice(1, None), paired=True)
+def _require_unpaired(tracks: Sequence[TrackRecord], spec: _PoolSpec, seed: int) -> CropSampler:
+    sampler = _unpaired_sampler(tracks, tracks, spec, seed)
+    if sampler is None:
+        raise ConfigError(
+            f"pairing=unpaired needs tracks that contain a mixture or {ACCOMPANIMENT}, and other tracks that contain "
+            f"{' and '.join(spec.targets)}; {_describe(tracks)}"
+        )
+    return sampler
 
 
-def _semi_supervised_layouts(tracks: Sequence[TrackRecord], wanted: _Wanted, seed: int) -> tuple[Layout, Layout]:
-    """Aligned tracks, and the others unpaired; where the others lack mixtures or targets, aligned tracks give them."""
-    aligned = _aligned(tracks, wanted)
-    paired = _required_pairs(aligned, tracks, wanted)
+def _semi_supervised_samplers(
+    tracks: Sequence[TrackRecord], spec: _PoolSpec, seed: int
+) -> tuple[CropSampler, CropSampler]:
+    """Return a sampler of the paired tracks and an unpaired sampler of the others.
+
+    If the others lack mixtures or targets, the unpaired sampler takes those from the paired tracks.
+    """
+    aligned = _paired_tracks(tracks, spec)
+    paired = _require_paired(aligned, tracks, spec)
     chosen = {track.track_id for track in aligned}
     others = [track for track in tracks if track.track_id not in chosen]
-    for givers, takers in ((others, others), (others, aligned), (aligned, others)):
-        unpaired = _pooled_apart(givers, takers, wanted, seed)
+    for mixture_tracks, target_tracks in ((others, others), (others, aligned), (aligned, others)):
+        unpaired = _unpaired_sampler(mixture_tracks, target_tracks, spec, seed)
         if unpaired is not None:
             return paired, unpaired
     raise ConfigError(
-        f"pairing=semi_supervised: beside the {len(aligned)} paired tracks none hold a mixture, {ACCOMPANIMENT} or "
-        f"{' and '.join(wanted.targets)}; {_holdings(tracks)}; set crops.num_paired_tracks, or crops.pairing=paired"
+        f"pairing=semi_supervised: apart from the {len(aligned)} paired tracks, no track contains a mixture, "
+        f"{ACCOMPANIMENT} or {' and '.join(spec.targets)}; {_describe(tracks)}; set crops.num_paired_tracks, or "
+        "crops.pairing=paired"
     )
 
 
-def _refuse_inactive(layouts: Sequence[Layout], config: CropConfig) -> None:
-    silent = [target for layout in layouts for pool in layout.pools for target in pool.silent_targets]
+def _check_active(samplers: Sequence[CropSampler], config: CropConfig) -> None:
+    """Raise ConfigError if a target is never active in the tracks that provide it."""
+    silent = [target for sampler in samplers for pool in sampler.pools for target in pool.silent_targets]
     if silent:
         raise ConfigError(
-            f"crops.p_active={config.p_active:g}: no second of {silent[0]} is as loud as crops.active_threshold_db="
-            f"{config.active_threshold_db:g} in the tracks that give it; lower active_threshold_db, or set p_active=0"
+            f"crops.p_active={config.p_active:g}: no second of {silent[0]} reaches crops.active_threshold_db="
+            f"{config.active_threshold_db:g} in the tracks that provide it; lower active_threshold_db, or set "
+            "p_active=0"
         )
 
 
-def _paired_layout(usable: Sequence[TrackRecord], wanted: _Wanted) -> Layout:
-    others = {stem for track in usable for stem in track.stems} - {*wanted.targets, MIXTURE}
-    named = (*wanted.targets, *(sorted(others) if wanted.config.mixture == "sum" else ()))
-    resting = [
-        MIXTURE in track.stems and (wanted.config.mixture == "recorded" or _incomplete(track)) for track in usable
+def _paired_sampler(tracks: Sequence[TrackRecord], spec: _PoolSpec) -> CropSampler:
+    others = {stem for track in tracks for stem in track.stems} - {*spec.targets, MIXTURE}
+    named = (*spec.targets, *(sorted(others) if spec.config.mixture == "sum" else ()))
+    with_rest = [
+        MIXTURE in track.stems and (spec.config.mixture == "recorded" or _is_incomplete(track)) for track in tracks
     ]
-    slots = (*named, REST) if any(resting) else named
-    recipes = [_recipe(track, slots, rest=rest) for track, rest in zip(usable, resting, strict=True)]
+    slots = (*named, REST) if any(with_rest) else named
+    stem_mixes = [_stem_mix(track, slots, rest=rest) for track, rest in zip(tracks, with_rest, strict=True)]
     pool = make_pool(
-        usable,
-        recipes,
-        num_samples=wanted.num_samples,
-        targets=wanted.targets,
-        active_threshold_db=wanted.config.active_threshold_db,
+        tracks,
+        stem_mixes,
+        num_samples=spec.num_samples,
+        targets=spec.targets,
+        active_threshold_db=spec.config.active_threshold_db,
     )
-    return Layout(pools=(pool,), mixture=slice(None), target=slice(0, len(wanted.targets)), paired=True)
+    return CropSampler(pools=(pool,), mixture_slots=slice(None), target_slots=slice(0, len(spec.targets)), paired=True)
 
 
-def _incomplete(track: TrackRecord) -> bool:
+def _is_incomplete(track: TrackRecord) -> bool:
     return track.residual_db is not None and track.residual_db > _COMPLETE_DB
 
 
-def _recipe(track: TrackRecord, slots: Sequence[str], *, rest: bool) -> Recipe:
-    """Each slot is the stem of its name (or silence); REST is what the mixture holds beside the stems read."""
+def _stem_mix(track: TrackRecord, slots: Sequence[str], *, rest: bool) -> StemMix:
+    """Return the mix that fills each slot with the stem of that name, or silence, and REST with the residual."""
     stems = tuple(stem for stem in slots if stem in track.stems)
     if stems == tuple(slots):
-        return Recipe(stems)
+        return StemMix(stems)
     weights = np.array([[float(slot == stem) for stem in stems] for slot in slots], dtype=np.float32)
     if rest:
         stems, weights = (*stems, MIXTURE), np.pad(weights, ((0, 0), (0, 1)))
         weights[-1] = [-1.0] * (len(stems) - 1) + [1.0]
-    return Recipe(stems, weights)
+    return StemMix(stems, weights)
 
 
-def _unpaired_layout(tracks: Sequence[TrackRecord], wanted: _Wanted, seed: int) -> Layout:
-    layout = _pooled_apart(tracks, tracks, wanted, seed)
-    if layout is None:
-        raise ConfigError(
-            f"pairing=unpaired needs tracks that hold a mixture or {ACCOMPANIMENT}, and other tracks that hold "
-            f"{' and '.join(wanted.targets)}; {_holdings(tracks)}"
-        )
-    return layout
+def _unpaired_sampler(
+    mixture_tracks: Sequence[TrackRecord], target_tracks: Sequence[TrackRecord], spec: _PoolSpec, seed: int
+) -> CropSampler | None:
+    """Return a sampler of mixtures from `mixture_tracks` and targets from `target_tracks`, never from the same track.
 
-
-def _pooled_apart(
-    givers: Sequence[TrackRecord],
-    takers: Sequence[TrackRecord],
-    wanted: _Wanted,
-    seed: int,
-) -> Layout | None:
-    """Mixtures (or what they are composed of) from `givers`, targets from `takers`, never both from one track.
-
-    Tracks that could give both are dealt to one side each. None if a side would be left empty.
+    Tracks that could provide both are split between the two. Without mixtures, accompaniments are mixed with targets on
+    the fly. Returns None if no tracks remain for the mixtures or for a target.
     """
-    mixed = [track for track in givers if MIXTURE in track.stems or len(track.stems) > 1]
-    targeted = [track for track in takers if set(wanted.targets) & set(track.stems)]
-    alone = _alone(givers)
-    sources = mixed or [track for track in givers if set(wanted.targets) & set(track.stems)]
-    either = {track.track_id for track in targeted} & {track.track_id for track in sources}
-    mixing = _dealt(
+    with_mixture = [track for track in mixture_tracks if MIXTURE in track.stems or len(track.stems) > 1]
+    with_target = [track for track in target_tracks if set(spec.targets) & set(track.stems)]
+    accompaniments = _accompaniment_only(mixture_tracks)
+    sources = with_mixture or [track for track in mixture_tracks if set(spec.targets) & set(track.stems)]
+    either = {track.track_id for track in with_target} & {track.track_id for track in sources}
+    for_mixtures = _split_tracks(
         either,
-        wanted.config.mixture_track_fraction,
+        spec.config.mixture_track_fraction,
         seed,
-        spare=(len(sources) - len(either), len(targeted) - len(either)),
+        num_others=(len(sources) - len(either), len(with_target) - len(either)),
     )
-    giving = [track for track in sources if track.track_id in mixing or track.track_id not in either]
-    by_target = _by_target([track for track in targeted if track.track_id not in mixing], wanted.targets)
-    voices = _by_target(giving, wanted.targets)
-    if not all(by_target) or not (giving if mixed else alone and all(voices)):
+    sources = [track for track in sources if track.track_id in for_mixtures or track.track_id not in either]
+    targets = _by_target([track for track in with_target if track.track_id not in for_mixtures], spec.targets)
+    mixed_targets = _by_target(sources, spec.targets)
+    if not all(targets) or not (sources if with_mixture else accompaniments and all(mixed_targets)):
         return None
-    if mixed:
-        pools = [_mixture_pool(giving, wanted)]
+    if with_mixture:
+        pools, level_db = [_mixture_pool(sources, spec)], None
     else:
-        pools = _composed_pools(alone, voices, wanted)
-    level_db = None if mixed else _COMPOSED_LEVEL_DB
-    parts = sum(pool.slots for pool in pools)
-    pools += [_stem_pool(*part, wanted, level_db) for part in zip(by_target, wanted.targets, strict=True)]
-    return Layout(pools=tuple(pools), mixture=slice(0, parts), target=slice(parts, None), paired=False)
+        pools, level_db = _on_the_fly_pools(accompaniments, mixed_targets, spec), _ON_THE_FLY_LEVEL_DB
+    num_mixture_slots = sum(pool.num_slots for pool in pools)
+    pools += [_stem_pool(tracks, target, spec, level_db) for tracks, target in zip(targets, spec.targets, strict=True)]
+    return CropSampler(
+        pools=tuple(pools),
+        mixture_slots=slice(0, num_mixture_slots),
+        target_slots=slice(num_mixture_slots, None),
+        paired=False,
+    )
 
 
-def _alone(tracks: Sequence[TrackRecord]) -> list[TrackRecord]:
+def _accompaniment_only(tracks: Sequence[TrackRecord]) -> list[TrackRecord]:
     return [track for track in tracks if set(track.stems) == {ACCOMPANIMENT}]
 
 
@@ -226,66 +229,76 @@ def _by_target(tracks: Sequence[TrackRecord], targets: Sequence[str]) -> list[li
     return [[track for track in tracks if target in track.stems] for target in targets]
 
 
-def _dealt(track_ids: Set[str], share: float, seed: int, *, spare: tuple[int, int]) -> set[str]:
-    """The tracks that give mixtures: a seeded choice that leaves neither side empty, unless it has `spare` tracks."""
-    order = _shuffled(track_ids, str(seed))
-    least, most = int(spare[0] == 0), len(order) - int(spare[1] == 0)
-    return set(order[: max(0, min(max(round(share * len(order)), least), most))])
+def _split_tracks(track_ids: Set[str], fraction: float, seed: int, *, num_others: tuple[int, int]) -> set[str]:
+    """Return the tracks used for mixtures: a random `fraction`, such that neither mixtures nor targets are empty.
+
+    `num_others` is the number of further tracks for mixtures and for targets. Only where it is 0, at least one of
+    `track_ids` is reserved.
+    """
+    order = _hash_order(track_ids, str(seed))
+    least, most = int(num_others[0] == 0), len(order) - int(num_others[1] == 0)
+    return set(order[: max(0, min(max(round(fraction * len(order)), least), most))])
 
 
-def _shuffled(track_ids: Set[str], salt: str) -> list[str]:
-    """In the order of a hash of the names."""
+def _hash_order(track_ids: Set[str], salt: str) -> list[str]:
+    """Return the names in the order of their salted hashes."""
     return sorted(track_ids, key=lambda track_id: hashlib.blake2b(f"{salt}/{track_id}".encode()).digest())
 
 
-def _mixture_pool(tracks: Sequence[TrackRecord], wanted: _Wanted) -> Pool:
-    recipes = [
-        Recipe((MIXTURE,))
+def _mixture_pool(tracks: Sequence[TrackRecord], spec: _PoolSpec) -> TrackPool:
+    """Return a pool of recorded mixtures, or the sum of the stems of tracks without one."""
+    stem_mixes = [
+        StemMix((MIXTURE,))
         if MIXTURE in track.stems
-        else Recipe(track.stems, np.ones((1, len(track.stems)), np.float32))
+        else StemMix(track.stems, np.ones((1, len(track.stems)), np.float32))
         for track in tracks
     ]
     return make_pool(
         tracks,
-        recipes,
-        num_samples=wanted.num_samples,
-        targets=wanted.targets,
-        active_threshold_db=wanted.config.active_threshold_db,
+        stem_mixes,
+        num_samples=spec.num_samples,
+        targets=spec.targets,
+        active_threshold_db=spec.config.active_threshold_db,
     )
 
 
-def _composed_pools(
-    alone: Sequence[TrackRecord],
-    voices: Sequence[Sequence[TrackRecord]],
-    wanted: _Wanted,
-) -> list[Pool]:
-    """One pool of accompaniments, then one for each target; a crop of each, at a random ratio, makes a mixture."""
-    below = _stem_pool(alone, ACCOMPANIMENT, wanted, _COMPOSED_LEVEL_DB)
-    above = [
-        _stem_pool(tracks, target, wanted, _COMPOSED_LEVEL_DB, spread_db=wanted.config.max_level_offset_db)
-        for tracks, target in zip(voices, wanted.targets, strict=True)
+def _on_the_fly_sampler(tracks: Sequence[TrackRecord], spec: _PoolSpec) -> CropSampler | None:
+    """Return a sampler of mixtures of unrelated recordings, with their targets; None without such recordings."""
+    accompaniments = _accompaniment_only(tracks)
+    target_tracks = _by_target(tracks, spec.targets)
+    if not accompaniments or not all(target_tracks):
+        return None
+    pools = _on_the_fly_pools(accompaniments, target_tracks, spec)
+    return CropSampler(pools=tuple(pools), mixture_slots=slice(None), target_slots=slice(1, None), paired=True)
+
+
+def _on_the_fly_pools(
+    accompaniments: Sequence[TrackRecord], target_tracks: Sequence[Sequence[TrackRecord]], spec: _PoolSpec
+) -> list[TrackPool]:
+    """Return a pool of accompaniments and one per target; a mixture is the sum of crops at random levels from each."""
+    accompaniment_pool = _stem_pool(accompaniments, ACCOMPANIMENT, spec, _ON_THE_FLY_LEVEL_DB)
+    target_pools = [
+        _stem_pool(tracks, target, spec, _ON_THE_FLY_LEVEL_DB, max_offset_db=spec.config.max_level_offset_db)
+        for tracks, target in zip(target_tracks, spec.targets, strict=True)
     ]
-    return [below, *above]
+    return [accompaniment_pool, *target_pools]
 
 
 def _stem_pool(
-    tracks: Sequence[TrackRecord],
-    stem: str,
-    wanted: _Wanted,
-    level_db: float | None,
-    spread_db: float = 0.0,
-) -> Pool:
+    tracks: Sequence[TrackRecord], stem: str, spec: _PoolSpec, level_db: float | None, max_offset_db: float = 0.0
+) -> TrackPool:
     return make_pool(
         tracks,
-        [Recipe((stem,))] * len(tracks),
-        num_samples=wanted.num_samples,
+        [StemMix((stem,))] * len(tracks),
+        num_samples=spec.num_samples,
         targets=() if stem == ACCOMPANIMENT else (stem,),
-        active_threshold_db=wanted.config.active_threshold_db,
+        active_threshold_db=spec.config.active_threshold_db,
         level_db=level_db,
-        spread_db=spread_db,
+        max_offset_db=max_offset_db,
     )
 
 
-def _holdings(tracks: Sequence[TrackRecord]) -> str:
+def _describe(tracks: Sequence[TrackRecord]) -> str:
+    """Return the number of tracks and their combinations of stems, for an error message."""
     kinds = sorted({"+".join(track.stems) for track in tracks})
-    return f"{len(tracks)} tracks were found, holding {' | '.join(kinds[:5]) or 'nothing'}"
+    return f"found {len(tracks)} tracks, which contain {' | '.join(kinds[:5]) or 'nothing'}"

@@ -1,4 +1,7 @@
-"""Pools of tracks to draw crops from: which starts a crop may have, which contain a target, what is read there."""
+"""Random sampling of crops from pools of tracks: valid start positions, active regions, and reading.
+
+The tensor of a crop has one slot per stem: its shape is `(slots, channels, time)`.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,14 +17,14 @@ from cyclesep.data.shards.manifest import TrackRecord
 from cyclesep.data.shards.reading import ShardReader
 
 
-class Starts:
-    """All positions at which a crop may start in a list of tracks, numbered from 0, so that one number draws uniformly.
+class StartIndex:
+    """All valid start positions of crops in a list of tracks, indexed from 0 for uniform sampling with one integer.
 
-    A track shorter than the crop lies at any place inside it: its starts are 0 and negative.
+    If a track is shorter than the crop, its start positions are 0 and negative: the crop contains the whole track.
     """
 
     def __init__(self, intervals: Sequence[tuple[int, int, int]]) -> None:
-        """`intervals` holds (index of the track, first start, last start)."""
+        """Index `intervals` of (index of the track, first start, last start), in samples."""
         table = np.asarray(intervals, dtype=np.int64).reshape(-1, 3)
         self._track, self._first = table[:, 0], table[:, 1]
         self._end = np.cumsum(table[:, 2] - table[:, 1] + 1)
@@ -29,27 +32,27 @@ class Starts:
     def __len__(self) -> int:
         return int(self._end[-1]) if len(self._end) else 0
 
-    def __getitem__(self, number: int) -> tuple[int, int]:
-        """The index of the track and the start there of position `number`."""
-        row = int(np.searchsorted(self._end, number, side="right"))
+    def __getitem__(self, position: int) -> tuple[int, int]:
+        """Return the index of the track and the start sample at `position`."""
+        row = int(np.searchsorted(self._end, position, side="right"))
         before = int(self._end[row - 1]) if row else 0
-        return int(self._track[row]), int(self._first[row]) + number - before
+        return int(self._track[row]), int(self._first[row]) + position - before
 
 
-class Recipe(NamedTuple):
-    """How the slots of a crop are made from the stems of a track: `slots = weights @ stems`."""
+class StemMix(NamedTuple):
+    """Linear combination of a track's stems that fills the slots of a crop: `slots = weights @ stems`."""
 
     stems: tuple[str, ...]
     weights: NDArray[np.float32] | None = None
-    """`(slots, stems)`; none: each slot is one stem as it was recorded."""
+    """`(slots, stems)`; None: each slot is one unchanged stem."""
 
     @property
-    def slots(self) -> int:
+    def num_slots(self) -> int:
         return len(self.stems) if self.weights is None else len(self.weights)
 
 
-class Draw(NamedTuple):
-    """Where one crop lies: a track of a pool, the start in samples, a linear gain."""
+class CropLocation(NamedTuple):
+    """Location of a crop: index of a track in its pool, start in samples, and linear gain."""
 
     track: int
     start: int
@@ -57,206 +60,218 @@ class Draw(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pool:
-    """Tracks that one part of a crop is drawn from, and what is read there."""
+class TrackPool:
+    """Tracks from which some of the slots of a crop are sampled."""
 
     tracks: tuple[TrackRecord, ...]
-    recipes: tuple[Recipe, ...]
-    starts: Starts
+    stem_mixes: tuple[StemMix, ...]
+    """One per track, all with the same number of slots."""
+    starts: StartIndex
     targets: tuple[str, ...] = ()
-    """Stems that a crop may have to contain."""
+    """Stems whose activity is tracked."""
     active_threshold_db: float = 0.0
-    """A second contains a stem that is at least this loud."""
-    active: tuple[Starts, ...] = ()
-    """The starts of crops that contain a target, for each target that is active anywhere."""
+    """RMS level from which a second of a stem is active, in dB re full scale."""
+    active_starts: tuple[StartIndex, ...] = ()
+    """Starts of the crops that contain a target, for each target that is active in at least one track."""
     gains: tuple[float, ...] = ()
-    """Linear, per track; none: 1."""
-    spread_db: float = 0.0
+    """Linear gain per track; empty: 1."""
+    max_offset_db: float = 0.0
+    """Maximum random level change of a crop, up or down."""
 
     @property
-    def slots(self) -> int:
-        return self.recipes[0].slots
+    def num_slots(self) -> int:
+        return self.stem_mixes[0].num_slots
 
     @property
     def silent_targets(self) -> list[str]:
-        """Targets whose loudness is known, and nowhere enough."""
+        """Targets whose loudness is known and below the threshold in all tracks."""
         known = {stem for track in self.tracks for stem in track.loudness_db}
         active = {
             target
             for target in self.targets
             for track in self.tracks
-            if _active_seconds(track, target, self.active_threshold_db)
+            if _active_ranges(track, target, self.active_threshold_db)
         }
         return [target for target in self.targets if target in known - active]
 
-    def longer(self, num_samples: int) -> "Pool | None":
-        """The same for crops of `num_samples`, of the tracks that hold as many.
+    def with_crop_length(self, num_samples: int) -> "TrackPool | None":
+        """Return this pool for crops of `num_samples`, limited to tracks of at least that length.
 
-        None if there are none, or none any more that contain one of the targets.
+        Returns None if no track is long enough, or if a target is no longer active in any of the tracks.
         """
-        holding = [(index, track) for index, track in enumerate(self.tracks) if track.num_samples >= num_samples]
-        starts = Starts([(index, *_bounds(track, num_samples)) for index, track in holding])
-        active = _active_starts(holding, self.targets, num_samples, self.active_threshold_db)
-        if not len(starts) or len(active) < len(self.active):
+        usable = [(index, track) for index, track in enumerate(self.tracks) if track.num_samples >= num_samples]
+        starts = StartIndex([(index, *_start_range(track, num_samples)) for index, track in usable])
+        active_starts = _active_starts(usable, self.targets, num_samples, self.active_threshold_db)
+        if not len(starts) or len(active_starts) < len(self.active_starts):
             return None
-        return replace(self, starts=starts, active=active)
+        return replace(self, starts=starts, active_starts=active_starts)
 
-    def draw(self, rng: np.random.Generator, p_active: float) -> Draw:
-        """Draw uniformly over all starts or, with probability `p_active`, over those that contain a target."""
+    def draw(self, rng: np.random.Generator, p_active: float) -> CropLocation:
+        """Draw a crop uniformly from all starts or, with probability `p_active`, from those that contain a target."""
         starts = self.starts
-        if self.active and rng.random() < p_active:
-            starts = self.active[int(rng.integers(len(self.active)))]
-        return self._at(
-            starts, int(rng.integers(len(starts))), spread_db=float(rng.uniform(-1.0, 1.0)) * self.spread_db
-        )
+        if self.active_starts and rng.random() < p_active:
+            starts = self.active_starts[int(rng.integers(len(self.active_starts)))]
+        position = int(rng.integers(len(starts)))
+        return self._location(starts, position, offset_db=float(rng.uniform(-1.0, 1.0)) * self.max_offset_db)
 
-    def spaced(self, index: int, number: int) -> Draw:
-        """Crop `index` of `number` evenly spaced ones, taken from the active starts of each target in turn."""
-        starts = self.active[index % len(self.active)] if self.active else self.starts
-        return self._at(starts, (2 * index + 1) * len(starts) // (2 * number))
+    def evenly_spaced(self, index: int, count: int) -> CropLocation:
+        """Return crop `index` of `count` evenly spaced crops; targets take turns in providing the active starts."""
+        starts = self.active_starts[index % len(self.active_starts)] if self.active_starts else self.starts
+        return self._location(starts, (2 * index + 1) * len(starts) // (2 * count))
 
-    def _at(self, starts: Starts, number: int, *, spread_db: float = 0.0) -> Draw:
-        track, start = starts[number]
-        return Draw(track, start, (self.gains[track] if self.gains else 1.0) * 10.0 ** (spread_db / 20.0))
+    def _location(self, starts: StartIndex, position: int, *, offset_db: float = 0.0) -> CropLocation:
+        track, start = starts[position]
+        return CropLocation(track, start, (self.gains[track] if self.gains else 1.0) * 10.0 ** (offset_db / 20.0))
 
-    def read_into(self, out: Samples, reader: ShardReader, draw: Draw) -> None:
-        """Fill `out`, float32 `(slots, channels, time)`, with one crop; zeros where the track is shorter."""
-        track, recipe = self.tracks[draw.track], self.recipes[draw.track]
-        first, before = max(draw.start, 0), max(-draw.start, 0)
-        end = min(out.shape[-1], before + track.num_samples - first)
-        out[..., :before] = 0.0
+    def read_into(self, out: Samples, reader: ShardReader, location: CropLocation) -> None:
+        """Fill `out`, float32 `(slots, channels, time)`, with one crop, padded with zeros if the track is shorter."""
+        track, stem_mix = self.tracks[location.track], self.stem_mixes[location.track]
+        first, padding = max(location.start, 0), max(-location.start, 0)
+        end = min(out.shape[-1], padding + track.num_samples - first)
+        out[..., :padding] = 0.0
         out[..., end:] = 0.0
-        inside = out[..., before:end]
-        if recipe.weights is None:
-            reader.read_into(inside, track, recipe.stems, first)
+        inside = out[..., padding:end]
+        if stem_mix.weights is None:
+            reader.read_into(inside, track, stem_mix.stems, first)
         else:
-            inside[:] = np.tensordot(recipe.weights, reader.read(track, recipe.stems, first, end - before), axes=1)
-        if draw.gain != 1.0:
-            inside *= np.float32(draw.gain)
+            stems = reader.read(track, stem_mix.stems, first, end - padding)
+            inside[:] = np.tensordot(stem_mix.weights, stems, axes=1)
+        if location.gain != 1.0:
+            inside *= np.float32(location.gain)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
-    """Which slots of the pools, one pool after the other, add up to the mixture and which are the targets."""
+class CropSampler:
+    """Pools that each provide some slots of a crop, and the slots that form its mixture and its targets."""
 
-    pools: tuple[Pool, ...]
-    mixture: slice
-    target: slice
+    pools: tuple[TrackPool, ...]
+    """The slots of a crop are those of the first pool, then those of the second, and so on."""
+    mixture_slots: slice
+    """Slots whose sum is the mixture."""
+    target_slots: slice
     paired: bool
+    """Whether the targets are aligned with the mixture."""
 
     @property
-    def slots(self) -> int:
-        return sum(pool.slots for pool in self.pools)
+    def num_slots(self) -> int:
+        return sum(pool.num_slots for pool in self.pools)
 
     @property
     def num_targets(self) -> int:
-        return len(range(self.slots)[self.target])
+        return len(range(self.num_slots)[self.target_slots])
 
-    def longer(self, num_samples: int) -> "Layout | None":
-        """The same for crops of `num_samples` that lie inside their tracks; None if the tracks are too short."""
-        pools = [pool.longer(num_samples) for pool in self.pools]
-        whole = tuple(pool for pool in pools if pool is not None)
-        return replace(self, pools=whole) if len(whole) == len(pools) else None
+    def with_crop_length(self, num_samples: int) -> "CropSampler | None":
+        """Return this sampler for crops of `num_samples` that lie within their tracks.
 
-    def draw(self, rng: np.random.Generator, p_active: float) -> list[Draw]:
-        """Where a crop lies: one draw from each pool."""
+        Returns None if the tracks of a pool are too short.
+        """
+        resized = [pool.with_crop_length(num_samples) for pool in self.pools]
+        pools = tuple(pool for pool in resized if pool is not None)
+        return replace(self, pools=pools) if len(pools) == len(resized) else None
+
+    def draw(self, rng: np.random.Generator, p_active: float) -> list[CropLocation]:
+        """Draw one location from each pool."""
         return [pool.draw(rng, p_active) for pool in self.pools]
 
-    def read(self, reader: ShardReader, draws: Sequence[Sequence[Draw]], num_samples: int) -> Tensor:
-        """The crops at `draws[crop][pool]`: float32 `(crops, slots, channels, num_samples)`."""
-        stems = np.empty((len(draws), self.slots, reader.manifest.channels, num_samples), dtype=np.float32)
+    def read(self, reader: ShardReader, locations: Sequence[Sequence[CropLocation]], num_samples: int) -> Tensor:
+        """Return the crops at `locations[crop][pool]` as float32 `(crops, slots, channels, num_samples)`."""
+        stems = np.empty((len(locations), self.num_slots, reader.manifest.channels, num_samples), dtype=np.float32)
         first = 0
         for index, pool in enumerate(self.pools):
-            # In the order of the files: neighbours share pages of the memory map.
-            for crop in sorted(range(len(draws)), key=lambda crop: draws[crop][index]):
-                pool.read_into(stems[crop, first : first + pool.slots], reader, draws[crop][index])
-            first += pool.slots
+            # Adjacent crops share pages of the memory map, so read in file order.
+            for crop in sorted(range(len(locations)), key=lambda crop: locations[crop][index]):
+                pool.read_into(stems[crop, first : first + pool.num_slots], reader, locations[crop][index])
+            first += pool.num_slots
         return torch.from_numpy(stems)
 
 
 def make_pool(
     tracks: Sequence[TrackRecord],
-    recipes: Sequence[Recipe],
+    stem_mixes: Sequence[StemMix],
     *,
     num_samples: int,
     targets: Sequence[str],
     active_threshold_db: float,
     level_db: float | None = None,
-    spread_db: float = 0.0,
-) -> Pool:
-    """A pool for crops of `num_samples`, knowing which of them contain each of `targets` where a loudness is stored.
+    max_offset_db: float = 0.0,
+) -> TrackPool:
+    """Make a pool for crops of `num_samples`, with the active starts of each of `targets` from the stored loudness.
 
-    With `level_db` every recording is brought to that mean level, and each draw varies it by up to `spread_db`.
+    With `level_db`, every track is scaled to that mean level, and each crop is offset by up to `max_offset_db`.
     """
-    numbered = list(enumerate(tracks))
-    return Pool(
+    indexed = list(enumerate(tracks))
+    return TrackPool(
         tracks=tuple(tracks),
-        recipes=tuple(recipes),
-        starts=Starts([(index, *_bounds(track, num_samples)) for index, track in numbered]),
+        stem_mixes=tuple(stem_mixes),
+        starts=StartIndex([(index, *_start_range(track, num_samples)) for index, track in indexed]),
         targets=tuple(targets),
         active_threshold_db=active_threshold_db,
-        active=_active_starts(numbered, targets, num_samples, active_threshold_db),
-        gains=tuple(_gain(track, level_db) for track in tracks) if level_db is not None else (),
-        spread_db=spread_db,
+        active_starts=_active_starts(indexed, targets, num_samples, active_threshold_db),
+        gains=tuple(_gain_to_level(track, level_db) for track in tracks) if level_db is not None else (),
+        max_offset_db=max_offset_db,
     )
 
 
-def _bounds(track: TrackRecord, num_samples: int) -> tuple[int, int]:
-    """First and last start of a crop; both not above 0 where the track is the shorter one."""
+def _start_range(track: TrackRecord, num_samples: int) -> tuple[int, int]:
+    """Return the first and last start of a crop; both are at most 0 if the track is shorter than the crop."""
     spare = track.num_samples - num_samples
     return min(0, spare), max(0, spare)
 
 
 def _active_starts(
     tracks: Sequence[tuple[int, TrackRecord]], targets: Sequence[str], num_samples: int, active_threshold_db: float
-) -> tuple[Starts, ...]:
-    """For each target that is active anywhere the starts from which a crop contains it."""
-    every = [
-        Starts(
+) -> tuple[StartIndex, ...]:
+    """Return the starts of crops that contain a target, for each target that is active in at least one track."""
+    indexes = [
+        StartIndex(
             [
-                (index, *run)
+                (index, *start_range)
                 for index, track in tracks
-                for run in _active_runs(track, stem, num_samples, active_threshold_db)
+                for start_range in _active_start_ranges(track, stem, num_samples, active_threshold_db)
             ]
         )
         for stem in targets
     ]
-    return tuple(starts for starts in every if len(starts))
+    return tuple(index for index in indexes if len(index))
 
 
-def _active_runs(track: TrackRecord, stem: str, num_samples: int, active_threshold_db: float) -> list[tuple[int, int]]:
-    """First and last starts from which a crop overlaps an active second by at least half of the shorter of the two.
+def _active_start_ranges(
+    track: TrackRecord, stem: str, num_samples: int, active_threshold_db: float
+) -> list[tuple[int, int]]:
+    """Return ranges (first, last) of starts of the crops that contain a stem.
 
-    The last second of a track may be a shorter one.
+    Such a crop overlaps an active second by at least half of the crop or of the second, whichever is shorter. The last
+    second of a track may be incomplete.
     """
-    runs: list[tuple[int, int]] = []
-    lowest, highest = _bounds(track, num_samples)
-    for begin, end in _active_seconds(track, stem, active_threshold_db):
+    ranges: list[tuple[int, int]] = []
+    lowest, highest = _start_range(track, num_samples)
+    for begin, end in _active_ranges(track, stem, active_threshold_db):
         first, last = lowest, highest
         if lowest == 0:
-            first = max(first, begin + _overlap(track, begin, num_samples) - num_samples)
-            last = min(last, end - _overlap(track, end - 1, num_samples))
-        if runs and first <= runs[-1][1]:
-            first = runs.pop()[0]
-        runs.append((first, last))
-    return runs
+            first = max(first, begin + _min_overlap(track, begin, num_samples) - num_samples)
+            last = min(last, end - _min_overlap(track, end - 1, num_samples))
+        if ranges and first <= ranges[-1][1]:
+            first = ranges.pop()[0]
+        ranges.append((first, last))
+    return ranges
 
 
-def _overlap(track: TrackRecord, sample: int, num_samples: int) -> int:
-    """Half of the second that `sample` lies in, or of the crop if that is shorter."""
+def _min_overlap(track: TrackRecord, sample: int, num_samples: int) -> int:
+    """Return half the length of the second that contains `sample`, or of the crop if that is shorter."""
     second = sample - sample % track.sample_rate
     return max(1, min(track.sample_rate, track.num_samples - second, num_samples) // 2)
 
 
-def _active_seconds(track: TrackRecord, stem: str, active_threshold_db: float) -> list[tuple[int, int]]:
-    """Runs of seconds in which a stem is loud enough, as (first sample, one past the last)."""
+def _active_ranges(track: TrackRecord, stem: str, active_threshold_db: float) -> list[tuple[int, int]]:
+    """Return ranges (first sample, last sample + 1) of consecutive active seconds of a stem."""
     active = np.asarray(track.loudness_db.get(stem, ()), dtype=float) >= active_threshold_db
     edges = np.flatnonzero(np.diff(np.concatenate(([False], active, [False])))) * track.sample_rate
     ends = np.minimum(edges[1::2], track.num_samples)
     return list(zip(edges[::2].tolist(), ends.tolist(), strict=True))
 
 
-def _gain(track: TrackRecord, level_db: float) -> float:
+def _gain_to_level(track: TrackRecord, level_db: float) -> float:
+    """Return the linear gain that brings the mean power of a track to `level_db`; 1 if its power is 0 or unknown."""
     powers = [10.0 ** (value / 10.0) for seconds in track.loudness_db.values() for value in seconds]
     mean = float(np.mean(powers)) if powers else 0.0
     return 10.0 ** (level_db / 20.0) / mean**0.5 if mean > 0.0 else 1.0

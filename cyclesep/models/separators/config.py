@@ -22,7 +22,7 @@ class SeparatorConfig:
 
     unet_levels: Annotated[int, Ge(0)] | None = None
     """Levels of the U-Net inside `tfsep`: each halves the number of bands and doubles the channels, with attention at
-    the bottom; 0 disables U-Net and attention; empty: 2, which gives 6.4 million parameters at the default sizes."""
+    the bottom; 0 disables U-Net and attention; empty: 2 (6.4 million parameters at the default sizes)."""
 
     original_layers: bool = False
     """Build `wavegan` as in the original notebook: batch norm, no activation between up-samplings, no input scaling."""

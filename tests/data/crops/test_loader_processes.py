@@ -1,4 +1,4 @@
-"""A data set of crops that is in use goes to other processes, however they start, and gives the same crops there."""
+"""Crop streams with open shards in other processes: pickling and all start methods yield the same crops."""
 
 import pickle
 from pathlib import Path
@@ -21,7 +21,7 @@ def stream(tiny_shards: Path) -> CropStream:
 
 @pytest.fixture(scope="module")
 def expected(stream: CropStream) -> list[Batch]:
-    """Read in this process, which has the shards open from then on."""
+    """Return batches read in this process, whose shards then stay open."""
     return list(crop_loader(stream))
 
 
@@ -31,22 +31,22 @@ def assert_equal(found: list[Batch], expected: list[Batch]) -> None:
         assert torch.equal(one.target, other.target)
 
 
-def test_a_pickled_stream_gives_the_same_crops(stream: CropStream, expected: list[Batch]) -> None:
+def test_pickled_stream_yields_same_crops(stream: CropStream, expected: list[Batch]) -> None:
     assert_equal(list(crop_loader(pickle.loads(pickle.dumps(stream)))), expected)
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-def test_loader_processes_of_every_start_method_give_the_same_crops_beside_this_one(
+def test_all_start_methods_yield_same_crops_as_this_process(
     stream: CropStream, expected: list[Batch], method: str
 ) -> None:
-    num_processes = 2 if method == "fork" else 1  # the others have to import torch
+    num_processes = 2 if method == "fork" else 1  # the others import torch, which is slow
     loader = DataLoader(stream, batch_size=None, num_workers=num_processes, multiprocessing_context=method)
     found = []
-    for batch, beside in zip(loader, crop_loader(stream), strict=True):
+    for batch, local in zip(loader, crop_loader(stream), strict=True):
         found.append(batch)
-        assert torch.equal(batch.mixture, beside.mixture)
+        assert torch.equal(batch.mixture, local.mixture)
     assert_equal(found, expected)
 
 
-def test_a_pickled_data_loader_gives_the_same_crops(stream: CropStream, expected: list[Batch]) -> None:
+def test_pickled_data_loader_yields_same_crops(stream: CropStream, expected: list[Batch]) -> None:
     assert_equal(list(pickle.loads(pickle.dumps(crop_loader(stream)))), expected)
