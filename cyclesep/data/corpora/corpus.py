@@ -67,7 +67,8 @@ def describe(config: CorpusConfig) -> dict[str, Any]:
 def _find(config: CorpusConfig) -> Sequence[Track]:
     if config.valid_fraction + config.test_fraction > 1.0:
         raise ConfigError(
-            f"corpus.valid_fraction + corpus.test_fraction is {config.valid_fraction + config.test_fraction:g}; keep it at most 1"
+            f"corpus.valid_fraction + corpus.test_fraction is {config.valid_fraction + config.test_fraction:g}; "
+            "keep it at most 1"
         )
     shares = {"valid_fraction": config.valid_fraction, "test_fraction": config.test_fraction}
     match config.kind:
