@@ -37,7 +37,7 @@ from cyclesep.storage.s3_transfers import download
 LIMIT_VARIABLE = "CYCLESEP_CACHE_GIB"
 NUM_PREFETCH_THREADS = 8
 
-_KEPT_FREE = 0.05
+_FREE_FRACTION = 0.05
 _WAIT_SECONDS = 0.1
 _LEDGER = ".ledger"
 
@@ -51,7 +51,7 @@ class ShardCache:
     """None: all free space, except 5 % of the disk."""
 
     @classmethod
-    def of_this_machine(cls) -> "ShardCache":
+    def from_environment(cls) -> "ShardCache":
         """Return the cache configured by environment variables; raise ConfigError for an invalid limit."""
         value = os.environ.get(LIMIT_VARIABLE)
         try:
@@ -71,7 +71,7 @@ class ShardCache:
         Raises StorageError if it cannot be downloaded, does not match the manifest, or does not fit into the cache.
         """
         path = self._path_of(shard)
-        while (file := self._opened(path)) is None:
+        while (file := self._open_locked(path)) is None:
             self._download(uri, shard)
         with file:
             yield path
@@ -86,7 +86,7 @@ class ShardCache:
         Skips shards that another process is downloading, so processes that prefetch the same shards share the work.
         Stops silently at the first error: reading the shard raises it.
         """
-        waiting = iter(self._fitting(wanted))
+        waiting = iter(self._select_fitting(wanted))
         guard = threading.Lock()
 
         def download_some() -> None:
@@ -107,7 +107,7 @@ class ShardCache:
     def _path_of(self, shard: ShardFile) -> Path:
         return self.folder / f"{shard.sha256}.lmdb"
 
-    def _opened(self, path: Path) -> IO[bytes] | None:
+    def _open_locked(self, path: Path) -> IO[bytes] | None:
         """Return the file under a shared lock, which protects it from eviction; None if it does not exist."""
         try:
             with suppress(FileNotFoundError):
@@ -119,7 +119,7 @@ class ShardCache:
                     return file
                 file.close()
         except OSError as problem:
-            raise self._unusable(problem) from problem
+            raise self._unusable_error(problem) from problem
         return None
 
     def _download(self, uri: str, shard: ShardFile, *, wait: bool = True) -> None:
@@ -127,7 +127,7 @@ class ShardCache:
         path = self._path_of(shard)
         with self._exclusive(self.folder / f"{shard.sha256}.lock", wait=wait) as lock:
             if lock is not None and not path.exists():
-                self._find_room(lock, shard)
+                self._reserve_space(lock, shard)
                 download(uri, path, sha256=shard.sha256)
 
     @contextmanager
@@ -137,7 +137,7 @@ class ShardCache:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             lock = atomic_io.lock_file(path, wait=wait)
         except OSError as problem:
-            raise self._unusable(problem) from problem
+            raise self._unusable_error(problem) from problem
         if lock is None:
             yield None
             return
@@ -147,15 +147,15 @@ class ShardCache:
             finally:
                 path.unlink(missing_ok=True)
 
-    def _find_room(self, lock: IO[str], shard: ShardFile) -> None:
+    def _reserve_space(self, lock: IO[str], shard: ShardFile) -> None:
         """Reserve space for a shard; wait for running downloads if they take up all space."""
         try:
-            while not self._make_room(lock, shard):
+            while not self._try_to_reserve(lock, shard):
                 time.sleep(_WAIT_SECONDS)
         except OSError as problem:
-            raise self._unusable(problem) from problem
+            raise self._unusable_error(problem) from problem
 
-    def _make_room(self, lock: IO[str], shard: ShardFile) -> bool:
+    def _try_to_reserve(self, lock: IO[str], shard: ShardFile) -> bool:
         with (self.folder / _LEDGER).open("a") as ledger:
             fcntl.flock(ledger, fcntl.LOCK_EX)
             reserved = {path.stem: num_bytes for path in self.folder.glob("*.lock") if (num_bytes := _reserved(path))}
@@ -163,7 +163,7 @@ class ShardCache:
             removable = [file for file in files.oldest_first if file.sha256 not in {*reserved, shard.sha256}]
             limit = self._limit(files.bytes)
             if shard.bytes > limit:
-                raise StorageError(self._too_small(shard, limit))
+                raise StorageError(self._too_small_message(shard, limit))
             free = limit - sum(reserved.values()) - sum(file.bytes for file in removable)
             for file in removable:
                 if free >= shard.bytes:
@@ -175,7 +175,7 @@ class ShardCache:
             lock.flush()
             return True
 
-    def _fitting(self, wanted: Iterable[tuple[str, ShardFile]]) -> list[tuple[str, ShardFile]]:
+    def _select_fitting(self, wanted: Iterable[tuple[str, ShardFile]]) -> list[tuple[str, ShardFile]]:
         room = self._limit(_CachedFiles(self.folder).bytes) if self.folder.exists() else self.limit_bytes
         fitting = []
         for uri, shard in wanted:
@@ -190,9 +190,9 @@ class ShardCache:
         if self.limit_bytes is not None:
             return self.limit_bytes
         disk = shutil.disk_usage(self.folder)
-        return used + disk.free - round(_KEPT_FREE * disk.total)
+        return used + disk.free - round(_FREE_FRACTION * disk.total)
 
-    def _too_small(self, shard: ShardFile, limit: int) -> str:
+    def _too_small_message(self, shard: ShardFile, limit: int) -> str:
         required = f"a shard needs {shard.bytes / 2**30:.3g} GiB"
         if self.limit_bytes is not None:
             limited = f"the shard cache is limited to {limit / 2**30:.3g} GiB"
@@ -203,7 +203,7 @@ class ShardCache:
             f"{required}; free space, set {FOLDER_VARIABLE} to a folder on a larger disk, or set {LIMIT_VARIABLE}"
         )
 
-    def _unusable(self, problem: OSError) -> StorageError:
+    def _unusable_error(self, problem: OSError) -> StorageError:
         return StorageError(
             f"{self.folder}: the shard cache cannot be used ({problem.strerror}); "
             f"set {FOLDER_VARIABLE} to a writable folder"

@@ -150,7 +150,7 @@ class ShardReader:
 
     def _local_cache(self) -> ShardCache:
         # Not stored, because a reader may be sent to a machine with another cache folder.
-        return self._cache or ShardCache.of_this_machine()
+        return self._cache or ShardCache.from_environment()
 
 
 class _ShardLocation:

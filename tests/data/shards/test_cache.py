@@ -247,19 +247,19 @@ def test_prefetch_fails_silently_and_reading_raises_the_error(prefix, tmp_path):
 def test_folder_and_limit_from_environment_variables(monkeypatch, tmp_path):
     monkeypatch.setenv("CYCLESEP_CACHE", str(tmp_path / "here"))
     monkeypatch.setenv("CYCLESEP_CACHE_GIB", "1.5")
-    assert ShardCache.of_this_machine() == ShardCache(tmp_path / "here", 3 * 2**29)
+    assert ShardCache.from_environment() == ShardCache(tmp_path / "here", 3 * 2**29)
     monkeypatch.delenv("CYCLESEP_CACHE_GIB")
-    assert ShardCache.of_this_machine().limit_bytes is None
+    assert ShardCache.from_environment().limit_bytes is None
     monkeypatch.delenv("CYCLESEP_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
-    assert ShardCache.of_this_machine().folder == tmp_path / "caches" / "cyclesep" / "shards"
+    assert ShardCache.from_environment().folder == tmp_path / "caches" / "cyclesep" / "shards"
 
 
 @pytest.mark.parametrize("value", ["none", "-1", "0", "nan", "inf"])
 def test_invalid_limit_is_an_error(monkeypatch, value):
     monkeypatch.setenv("CYCLESEP_CACHE_GIB", value)
     with pytest.raises(ConfigError, match=f"CYCLESEP_CACHE_GIB={value}: invalid value"):
-        ShardCache.of_this_machine()
+        ShardCache.from_environment()
 
 
 def test_error_for_an_unwritable_cache_names_the_setting(prefix, tmp_path):
