@@ -45,12 +45,12 @@ def test_a_track_is_the_same_twice():
 
 def test_a_track_is_the_same_in_another_process_with_another_number_of_threads():
     threads = "1" if os.environ.get("OMP_NUM_THREADS") != "1" else "4"
-    program = (
-        "import sys; sys.path.insert(0, 'tests')\nfrom test_synthetic import BRIEF, digest\nprint(digest(BRIEF.read()))"
-    )
+    program = "from tests.data.corpora.test_composer import BRIEF, digest\nprint(digest(BRIEF.read()))"
     environment = os.environ | {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads, "PYTHONHASHSEED": threads}
-    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
-    assert told.stdout.strip() == digest(BRIEF.read())
+    output = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True
+    )
+    assert output.stdout.strip() == digest(BRIEF.read())
 
 
 def test_seed_split_and_index_each_give_another_song():
