@@ -8,14 +8,10 @@ from pathlib import Path
 from pythonjsonlogger.json import JsonFormatter
 from typing_extensions import override
 
-LOGS = "logs"
+from cyclesep.checkpoints.run_folder import RunFolder
+
 _FIELDS = {"asctime": "time", "levelname": "level", "name": "logger"}
 _FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s %(run)s %(rank)d %(step)d"
-
-
-def log_name(rank: int) -> str:
-    """Return the log file of a worker, relative to the run folder."""
-    return f"{LOGS}/rank-{rank}.jsonl"
 
 
 @contextmanager
@@ -24,7 +20,7 @@ def log_to_file(folder: Path, *, run: str, rank: int, step: Callable[[], int]) -
 
     Warnings are also printed on stderr. `step` returns the last finished step.
     """
-    file = folder / log_name(rank)
+    file = folder / RunFolder.log_file(rank)
     file.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(file, encoding="utf-8")
     formatter = JsonFormatter(_FORMAT, rename_fields=_FIELDS)

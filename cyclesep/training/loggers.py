@@ -18,14 +18,13 @@ from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
 from cyclesep.audio.audio_io import Samples
+from cyclesep.checkpoints.run_folder import RunFolder
 from cyclesep.errors import ConfigError
 from cyclesep.storage.atomic_io import write_text
 from cyclesep.training.config import Service
 
 Image = NDArray[np.uint8]
 PROJECT = "cyclesep"
-MLFLOW_RUN = "mlflow-run"
-TENSORBOARD = "tensorboard"
 # Limit for event files, because a file in S3 is uploaded completely whenever it has grown.
 _MAX_EVENT_FILE_BYTES = 8 * 2**20
 
@@ -64,7 +63,7 @@ class TensorBoard(MetricLogger):
     """Event files in the run folder; events after `step` are purged when a run resumes."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        self._folder = folder / TENSORBOARD
+        self._folder = folder / RunFolder.TENSORBOARD
         self._writer = SummaryWriter(str(self._folder), purge_step=step)
 
     @override
@@ -112,7 +111,7 @@ class MLflow(MetricLogger):
     def __init__(self, name: str, folder: Path, settings: Mapping[str, Any]) -> None:
         self._mlflow = _service("mlflow", "mlflow-skinny")
         self._mlflow.set_experiment(PROJECT)
-        known = folder / MLFLOW_RUN
+        known = folder / RunFolder.MLFLOW_RUN
         if known.exists():
             self._run = self._mlflow.start_run(run_id=known.read_text().strip())
         else:

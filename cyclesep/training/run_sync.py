@@ -12,13 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cyclesep.checkpoints.run_folder import RunFolder
 from cyclesep.errors import StorageError
 from cyclesep.storage import atomic_io
 from cyclesep.storage.path import StoragePath
-from cyclesep.training.json_logging import log_name
-from cyclesep.training.loggers import MLFLOW_RUN
-
-METRICS = "metrics.jsonl"
 
 _log = logging.getLogger(__name__)
 
@@ -43,12 +40,12 @@ class RunFiles:
 
     def add_metrics(self, step: int, values: dict[str, float]) -> None:
         """Append a line to metrics.jsonl."""
-        with (self.path / METRICS).open("a", encoding="utf-8") as file:
+        with (self.path / RunFolder.METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
     def discard_metrics_after(self, step: int) -> None:
         """Remove the lines of later steps, which will be repeated, and an incomplete last line."""
-        metrics = self.path / METRICS
+        metrics = self.path / RunFolder.METRICS
         if not metrics.exists():
             return
         text = metrics.read_text(encoding="utf-8")
@@ -79,7 +76,7 @@ def run_files(folder: StoragePath, rank: int) -> Iterator[RunFiles]:
         return
     with tempfile.TemporaryDirectory(prefix="cyclesep-run-") as scratch:
         written = RunFiles(folder, Path(scratch))
-        written.download(log_name(rank), *((METRICS, MLFLOW_RUN) if rank == 0 else ()))
+        written.download(RunFolder.log_file(rank), *((RunFolder.METRICS, RunFolder.MLFLOW_RUN) if rank == 0 else ()))
         try:
             yield written
         except BaseException:

@@ -17,7 +17,7 @@ def test_each_line_has_run_rank_step_and_message(
     with log_to_file(tmp_path, run="night", rank=1, step=lambda: next(steps)):
         log.info("validated", extra={"validation/sdr": 4.5})
         log.warning("collapsed\nto silence")
-        log.debug("not told")
+        log.debug("below INFO")
     log.info("after the run")
     lines = [json.loads(line) for line in (tmp_path / "logs/rank-1.jsonl").read_text().splitlines()]
     assert [(line["run"], line["rank"], line["step"], line["level"]) for line in lines] == [
@@ -27,9 +27,9 @@ def test_each_line_has_run_rank_step_and_message(
     assert lines[0]["validation/sdr"] == 4.5
     assert lines[1]["message"] == "collapsed\nto silence"
     assert lines[0]["logger"] == "cyclesep.cyclegan.collapse_monitor"
-    told = capfd.readouterr().err
-    assert "collapsed" in told
-    assert "validated" not in told
+    stderr = capfd.readouterr().err
+    assert "collapsed" in stderr
+    assert "validated" not in stderr
 
 
 def test_a_resumed_run_appends_to_its_log(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Where a run's figures go: TensorBoard, Ray's metrics, MLflow, Weights & Biases; none of them can end a run."""
+"""Loggers of a run: TensorBoard, Ray metrics, MLflow, Weights & Biases; a failing logger does not end the run."""
 
 import io
 import logging
@@ -29,7 +29,7 @@ PICTURE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
 
 
 class Halving(torch.nn.Module):
-    """A separator of one target that gives half of the mixture."""
+    """A separator of one target whose estimate is half of the mixture."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Halving(torch.nn.Module):
         return self.gain * mixture[:, None]
 
 
-def test_tensorboard_holds_curves_sound_and_pictures(tmp_path: Path) -> None:
+def test_tensorboard_has_scalars_audio_and_images(tmp_path: Path) -> None:
     board = TensorBoard(tmp_path, 0)
     board.scalars(3, {"separator/cycle": 0.25})
     board.sample(3, "samples/crop-0/mixture", TONE, RATE, PICTURE)
@@ -48,14 +48,14 @@ def test_tensorboard_holds_curves_sound_and_pictures(tmp_path: Path) -> None:
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("separator/cycle")] == [(3, 0.25)]
     (sound,) = events.Audio("samples/crop-0/mixture")
-    heard, rate = soundfile.read(io.BytesIO(sound.encoded_audio_string))
+    decoded, rate = soundfile.read(io.BytesIO(sound.encoded_audio_string))
     assert (sound.step, rate) == (3, RATE)
-    np.testing.assert_allclose(heard, TONE[0], atol=1e-4)
+    np.testing.assert_allclose(decoded, TONE[0], atol=1e-4)
     (picture,) = events.Images("samples/crop-0/mixture")
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(picture.encoded_image_string))), PICTURE)
 
 
-def test_steps_that_are_made_again_are_struck_out(tmp_path: Path) -> None:
+def test_repeated_steps_replace_earlier_ones(tmp_path: Path) -> None:
     for start in (0, 5):
         board = TensorBoard(tmp_path, start)
         for step in range(start, 10):

@@ -1,4 +1,4 @@
-"""Files of a run that grow: appended to on a disk, put there whole in S3, and gone on with by the next worker."""
+"""Growing files of a run: appended to on disk, uploaded completely to S3, and continued by the next worker."""
 
 import json
 from pathlib import Path
@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cyclesep.checkpoints.run_folder import RunFolder
 from cyclesep.errors import StorageError
 from cyclesep.storage.path import StoragePath
 from cyclesep.training import loggers
-from cyclesep.training.loggers import TENSORBOARD, TensorBoard
-from cyclesep.training.run_sync import METRICS, run_files
+from cyclesep.training.loggers import TensorBoard
+from cyclesep.training.run_sync import run_files
 
 if TYPE_CHECKING:
     from tests.support.s3_server import S3
@@ -28,7 +29,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> StoragePath:
 
 
 def steps(folder: StoragePath) -> list[int]:
-    return [json.loads(line)["step"] for line in folder.read_text(METRICS).splitlines()]
+    return [json.loads(line)["step"] for line in folder.read_text(RunFolder.METRICS).splitlines()]
 
 
 def test_the_next_worker_appends_to_metrics_and_logs_without_repeated_steps(folder: StoragePath) -> None:
@@ -38,7 +39,7 @@ def test_the_next_worker_appends_to_metrics_and_logs_without_repeated_steps(fold
         assert steps(folder) == [2]
         written.add_metrics(4, {"sdr": float("nan")})
         written.add_metrics(6, {"sdr": 3.0})
-        with (written.path / METRICS).open("a") as file:
+        with (written.path / RunFolder.METRICS).open("a") as file:
             file.write('{"step": 8, "sd')
         (written.path / "logs").mkdir()
         (written.path / "logs" / "rank-0.jsonl").write_text("one\n")
@@ -48,7 +49,7 @@ def test_the_next_worker_appends_to_metrics_and_logs_without_repeated_steps(fold
         with (written.path / "logs" / "rank-0.jsonl").open("a") as file:
             file.write("two\n")
     assert steps(folder) == [2, 4, 6]
-    assert json.loads(folder.read_text(METRICS).splitlines()[-1])["sdr"] == 4.0
+    assert json.loads(folder.read_text(RunFolder.METRICS).splitlines()[-1])["sdr"] == 4.0
     assert folder.read_text("logs/rank-0.jsonl") == "one\ntwo\n"
 
 
@@ -80,7 +81,7 @@ def test_unchanged_files_are_not_uploaded_again(s3: "S3", prefix: str) -> None:
             written.add_metrics(step, {})
             written.upload()
     assert len(s3.proxy.seen("PUT", "once")) == 1
-    assert len(s3.proxy.seen("PUT", METRICS)) == 3
+    assert len(s3.proxy.seen("PUT", RunFolder.METRICS)) == 3
 
 
 def test_large_event_files_are_closed_so_that_each_is_uploaded_once(
@@ -96,9 +97,11 @@ def test_large_event_files_are_closed_so_that_each_is_uploaded_once(
             board.flush()
             written.upload()
         board.close()
-    files = folder.child(TENSORBOARD).sizes("")
+    files = folder.child(RunFolder.TENSORBOARD).sizes("")
     assert len(files) == 4
     assert len(s3.proxy.seen("PUT", "events.out")) == 4
-    events = EventAccumulator(str(folder.child(TENSORBOARD).local_path(*files)), size_guidance={"audio": 0}).Reload()
+    events = EventAccumulator(
+        str(folder.child(RunFolder.TENSORBOARD).local_path(*files)), size_guidance={"audio": 0}
+    ).Reload()
     assert [event.value for event in events.Scalars("loss")] == [0.0, 1.0, 2.0, 3.0]
     assert len(events.Audio("crop")) == 4
