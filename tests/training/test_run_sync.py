@@ -100,8 +100,9 @@ def test_large_event_files_are_closed_so_that_each_is_uploaded_once(
     files = folder.child(RunFolder.TENSORBOARD).sizes("")
     assert len(files) == 4
     assert len(s3.proxy.seen("PUT", "events.out")) == 4
-    events = EventAccumulator(
-        str(folder.child(RunFolder.TENSORBOARD).local_path(*files)), size_guidance={"audio": 0}
-    ).Reload()
-    assert [event.value for event in events.Scalars("loss")] == [0.0, 1.0, 2.0, 3.0]
-    assert len(events.Audio("crop")) == 4
+    # Read file by file: the directory reader skips files whose names do not sort, such as ...9 and ...10 in one second.
+    local = folder.child(RunFolder.TENSORBOARD).local_path(*files)
+    events = [EventAccumulator(str(local / name), size_guidance={"audio": 0}).Reload() for name in files]
+    scalars = [event for file in events for event in file.Scalars("loss")]
+    assert sorted((event.step, event.value) for event in scalars) == [(0, 0.0), (1, 1.0), (2, 2.0), (3, 3.0)]
+    assert sum(len(file.Audio("crop")) for file in events) == 4
