@@ -14,7 +14,7 @@ def test_start_timeout_is_set_and_restored(before: str | None, monkeypatch: pyte
     if before is not None:
         monkeypatch.setenv(START_TIMEOUT, before)
     with _start_timeout(TrainConfig(scale_up_timeout_minutes=2)):
-        assert os.environ[START_TIMEOUT] == "120.0"
+        assert os.environ[START_TIMEOUT] == "120"
     assert os.environ.get(START_TIMEOUT) == before
 
 
