@@ -22,7 +22,7 @@ from cyclesep.errors import ScoringError
 from cyclesep.metrics import distortion_filters
 from cyclesep.metrics.correlations import Correlator, SpanStatistics
 from cyclesep.metrics.distortion_filters import Conditioning, Solution, sufficient_condition
-from cyclesep.metrics.energies import Part, Projections, QuadraticForms, quadratic_forms
+from cyclesep.metrics.energies import Component, Projections, QuadraticForms, quadratic_forms
 from cyclesep.metrics.framing import Span, frame_spans, tiling
 from cyclesep.metrics.museval_equations import MusevalEquations
 from cyclesep.metrics.projections import Projector
@@ -157,7 +157,7 @@ def _with_filters_per_frame(
         correlations = statistics.correlations.sum(axis=0)
         for number, pairing in enumerate(pairings):
             if statistics.silent[0, number]:
-                energies[number].append(np.full((1, len(Part), pairing.num_targets), np.nan))
+                energies[number].append(np.full((1, len(Component), pairing.num_targets), np.nan))
                 continue
             scorer = _Scorer.of(correlator.sources, pairing, correlations, span, as_museval)
             energies[number].append(scorer.energies([span], statistics, statistics.silent[:, number]))
@@ -255,10 +255,10 @@ def _scores(energies: Array, conditioning: Conditioning, whole_track: tuple[Trac
     """Compute the scores as ratios of energies (frames, parts, targets)."""
     parts = energies.transpose(1, 2, 0)
     return Scores(
-        sdr=_ratio_db(parts[Part.REFERENCE], parts[Part.ERROR]),
-        isr=_ratio_db(parts[Part.REFERENCE], parts[Part.SPATIAL]),
-        sir=_ratio_db(parts[Part.OWN], parts[Part.INTERFERENCE]),
-        sar=_ratio_db(parts[Part.ALL], parts[Part.ARTIFACTS]),
+        sdr=_ratio_db(parts[Component.REFERENCE], parts[Component.ERROR]),
+        isr=_ratio_db(parts[Component.REFERENCE], parts[Component.SPATIAL]),
+        sir=_ratio_db(parts[Component.OWN], parts[Component.INTERFERENCE]),
+        sar=_ratio_db(parts[Component.ALL], parts[Component.ARTIFACTS]),
         conditioning=conditioning,
         whole_track=whole_track,
     )

@@ -22,7 +22,7 @@ from cyclesep.metrics.sources import Array, Pairing, Sources
 TRUSTED_RATIO = 1e-8
 
 
-class Part(IntEnum):
+class Component(IntEnum):
     """The components whose energies determine the scores of one target; P is a projection onto delayed references."""
 
     REFERENCE = 0
@@ -86,7 +86,7 @@ class QuadraticForms:
         loudness = np.sqrt(np.maximum(powers, 0.0))
         magnitude = ((self.amplitudes @ loudness.T) ** 2).sum(axis=1).T
         trusted = (values >= TRUSTED_RATIO * magnitude).all(axis=1)
-        return Energies(values=values.reshape(len(values), len(Part), self.num_targets), trusted=trusted)
+        return Energies(values=values.reshape(len(values), len(Component), self.num_targets), trusted=trusted)
 
 
 def quadratic_forms(sources: Sources, projections: Projections) -> QuadraticForms:
@@ -108,20 +108,20 @@ def quadratic_forms(sources: Sources, projections: Projections) -> QuadraticForm
 
 
 def _parts(sources: Sources, projections: Projections) -> list[tuple[Array, bool]]:
-    """Return each part's filters and whether the estimate is subtracted from it, in the order of `Part`."""
+    """Return each part's filters and whether the estimate is subtracted from it, in the order of `Component`."""
     on_all, on_own = projections.on_all, projections.on_own
     unchanged = np.zeros_like(on_all)
     unchanged[0] = projections.pairing.reference_mixing(sources).T
     parts = {
-        Part.REFERENCE: (unchanged, False),
-        Part.ERROR: (unchanged, True),
-        Part.SPATIAL: (on_own - unchanged, False),
-        Part.OWN: (on_own, False),
-        Part.INTERFERENCE: (on_all - on_own, False),
-        Part.ALL: (on_all, False),
-        Part.ARTIFACTS: (on_all, True),
+        Component.REFERENCE: (unchanged, False),
+        Component.ERROR: (unchanged, True),
+        Component.SPATIAL: (on_own - unchanged, False),
+        Component.OWN: (on_own, False),
+        Component.INTERFERENCE: (on_all - on_own, False),
+        Component.ALL: (on_all, False),
+        Component.ARTIFACTS: (on_all, True),
     }
-    return [parts[part] for part in Part]
+    return [parts[part] for part in Component]
 
 
 def _form(filters: Array, estimate_mixing: Array) -> tuple[Array, Array, Array]:

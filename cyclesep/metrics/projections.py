@@ -10,7 +10,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from cyclesep.metrics.energies import Part, Projections
+from cyclesep.metrics.energies import Component, Projections
 from cyclesep.metrics.framing import Span
 from cyclesep.metrics.sources import Array, Sources
 
@@ -31,7 +31,7 @@ class Projector:
         wanted = min(num_samples + 2 * tail, max(MAX_FFT_SAMPLES, 4 * tail))
         fft_length = scipy.fft.next_fast_len(wanted, real=True)
         block_samples = fft_length - tail
-        total = np.zeros((len(Part), self.projections.pairing.num_targets))
+        total = np.zeros((len(Component), self.projections.pairing.num_targets))
         for first in range(0, num_samples + tail, block_samples):
             total += self._block_energies(span, span[0] + first - tail, fft_length, tail)
         return total
@@ -48,15 +48,15 @@ class Projector:
         reference = pairing.reference_mixing(sources) @ references[:, tail:]
         estimate = pairing.estimate_mixing(sources) @ estimates[:, tail:]
         parts = {
-            Part.REFERENCE: reference,
-            Part.ERROR: estimate - reference,
-            Part.SPATIAL: on_own - reference,
-            Part.OWN: on_own,
-            Part.INTERFERENCE: on_all - on_own,
-            Part.ALL: on_all,
-            Part.ARTIFACTS: estimate - on_all,
+            Component.REFERENCE: reference,
+            Component.ERROR: estimate - reference,
+            Component.SPATIAL: on_own - reference,
+            Component.OWN: on_own,
+            Component.INTERFERENCE: on_all - on_own,
+            Component.ALL: on_all,
+            Component.ARTIFACTS: estimate - on_all,
         }
-        return np.stack([self._energy(parts[part]) for part in Part])
+        return np.stack([self._energy(parts[part]) for part in Component])
 
     def _filter_spectra(self, fft_length: int) -> NDArray[np.complex128]:
         """Return the spectra of both filters: (frequencies, reference channels, 2 x targets x channels)."""
