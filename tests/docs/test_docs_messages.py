@@ -59,11 +59,11 @@ def at_another_rate(root: Path) -> None:
 
 
 MAKE: dict[str, Callable[[Path], None]] = {
-    "there is no such file or folder": lambda root: root.rmdir(),
-    "holds no track folders": lambda root: write(root / "vocals.wav"),
-    "'b' lies beside 'train'": lambda root: write(root / "train" / "a" / "vocals.wav", root / "b" / "vocals.wav"),
-    "holds no audio files": lambda root: write(root / "a" / "stems" / "vocals.wav"),
-    "2 files hold the stem": lambda root: write(root / "a" / "vocals.wav", root / "a" / "vocals.flac"),
+    "not found; check corpus.path": lambda root: root.rmdir(),
+    "no track folders found": lambda root: write(root / "vocals.wav"),
+    "'b' is next to 'train'": lambda root: write(root / "train" / "a" / "vocals.wav", root / "b" / "vocals.wav"),
+    "no audio files found": lambda root: write(root / "a" / "stems" / "vocals.wav"),
+    "2 files for the stem": lambda root: write(root / "a" / "vocals.wav", root / "a" / "vocals.flac"),
     "neither libsndfile nor ffmpeg": damaged,
     "2 samples are NaN": not_a_number,
     "cannot convert 6 channels": lambda root: write(root / "a" / "vocals.wav", samples=np.repeat(SECOND, 6, axis=1)),

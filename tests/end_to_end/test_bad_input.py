@@ -168,12 +168,12 @@ STEMS, MUSDB = "corpus.kind=stems ", "corpus.kind=musdb18 "
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (STEMS + "corpus.path={place}/nowhere", "{place}/nowhere: there is no such file or folder; check corpus.path"),
-        (STEMS + "corpus.path={place}/nothing", "{place}/nothing: holds no track folders"),
-        (STEMS + "corpus.path={place}/corpora/no-tracks", "holds no track folders"),
+        (STEMS + "corpus.path={place}/nowhere", "{place}/nowhere: not found; check corpus.path"),
+        (STEMS + "corpus.path={place}/nothing", "{place}/nothing: no track folders found"),
+        (STEMS + "corpus.path={place}/corpora/no-tracks", "no track folders found"),
         (STEMS + "corpus.path={place}/file", "file: is not a folder"),
         (STEMS + "corpus.path=", "corpus.path: invalid value none; set it as corpus.path=..."),
-        ("corpus.kind=stems", "corpus.path: is empty, and corpus.kind=stems needs it"),
+        ("corpus.kind=stems", "corpus.path: required for corpus.kind=stems but empty"),
         (STEMS + "corpus.pth={place}/songs", "corpus.pth: unknown setting; did you mean corpus.path?"),
         (STEMS + "corpus.path=[a", "corpus.path: the value '[a' is not valid YAML"),
         ("corpus.kind=stem", "corpus.kind: invalid value 'stem'; did you mean stems? choices: musdb18, stems"),
@@ -184,22 +184,22 @@ STEMS, MUSDB = "corpus.kind=stems ", "corpus.kind=musdb18 "
         ("{place}/nowhere.yaml", "nowhere.yaml: cannot be read as a config (No such file or directory)"),
         ("{place}/songs", "songs' is neither a YAML file nor a setting; write settings as name=value"),
         ("--outptu", "unrecognized arguments: --outptu; `cyclesep ingest --help` lists"),
-        (MUSDB + "corpus.path={place}/nothing", "nothing: holds neither train/ and test/ nor .stem.mp4 files"),
-        (MUSDB + "corpus.path={place}/corpora/no-tracks", "train hold no .stem.mp4 files and no track folders"),
+        (MUSDB + "corpus.path={place}/nothing", "nothing: no train/ or test/ folder and no .stem.mp4 files found"),
+        (MUSDB + "corpus.path={place}/corpora/no-tracks", "no .stem.mp4 files or track folders in train"),
         (MUSDB + "corpus.path={place}/bad/cut.stem.mp4", "none of 1 tracks could be ingested; cut: {place}/bad/cut"),
         (STEMS + "corpus.path={place}/corpora/text", "song: {place}/corpora/text/song/vocals.wav: neither libsndfile"),
         (STEMS + "corpus.path={place}/corpora/empty", "vocals.wav: neither libsndfile nor ffmpeg can read it as audio"),
         (STEMS + "corpus.path={place}/corpora/no-samples", "vocals.wav: contains no samples"),
         (STEMS + "corpus.path={place}/corpora/nan", "8000 samples are NaN or infinite, the first at 0.000 s"),
         (STEMS + "corpus.path={place}/corpora/three", "song: lasts 0.0004 s, the minimum is 0.1 s"),
-        (STEMS + "corpus.path={place}/corpora/no-files", "song: holds no audio files"),
+        (STEMS + "corpus.path={place}/corpora/no-files", "song: no audio files found"),
         (
             "corpus.kind=unpaired corpus.target_path={place}/songs corpus.background_path={place}/songs/a",
-            "one holds the other",
+            "one contains the other",
         ),
         (
             "corpus.kind=unpaired corpus.target_path={place}/songs corpus.background_path={place}/nothing",
-            "nothing: holds no audio files",
+            "nothing: no audio files found",
         ),
         (STEMS + "corpus.path={place}/songs output={place}/file", "file: cannot be written"),
         (STEMS + "corpus.path={place}/songs output={place}/file/out", "file/out: cannot be written"),
@@ -258,7 +258,7 @@ def test_a_truncated_mp4_in_a_musdb_folder_does_not_stop_the_others(
     assert (ended.status, ended.errors) == (1, ())
     (failed,) = [line for line in ended.out.splitlines() if line.startswith("failed: ")]
     assert failed.startswith(f"failed: {bad.name.removesuffix('.stem.mp4')}: {bad}: ")
-    assert failed.endswith("; fetch or export it again")
+    assert failed.endswith("; copy or export it again")
     assert len(verify(tmp_path / "out").tracks) == 2
 
 
@@ -396,8 +396,8 @@ def test_invalid_files_in_a_folder_are_reported_and_the_valid_one_is_separated(
         ("shards={place}/bad-manifest", "manifest.json: damaged, it is not JSON"),
         ("corpus.kind=stems", "shards, corpus: one of them holds the references; give one of them"),
         ("shards=null", "shards, corpus: one of them holds the references; give one of them"),
-        ("shards=null corpus.kind=stems corpus.path={place}/nowhere", "nowhere: there is no such file or folder"),
-        ("shards=null corpus.kind=musdb18 corpus.path={place}/nothing", "nothing: holds neither train/ and test/"),
+        ("shards=null corpus.kind=stems corpus.path={place}/nowhere", "nowhere: not found; check corpus.path"),
+        ("shards=null corpus.kind=musdb18 corpus.path={place}/nothing", "nothing: no train/ or test/ folder"),
         (
             "shards=null corpus.kind=stems corpus.path={place}/songs corpus.test_fraction=0",
             "corpus stems: holds no tracks of split=test; choose another split",
@@ -447,7 +447,7 @@ def test_an_evaluation_without_scored_tracks_fails_without_a_table(
 @pytest.mark.parametrize(
     ("script", "words", "message"),
     [
-        ("ingest.py", "corpus.kind=stems corpus.path=nowhere output=out", "nowhere: there is no such file or folder"),
+        ("ingest.py", "corpus.kind=stems corpus.path=nowhere output=out", "nowhere: not found; check corpus.path"),
         ("separate.py", "nowhere.wav checkpoint=nowhere", "nowhere: is neither a checkpoint nor a finished run"),
     ],
 )

@@ -9,23 +9,23 @@ from pydantic import Field, NonNegativeInt
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticConfig:
-    """A corpus of songs that cyclesep composes."""
+    """Configuration of the synthetic songs."""
 
     seed: NonNegativeInt = 0
     """Random seed of the songs."""
     num_train: NonNegativeInt = 8
-    """Number of training tracks; a larger corpus begins with the same songs."""
+    """Number of training tracks; a larger corpus starts with the same songs."""
     num_valid: NonNegativeInt = 2
     """Number of validation tracks."""
     num_test: NonNegativeInt = 4
     """Number of test tracks."""
     seconds: Annotated[float, Ge(2.0)] = 12.0
-    """Length of every track; in tracks shorter than about four bars no stem has long rests."""
+    """Length of each track; stems have no long rests in tracks shorter than about four bars."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusConfig:
-    """Which music, and how it is divided into train, valid and test."""
+    """Source of the music and its division into train, valid and test."""
 
     kind: Literal["musdb18", "stems", "unpaired", "synthetic"] = "synthetic"
     """musdb18: MUSDB18 or MUSDB18-HQ; stems: a folder of track folders; unpaired: two folders of unrelated recordings;

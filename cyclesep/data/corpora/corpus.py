@@ -1,4 +1,4 @@
-"""Music to ingest: MUSDB18, folders of stems, unpaired recordings, or synthetic songs."""
+"""Find the tracks of a corpus: MUSDB18, folders of stems, unpaired recordings, or synthetic songs."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -22,35 +22,35 @@ _SETTINGS_OF_KIND = {
 
 
 class Track(Protocol):
-    """One song or recording as its source holds it: small, picklable, nothing read yet."""
+    """A song or recording at its source. Small and picklable; audio is read on demand."""
 
     @property
     def track_id(self) -> str:
-        """Unique within the corpus; any printable text, never used as a path."""
+        """Name, unique within the corpus: any printable text, never used as a path."""
 
     @property
     def split(self) -> str:
-        """ "train", "valid" or "test"."""
+        """Split: "train", "valid" or "test"."""
 
     def read(self) -> dict[str, Waveform]:
-        """Stem name to audio, "mixture" perhaps among them; rates, lengths and channels may differ.
+        """Return stem names and their audio, optionally with "mixture"; rates, lengths and channels may differ.
 
-        Raises AudioError or CorpusError for what cannot be read.
+        Raises AudioError or CorpusError if the audio cannot be read.
         """
 
     def fingerprint(self) -> str:
-        """Changes when the source changes; cheap, nothing is decoded."""
+        """Return a hash that changes when the source changes; no audio is decoded."""
 
 
 def find_tracks(config: CorpusConfig) -> list[Track]:
-    """All tracks of a corpus, sorted by split and name; no audio is read.
+    """Return all tracks of a corpus, sorted by split and name; no audio is read.
 
-    Raises ConfigError for a setting that the kind needs and lacks, CorpusError for a folder that is missing, empty or
-    not laid out as the kind asks.
+    Raises ConfigError if a setting that the kind requires is missing, CorpusError if a folder is missing, empty or has
+    the wrong layout.
     """
     tracks = sorted(_find(config), key=lambda track: (track.split, track.track_id))
     if not tracks:
-        raise CorpusError(f"corpus {config.kind}: holds no tracks; ask for at least one")
+        raise CorpusError(f"corpus {config.kind}: contains no tracks; request at least one")
     name, count = Counter(track.track_id for track in tracks).most_common(1)[0]
     if count > 1:
         raise CorpusError(f"corpus {config.kind}: {count} tracks are named {name!r}; rename all but one")
@@ -58,7 +58,7 @@ def find_tracks(config: CorpusConfig) -> list[Track]:
 
 
 def describe(config: CorpusConfig) -> dict[str, Any]:
-    """The settings that matter to the kind of corpus, as plain values, paths made absolute."""
+    """Return the settings that this kind of corpus uses, as plain values with absolute paths."""
     values = to_dict(config)
     kept = {name: values[name] for name in ("kind", *_SETTINGS_OF_KIND[config.kind])}
     return {name: str(_absolute(value)) if name.endswith("path") else value for name, value in kept.items()}
@@ -68,38 +68,41 @@ def _find(config: CorpusConfig) -> Sequence[Track]:
     if config.valid_fraction + config.test_fraction > 1.0:
         raise ConfigError(
             f"corpus.valid_fraction + corpus.test_fraction is {config.valid_fraction + config.test_fraction:g}; "
-            "keep it at most 1"
+            "the sum must be at most 1"
         )
-    shares = {"valid_fraction": config.valid_fraction, "test_fraction": config.test_fraction}
+    fractions = {"valid_fraction": config.valid_fraction, "test_fraction": config.test_fraction}
     match config.kind:
         case "musdb18":
-            return musdb18.find_tracks(_folder(config, "path"), default_split=config.default_split)
+            return musdb18.find_tracks(_existing_path(config, "path"), default_split=config.default_split)
         case "stems":
-            return stem_folders.find_tracks(_folder(config, "path"), **shares)
+            return stem_folders.find_tracks(_existing_path(config, "path"), **fractions)
         case "unpaired":
-            return unpaired.find_tracks(_unpaired_folders(config), **shares)
+            return unpaired.find_tracks(_unpaired_folders(config), **fractions)
         case "synthetic":
             return synthetic_tracks(config.synthetic)
 
 
 def _unpaired_folders(config: CorpusConfig) -> dict[str, Path]:
-    others = {"mixtures": MIXTURE, "accompaniment": ACCOMPANIMENT}[config.background_type]
-    if config.target == others:
+    background = {"mixtures": MIXTURE, "accompaniment": ACCOMPANIMENT}[config.background_type]
+    if config.target == background:
         raise ConfigError(
-            f"corpus.target: {config.target!r} is what the others are called; name the target for what it is"
+            f"corpus.target: {config.target!r} is the stem name of the background recordings; choose another name"
         )
-    return {config.target: _folder(config, "target_path"), others: _folder(config, "background_path")}
+    return {
+        config.target: _existing_path(config, "target_path"),
+        background: _existing_path(config, "background_path"),
+    }
 
 
-def _folder(config: CorpusConfig, name: str) -> Path:
+def _existing_path(config: CorpusConfig, name: str) -> Path:
     value: str = getattr(config, name)
     if not value:
         raise ConfigError(
-            f"corpus.{name}: is empty, and corpus.kind={config.kind} needs it; set it to where the music is"
+            f"corpus.{name}: required for corpus.kind={config.kind} but empty; set it to the path of the music"
         )
     path = _absolute(value)
     if not path.exists():
-        raise CorpusError(f"{path}: there is no such file or folder; check corpus.{name}")
+        raise CorpusError(f"{path}: not found; check corpus.{name}")
     return path
 
 

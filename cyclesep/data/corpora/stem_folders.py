@@ -1,4 +1,4 @@
-"""A folder of track folders, each with one audio file per stem."""
+"""Corpora in which each track is a folder with one audio file per stem."""
 
 import hashlib
 from collections import Counter
@@ -16,56 +16,56 @@ SPLITS = ("train", "valid", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class FileTrack:
-    """A track whose stems are audio files."""
+    """A track with one audio file per stem."""
 
     track_id: str
     split: str
     folder: Path
     files: tuple[tuple[str, Path], ...]
-    """(stem name, file) in the order in which the stems are kept."""
+    """Pairs (stem name, file), in the order in which the stems are stored."""
 
     def read(self) -> dict[str, Waveform]:
-        """Read all files; raises CorpusError if one is missing or two claim one stem, AudioError for a damaged one."""
+        """Read all files. Raises CorpusError for missing files and duplicate stems, AudioError for damaged files."""
         if not self.files:
-            raise CorpusError(f"{self.folder}: holds no audio files; put the track's stems there or remove the folder")
+            raise CorpusError(f"{self.folder}: no audio files found; put the track's stems there or remove the folder")
         missing = [file.name for _, file in self.files if not file.is_file()]
         if missing:
             raise CorpusError(f"{self.folder}: {', '.join(missing)} not found; complete the track or remove its folder")
         name, count = Counter(name for name, _ in self.files).most_common(1)[0]
         if count > 1:
-            raise CorpusError(f"{self.folder}: {count} files hold the stem {name!r}; keep one of them")
+            raise CorpusError(f"{self.folder}: {count} files for the stem {name!r}; keep one of them")
         return {name: audio_io.read(file) for name, file in self.files}
 
     def fingerprint(self) -> str:
-        """A hash of stem names, file names, sizes and times of change."""
+        """Return a hash of stem names, file names, sizes and modification times."""
         return fingerprint_files(self.files)
 
 
 def find_tracks(root: Path, *, valid_fraction: float, test_fraction: float) -> list[FileTrack]:
-    """Track folders in `root`, or in `root`/train, valid and test where there are such folders.
+    """Return the track folders in `root`, or in `root`/{train,valid,test} if these folders exist.
 
-    Each audio file of a track folder is a stem of the file's name; "mixture" or "mix" is the mixture. Without split
-    folders the split follows from the name of the track, see `split_by_name`. Raises CorpusError for a root that is
-    not a folder, holds no track folders, or has track folders beside split folders.
+    Each audio file in a track folder is a stem with the file's name; "mixture" or "mix" is the mixture. Without split
+    folders, `split_by_name` assigns the splits. Raises CorpusError if `root` is not a folder, has no track folders, or
+    has both track folders and split folders.
     """
     if not root.is_dir():
-        raise CorpusError(f"{root}: is not a folder; give the folder that holds one folder per track")
+        raise CorpusError(f"{root}: is not a folder; set the folder that contains one folder per track")
     folders = _visible_folders(root)
     by_split = [folder for folder in folders if folder.name in SPLITS]
     if by_split and len(by_split) < len(folders):
         stray = next(folder.name for folder in folders if folder.name not in SPLITS)
-        raise CorpusError(f"{root}: {stray!r} lies beside {by_split[0].name!r}; move it into train, valid or test")
+        raise CorpusError(f"{root}: {stray!r} is next to {by_split[0].name!r}; move it into train, valid or test")
     if by_split:
         tracks = [_track(folder, split.name) for split in by_split for folder in _visible_folders(split)]
     else:
         tracks = [_track(folder, split_by_name(folder.name, valid_fraction, test_fraction)) for folder in folders]
     if not tracks:
-        raise CorpusError(f"{root}: holds no track folders; put the stems of each track into a folder of its own")
+        raise CorpusError(f"{root}: no track folders found; put the stems of each track into its own folder")
     return tracks
 
 
 def split_by_name(name: str, valid_fraction: float, test_fraction: float) -> str:
-    """The split of a track from a hash of its name alone: it stays when tracks are added, and on every machine."""
+    """Return the split of a track from a hash of its name: independent of the other tracks and of the machine."""
     position = int.from_bytes(hashlib.sha256(name.encode(errors="surrogatepass")).digest()[:8], "big") / 2**64
     if position < test_fraction:
         return "test"
@@ -73,7 +73,7 @@ def split_by_name(name: str, valid_fraction: float, test_fraction: float) -> str
 
 
 def fingerprint_files(files: Iterable[tuple[str, Path]]) -> str:
-    """A hash of names, sizes and times of change of (stem name, file); a missing file counts as such."""
+    """Return a hash of the names, sizes and modification times of (stem name, file) pairs; files may be missing."""
     described = []
     for name, file in files:
         state = file.stat() if file.is_file() else None
@@ -82,7 +82,7 @@ def fingerprint_files(files: Iterable[tuple[str, Path]]) -> str:
 
 
 def is_audio(file: Path) -> bool:
-    """Whether a file's name says that it holds audio; hidden files never do."""
+    """Return whether a file has the suffix of an audio format and is not hidden."""
     return file.suffix.lower() in audio_io.AUDIO_SUFFIXES and not file.name.startswith(".") and file.is_file()
 
 

@@ -1,4 +1,4 @@
-"""Recordings of the target in one folder, recordings of anything else in another: no two belong together."""
+"""Corpora of unpaired recordings: the target in one folder, unrelated background recordings in another."""
 
 from collections.abc import Mapping
 from itertools import combinations
@@ -9,21 +9,21 @@ from cyclesep.errors import CorpusError
 
 
 def find_tracks(folders: Mapping[str, Path], *, valid_fraction: float, test_fraction: float) -> list[FileTrack]:
-    """Each audio file below each folder is a track with one stem, which has the folder's key as its name.
+    """Return one track per audio file in `folders` (stem name to folder, searched recursively).
 
-    The split follows from the name of the track. Raises CorpusError for a folder that holds no audio, and for two
-    folders of which one holds the other, because then a recording would be on both sides.
+    Each track has a single stem, named by the key of its folder; `split_by_name` assigns the splits. Raises CorpusError
+    if a folder contains no audio, or if one folder contains the other, which would assign a recording to both stems.
     """
-    for one, other in combinations((folder.resolve() for folder in folders.values()), 2):
-        if one.is_relative_to(other) or other.is_relative_to(one):
-            raise CorpusError(f"{one} and {other}: one holds the other; keep the two kinds of recordings apart")
+    for first, second in combinations((folder.resolve() for folder in folders.values()), 2):
+        if first.is_relative_to(second) or second.is_relative_to(first):
+            raise CorpusError(f"{first} and {second}: one contains the other; use two separate folders")
     return [track for stem, folder in folders.items() for track in _tracks(stem, folder, valid_fraction, test_fraction)]
 
 
 def _tracks(stem: str, folder: Path, valid_fraction: float, test_fraction: float) -> list[FileTrack]:
     files = sorted(file for file in folder.rglob("*") if is_audio(file))
     if not files:
-        raise CorpusError(f"{folder}: holds no audio files; give a folder of recordings")
+        raise CorpusError(f"{folder}: no audio files found; set a folder with recordings")
     tracks = []
     for file in files:
         track_id = f"{stem}/{file.relative_to(folder).as_posix()}"
