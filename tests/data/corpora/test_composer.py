@@ -1,4 +1,4 @@
-"""The corpus that the program composes itself: what must hold for every track."""
+"""Properties of synthetic tracks."""
 
 import hashlib
 import os
@@ -39,11 +39,11 @@ def level_db(samples: np.ndarray) -> float:
     return float(10.0 * np.log10(np.mean(samples.astype(np.float64) ** 2) + 1e-12))
 
 
-def test_a_track_is_the_same_twice():
+def test_track_is_deterministic():
     assert digest(BRIEF.read()) == digest(BRIEF.read())
 
 
-def test_a_track_is_the_same_in_another_process_with_another_number_of_threads():
+def test_track_is_bit_exact_in_another_process_with_another_number_of_threads():
     threads = "1" if os.environ.get("OMP_NUM_THREADS") != "1" else "4"
     program = "from tests.data.corpora.test_composer import BRIEF, digest\nprint(digest(BRIEF.read()))"
     environment = os.environ | {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads, "PYTHONHASHSEED": threads}
@@ -53,13 +53,13 @@ def test_a_track_is_the_same_in_another_process_with_another_number_of_threads()
     assert output.stdout.strip() == digest(BRIEF.read())
 
 
-def test_seed_split_and_index_each_give_another_song():
+def test_seed_split_and_index_change_the_song():
     tracks = [BRIEF, replace(BRIEF, seed=1), replace(BRIEF, split="test"), replace(BRIEF, index=99)]
     assert len({digest(track.read()) for track in tracks}) == 4
 
 
 @pytest.mark.parametrize("track", SHORT + LONG, ids=lambda track: track.track_id)
-def test_the_mixture_is_the_sum_of_the_stems_to_the_sample_and_nothing_is_clipped(track):
+def test_mixture_is_the_exact_sum_of_the_stems_without_clipping(track):
     stems = {name: pcm(waveform) for name, waveform in rendered(track).items()}
     assert tuple(stems) == ("mixture", *STEMS)
     for samples in stems.values():
@@ -69,7 +69,7 @@ def test_the_mixture_is_the_sum_of_the_stems_to_the_sample_and_nothing_is_clippe
 
 
 @pytest.mark.parametrize("track", SHORT + LONG, ids=lambda track: track.track_id)
-def test_tracks_are_stereo_at_44100_hz_and_of_the_length_asked_for(track):
+def test_tracks_are_stereo_at_44100_hz_with_the_configured_length(track):
     for waveform in rendered(track).values():
         assert waveform.sample_rate == 44_100
         assert waveform.samples.shape == (2, round(44_100 * track.seconds))
@@ -77,7 +77,7 @@ def test_tracks_are_stereo_at_44100_hz_and_of_the_length_asked_for(track):
 
 
 @pytest.mark.parametrize("track", SHORT, ids=lambda track: track.track_id)
-def test_every_stem_of_a_short_track_sounds_for_at_least_a_second(track):
+def test_each_stem_of_a_short_track_is_audible_for_a_second(track):
     stems = rendered(track)
     for name in STEMS:
         seconds = stems[name].samples.reshape(2, 6, 44_100)
@@ -101,31 +101,31 @@ def test_stems_rest_in_long_tracks():
 
 
 @pytest.mark.parametrize("track", SHORT, ids=lambda track: track.track_id)
-def test_most_energy_of_the_bass_lies_below_300_hz(track):
+def test_most_energy_of_the_bass_is_below_300_hz(track):
     mono = rendered(track)["bass"].samples.mean(axis=0)
     frequencies, power = welch(mono, 44_100, nperseg=8192)
     assert power[frequencies < 300.0].sum() > 0.8 * power.sum()
 
 
-def test_vocals_share_their_band_with_the_accompaniment():
-    shares = []
+def test_accompaniment_overlaps_with_the_frequency_band_of_vocals():
+    fractions = []
     for track in SHORT:
         stems = rendered(track)
         frequencies, vocals = welch(stems["vocals"].samples.mean(axis=0), 44_100, nperseg=4096)
         rest = stems["mixture"].samples - stems["vocals"].samples
         accompaniment = welch(rest.mean(axis=0), 44_100, nperseg=4096)[1]
         band = (frequencies > 200.0) & (frequencies < 4000.0)
-        shares.append(accompaniment[band].sum() / (vocals[band].sum() + accompaniment[band].sum()))
-    assert 0.25 < np.median(shares) < 0.85
+        fractions.append(accompaniment[band].sum() / (vocals[band].sum() + accompaniment[band].sum()))
+    assert 0.25 < np.median(fractions) < 0.85
 
 
-def test_stems_are_about_equally_loud_as_in_musdb():
+def test_stems_have_similar_levels():
     levels = np.array([[level_db(rendered(track)[name].samples) for name in STEMS] for track in SHORT])
     assert np.ptp(np.median(levels, axis=0)) < 6.0
     assert np.all(np.median(levels, axis=0) > -30.0)
 
 
-def test_every_stem_but_the_bass_is_stereo():
+def test_all_stems_except_bass_are_stereo():
     stems = rendered(SHORT[0])
     for name in ("vocals", "drums", "other"):
         left, right = stems[name].samples
@@ -143,19 +143,19 @@ def test_track_names_are_unique_within_a_corpus():
     assert len({track.track_id for track in tracks}) == 1200
 
 
-def test_names_that_come_again_carry_a_numeral():
-    again = NUM_NAMES // 3
-    assert track_name(0, 0, again) == f"{track_name(0, 0, 0)} (Part 2)"
+def test_repeated_names_have_a_part_number():
+    index = NUM_NAMES // 3
+    assert track_name(0, 0, index) == f"{track_name(0, 0, 0)} (Part 2)"
 
 
-def test_names_are_an_artist_and_a_title():
+def test_names_consist_of_artist_and_title():
     for track in SHORT:
         artist, title = track.track_id.split(" - ")
         assert len(artist.split()) == 2
         assert len(title.split()) >= 2
 
 
-def test_fingerprints_tell_tracks_apart_and_name_the_version():
+def test_fingerprints_are_unique_and_have_a_prefix():
     tracks = synthetic_tracks(SyntheticConfig(num_train=3, num_valid=3, num_test=3))
     tracks += synthetic_tracks(SyntheticConfig(seed=1)) + synthetic_tracks(SyntheticConfig(seconds=13.0))
     fingerprints = {track.fingerprint() for track in tracks}
@@ -163,7 +163,7 @@ def test_fingerprints_tell_tracks_apart_and_name_the_version():
     assert all(fingerprint.startswith("synthetic-") for fingerprint in fingerprints)
 
 
-def test_presets_differ_in_size():
+def test_presets_increase_in_size():
     hours = [len(synthetic_tracks(config)) * config.seconds / 3600.0 for config in PRESETS.values()]
     assert list(PRESETS) == ["tiny", "small", "medium", "full"]
     assert hours == sorted(hours)

@@ -1,4 +1,4 @@
-"""Synthetic tracks as files: musdb and stempeg read back what was rendered, to the sample."""
+"""Files of synthetic tracks: musdb and stempeg read the exact samples."""
 
 import musdb
 import numpy as np
@@ -53,22 +53,22 @@ def assert_musdb_reads(root, *, is_wav):
     assert np.array_equal(track.targets["accompaniment"].audio.T.astype(np.float32), rest)
 
 
-def test_musdb_reads_the_folders_of_wavs_with_all_splits_and_exact_samples(hq_root):
+def test_musdb_reads_wav_folders_with_all_splits_and_exact_samples(hq_root):
     assert_musdb_reads(hq_root, is_wav=True)
 
 
-def test_musdb_reads_the_stem_files_with_all_splits_and_exact_samples(stem_root):
+def test_musdb_reads_stem_mp4_with_all_splits_and_exact_samples(stem_root):
     assert_musdb_reads(stem_root, is_wav=False)
 
 
-def test_folders_hold_five_16_bit_wavs_and_nothing_else(hq_root):
+def test_track_folders_contain_exactly_five_16_bit_wavs(hq_root):
     folder = hq_root / "train" / NAMES["valid"]
     assert {path.name for path in folder.iterdir()} == {f"{name}.wav" for name in ("mixture", *STEMS)}
     assert soundfile.info(folder / "mixture.wav").subtype == "PCM_16"
     assert {path.name for path in hq_root.iterdir()} == {"train", "test", "setup.yaml"}
 
 
-def test_stempeg_reads_five_streams_in_the_order_of_musdb(stem_root):
+def test_stempeg_reads_five_streams_in_musdb_order(stem_root):
     path = stem_root / "train" / f"{NAMES['train']}.stem.mp4"
     streams, rate = stempeg.read_stems(str(path))
     rendered = TRACKS[0].read()
@@ -77,14 +77,14 @@ def test_stempeg_reads_five_streams_in_the_order_of_musdb(stem_root):
         assert np.array_equal(stream.T.astype(np.float32), rendered[name].samples), name
 
 
-def test_a_missing_ffmpeg_is_named_and_leaves_no_file(tmp_path, monkeypatch):
+def test_missing_ffmpeg_raises_an_error_without_partial_files(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(StorageError, match="ffmpeg is not installed"):
         write_stem_mp4(TRACKS[:1], tmp_path)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_the_piano_domain_is_two_folders_of_sounding_wavs(tmp_path):
+def test_piano_domain_has_two_folders_of_audible_wavs(tmp_path):
     config = PianoDomainConfig(num_piano=1, piano_seconds=6.0, num_others=8, others_seconds=2.0)
     write_piano_domain(tmp_path, config)
     assert [path.name for path in sorted((tmp_path / "piano").iterdir())] == ["piano_0000.wav"]
@@ -99,7 +99,7 @@ def test_the_piano_domain_is_two_folders_of_sounding_wavs(tmp_path):
         assert np.abs(samples).max() < 0.98
 
 
-def test_duets_are_other_recordings_than_the_folders_hold_and_their_sum_does_not_clip(tmp_path):
+def test_duets_use_new_recordings_and_do_not_clip(tmp_path):
     config = PianoDomainConfig(
         num_piano=1, piano_seconds=4.0, num_others=2, others_seconds=4.0, num_train_duets=1, num_test_duets=1,
         duet_seconds=4.0,
@@ -114,7 +114,7 @@ def test_duets_are_other_recordings_than_the_folders_hold_and_their_sum_does_not
     assert sorted(path.name for path in (tmp_path / "duets").iterdir()) == ["test", "train"]
 
 
-def test_a_melody_that_wanders_stays_on_the_keyboard():
+def test_piano_melodies_stay_on_the_keyboard():
     lasts = set()
     for seed in range(200):
         rng = np.random.default_rng(seed)

@@ -1,12 +1,13 @@
-"""Music that the program composes itself: four stems a song, deterministic by seed, split and number.
+"""Synthetic songs with four stems, deterministic by seed, split and index.
 
-track          SyntheticConfig, SyntheticTrack, synthetic_tracks: what a user asks for
-writers        the same tracks as MUSDB18-HQ folders and .stem.mp4 files
-piano          solo piano beside clips of other instruments, for unpaired training
-mastering      levels, limiter, 16-bit stems that add up to the mixture
-vocals, drums, bass, harmony                 one stem each
-voice, melody, instruments, sampler, oscillators, effects, signals      what they play on
-composition, styles, names                   the song on paper
+track                                        SyntheticTrack and synthetic_tracks: the tracks of a corpus
+writers                                      tracks as MUSDB18-HQ folders and .stem.mp4 files
+piano                                        solo piano and clips of other instruments, for unpaired training
+mastering                                    levels, limiter, 16-bit stems that sum to the mixture
+vocals, drums, bass, harmony                 rendering of one stem each
+voice, drum_kit, instruments, sampler        sound synthesis of voices and instruments
+oscillators, effects, signals                signal processing
+composition, melody, styles, names           composition: form, chords, melodies, styles, titles
 """
 
 from cyclesep.data.corpora.composer.piano import PianoDomainConfig, write_piano_domain

@@ -1,4 +1,4 @@
-"""The stem `bass`: a bass guitar, a double bass or a synthesiser on the roots of the chords."""
+"""The stem `bass`: a bass guitar, a double bass or a synthesiser that plays the roots of the chords."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from cyclesep.data.corpora.composer.composition import SECTIONS, Note, Song
-from cyclesep.data.corpora.composer.effects import compress, highpass, levelled, pan, reverberate, room, saturate
+from cyclesep.data.corpora.composer.effects import compress, highpass, pan, reverberate, room, saturate, set_level
 from cyclesep.data.corpora.composer.oscillators import (
+    accumulate_phase,
     damped_partials,
     harmonics_below,
     play_wavetable,
-    turns,
     wavetable,
 )
 from cyclesep.data.corpora.composer.sampler import Instrument, Sampler, perform
@@ -19,19 +19,19 @@ from cyclesep.data.corpora.composer.signals import (
     Curve,
     Mono,
     Stereo,
-    decaying,
-    faded_in,
-    hertz,
+    exponential_decay,
+    fade_in,
+    midi_to_hertz,
     mix_into,
     noise,
     pick,
     samples_in,
-    times,
+    time_axis,
 )
-from cyclesep.data.corpora.composer.styles import events
+from cyclesep.data.corpora.composer.styles import parse_pattern
 
 LOWEST = 28
-"""The open E of a bass guitar as a MIDI note."""
+"""MIDI note of a bass guitar's open E string."""
 RING_SECONDS = 2.4
 
 
@@ -43,12 +43,12 @@ class BassString:
     ring_seconds: float
     position: float
     click: float = 0.0
-    """Level of the pick or of the slap."""
+    """Level of the pick or slap noise."""
     drive: float = 1.1
     release_seconds: float = 0.035
 
     def note(self, midi: int, velocity: float, rng: np.random.Generator) -> Mono:
-        fundamental = float(hertz(midi))
+        fundamental = float(midi_to_hertz(midi))
         number = harmonics_below(fundamental, 44, 6000.0)
         samples = damped_partials(
             fundamental * number,
@@ -59,13 +59,15 @@ class BassString:
         )
         samples /= np.abs(samples).max()
         length = samples_in(0.015)
-        mix_into(samples, 0, highpass(noise(rng, length), 1800.0, order=1) * decaying(length, 0.004), self.click)
-        return saturate(faded_in(samples, 0.003), self.drive) * np.float32(velocity)
+        mix_into(
+            samples, 0, highpass(noise(rng, length), 1800.0, order=1) * exponential_decay(length, 0.004), self.click
+        )
+        return saturate(fade_in(samples, 0.003), self.drive) * np.float32(velocity)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BassSynthesiser:
-    """A wave through a filter that closes after the attack."""
+    """A periodic wave through a low-pass filter that closes after the attack."""
 
     tilt: float
     open_hertz: float
@@ -75,13 +77,13 @@ class BassSynthesiser:
     release_seconds: float = 0.04
 
     def note(self, midi: int, velocity: float, rng: np.random.Generator) -> Mono:
-        fundamental = float(hertz(midi))
+        fundamental = float(midi_to_hertz(midi))
         num_samples = samples_in(RING_SECONDS)
-        slide = 0.01 * np.exp(-times(num_samples) / 0.03)
-        phase = turns(fundamental * (1.0 + slide), start=float(rng.random()))
+        slide = 0.01 * np.exp(-time_axis(num_samples) / 0.03)
+        phase = accumulate_phase(fundamental * (1.0 + slide), start=float(rng.random()))
         opened, closed = (self._wave(fundamental, cutoff, phase) for cutoff in (self.open_hertz, self.closed_hertz))
-        samples = closed + decaying(num_samples, self.closing_seconds) * (opened - closed)
-        return faded_in(samples * decaying(num_samples, self.ring_seconds), 0.006) * np.float32(velocity)
+        samples = closed + exponential_decay(num_samples, self.closing_seconds) * (opened - closed)
+        return fade_in(samples * exponential_decay(num_samples, self.ring_seconds), 0.006) * np.float32(velocity)
 
     def _wave(self, fundamental: float, cutoff: float, phase: Curve) -> Mono:
         number = harmonics_below(fundamental, 60, 8000.0)
@@ -143,10 +145,10 @@ BASSES: Mapping[str, Callable[[np.random.Generator], Instrument]] = {
 
 
 def render_bass(song: Song, num_samples: int, rng: np.random.Generator) -> Stereo:
-    """Play the bass line, `(2, time)`; in the middle, most often dry."""
+    """Render the bass line, `(2, time)`: centred, and usually without reverberation."""
     sampler = Sampler(BASSES[pick(rng, song.style.basses)](rng), rng)
     line = perform(_bass_line(song, rng), sampler, num_samples)
-    line = compress(levelled(highpass(line, 32.0, order=1), -16.0), threshold_db=-14.0, ratio=4.0)
+    line = compress(set_level(highpass(line, 32.0, order=1), -16.0), threshold_db=-14.0, ratio=4.0)
     bass = pan(line, 0.0)
     return reverberate(bass, room(rng, 0.3, brightness=0.3), wet=0.05) if rng.random() < 0.3 else bass
 
@@ -156,7 +158,7 @@ def _bass_line(song: Song, rng: np.random.Generator) -> Iterator[Note]:
     for number, bar in song.playing("bass"):
         following = song.bars[(number + 1) % len(song.bars)]
         pitches = _named_pitches(song, bar.degree, following.degree)
-        for step, steps, name in events(line_of[bar.section]):
+        for step, steps, name in parse_pattern(line_of[bar.section]):
             if step > 4 and rng.random() < 0.06:
                 continue
             yield Note(
@@ -168,7 +170,7 @@ def _bass_line(song: Song, rng: np.random.Generator) -> Iterator[Note]:
 
 
 def _named_pitches(song: Song, degree: int, next_degree: int) -> dict[str, int]:
-    """MIDI notes for the letters of a bass line (see styles.py), roots in the octave from low E."""
+    """Return MIDI notes for the letters of a bass line (see styles.py), with roots in the octave above LOWEST."""
     tones = song.chord(degree)
     root = LOWEST + (tones[0] - LOWEST) % 12
     next_root = LOWEST + (song.chord(next_degree)[0] - LOWEST) % 12

@@ -1,4 +1,4 @@
-"""A song on paper: key, tempo, form and chords; who rests where."""
+"""Composition of a song: key, tempo, form, chords, and the stems that rest in each section."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ ENERGY = {"intro": 0.55, "verse": 0.7, "chorus": 1.0, "bridge": 0.6, "outro": 0.
 
 SECTIONS = tuple(ENERGY)
 
-# Who may rest in a section, and how often. The chorus is always played by all.
+# Probabilities of the sets of stems that rest in a section. In the chorus all stems play.
 RESTS: dict[str, tuple[tuple[float, tuple[str, ...]], ...]] = {
     "intro": ((0.3, ("vocals",)), (0.3, ("vocals", "drums")), (0.2, ("vocals", "bass")), (0.2, ("vocals", "other"))),
     "verse": ((0.65, ()), (0.2, ("drums",)), (0.15, ("other",))),
@@ -24,7 +24,7 @@ RESTS: dict[str, tuple[tuple[float, tuple[str, ...]], ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
-    """One bar: its section, the degree of its chord, how hard it is played, and which stems are silent in it."""
+    """A bar: section, degree of the chord, playing intensity from 0 to 1, and the stems that are silent in it."""
 
     section: str
     degree: int
@@ -35,7 +35,7 @@ class Bar:
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
-    """A note to play: when and how long in seconds, which MIDI pitch, how hard from 0 to 1."""
+    """A note: start and duration in seconds, MIDI pitch, velocity from 0 to 1."""
 
     start: float
     seconds: float
@@ -45,7 +45,7 @@ class Note:
 
 @dataclass(frozen=True, kw_only=True)
 class Song:
-    """A synthetic song; all stems are arranged from it."""
+    """The composition from which all stems of a song are arranged."""
 
     style_name: str
     tempo_bpm: float
@@ -68,12 +68,12 @@ class Song:
         return self.style.steps_per_bar * self.step_seconds
 
     def time(self, bar: int, step: float) -> float:
-        """When a step of a bar falls, in seconds, swing included; steps may reach into later bars."""
-        late = self.swing if step % 2 == 1 else 0.0
-        return bar * self.bar_seconds + (step + late) * self.step_seconds
+        """Return the time of a step in a bar in seconds, including swing; steps may extend into later bars."""
+        delay = self.swing if step % 2 == 1 else 0.0
+        return bar * self.bar_seconds + (step + delay) * self.step_seconds
 
     def chord(self, degree: int, tones: int = 3) -> tuple[int, ...]:
-        """The chord on a degree in thirds of the scale, as semitones above C; 3 tones for a triad, 4 for a seventh."""
+        """Return the chord on a degree as semitones above C, stacked in thirds: 3 tones are a triad, 4 a seventh."""
         scale = MODES[self.mode]
         steps = [degree + 2 * third for third in range(tones)]
         return tuple(self.tonic + scale[step % 7] + 12 * (step // 7) for step in steps)
@@ -82,11 +82,11 @@ class Song:
         return (midi - self.tonic) % 12 in MODES[self.mode]
 
     def scale_between(self, low: int, high: int) -> list[int]:
-        """The notes of the scale from `low` to `high`, both included."""
+        """Return the MIDI notes of the scale from `low` to `high`, inclusive."""
         return [midi for midi in range(low, high + 1) if self.in_scale(midi)]
 
     def playing(self, stem: str) -> Iterator[tuple[int, Bar]]:
-        """The bars in which a stem plays, with their numbers."""
+        """Return the bars in which a stem plays, with their indices."""
         return ((number, bar) for number, bar in enumerate(self.bars) if stem not in bar.resting)
 
     def bar_at(self, seconds: float) -> Bar:
@@ -94,7 +94,7 @@ class Song:
 
 
 def compose(rng: np.random.Generator, seconds: float) -> Song:
-    """Write a song that lasts `seconds`; its last bar may be cut."""
+    """Compose a song of at least `seconds`; rendering may truncate the last bar."""
     style_name = pick(rng, list(STYLES))
     style = STYLES[style_name]
     tempo_bpm = float(rng.uniform(*style.tempo_bpm))
@@ -114,7 +114,7 @@ def _write_bars(rng: np.random.Generator, mode: str, num_bars: int) -> tuple[Bar
     progressions = {section: pick(rng, PROGRESSIONS[mode]) for section in ENERGY}
     bars: list[Bar] = []
     for section, length in _form(rng, num_bars):
-        resting = _draw_rest(rng, section) if num_bars > 4 else ()
+        resting = _draw_resting_stems(rng, section) if num_bars > 4 else ()
         for number in range(length):
             progression = progressions[section]
             bar = Bar(
@@ -128,17 +128,17 @@ def _write_bars(rng: np.random.Generator, mode: str, num_bars: int) -> tuple[Bar
     return tuple(bars[:num_bars])
 
 
-def _draw_rest(rng: np.random.Generator, section: str) -> tuple[str, ...]:
+def _draw_resting_stems(rng: np.random.Generator, section: str) -> tuple[str, ...]:
     choices = RESTS[section]
-    drawn = rng.choice(len(choices), p=[chance for chance, _ in choices])
-    return choices[int(drawn)][1]
+    index = rng.choice(len(choices), p=[probability for probability, _ in choices])
+    return choices[int(index)][1]
 
 
 def _form(rng: np.random.Generator, num_bars: int) -> list[tuple[str, int]]:
-    """Sections and their lengths in bars, at least `num_bars` in all.
+    """Return sections and their lengths in bars, at least `num_bars` in total.
 
-    A short song is all chorus, so that every stem sounds; a longer one starts with a short intro and reaches its
-    chorus within the first half.
+    A short song consists of the chorus only, so that all stems play. A longer one starts with a short intro and reaches
+    the chorus in its first half.
     """
     if num_bars <= 4:
         return [("chorus", num_bars)]
@@ -161,11 +161,11 @@ def _form(rng: np.random.Generator, num_bars: int) -> list[tuple[str, int]]:
 
 
 def _with_outro(form: list[tuple[str, int]], num_bars: int) -> list[tuple[str, int]]:
-    """Cut a form so that an outro of four bars ends it with bar `num_bars`."""
-    left = num_bars - 4
+    """Truncate a form to `num_bars` and replace the last four bars by an outro."""
+    remaining = num_bars - 4
     kept = []
     for section, length in form:
-        if left > 0:
-            kept.append((section, min(length, left)))
-        left -= length
+        if remaining > 0:
+            kept.append((section, min(length, remaining)))
+        remaining -= length
     return [*kept, ("outro", 4)]

@@ -1,12 +1,21 @@
-"""A kit of synthesised drums and cymbals; no two are alike."""
+"""Synthesised drums and cymbals with random parameters."""
 
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from cyclesep.data.corpora.composer.effects import bandpass, highpass, pan, saturate
-from cyclesep.data.corpora.composer.oscillators import damped_partials, sine, turns
-from cyclesep.data.corpora.composer.signals import Mono, Stereo, decaying, mix_into, noise, pick, samples_in, times
+from cyclesep.data.corpora.composer.oscillators import accumulate_phase, damped_partials, sine
+from cyclesep.data.corpora.composer.signals import (
+    Mono,
+    Stereo,
+    exponential_decay,
+    mix_into,
+    noise,
+    pick,
+    samples_in,
+    time_axis,
+)
 
 TAKES = 3
 FADE_SECONDS = 0.02
@@ -24,12 +33,12 @@ LEVELS: Mapping[str, float] = {
     "middle_tom": 0.7,
     "high_tom": 0.65,
 }
-# How the pitches of the six square oscillators lie in the cymbal voice of 1980s drum machines.
+# Frequency ratios of the six square oscillators in the cymbal voice of 1980s drum machines.
 CYMBAL_RATIOS = np.array([1.0, 1.3420, 1.2312, 1.6532, 1.9523, 2.1523])
 
 
 class DrumKit:
-    """A drawn kit; a piece is struck when first asked for, in a few takes that are then used at random."""
+    """A drum kit with random parameters; each piece is rendered on first use, in a few randomly chosen takes."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
@@ -48,13 +57,13 @@ class DrumKit:
         self._takes: dict[str, list[Stereo]] = {}
 
     def hit(self, piece: str) -> Stereo:
-        """One hit of a piece, `(2, time)`, at full velocity."""
+        """Return one hit of a piece, `(2, time)`, at full velocity."""
         if piece not in self._takes:
-            self._takes[piece] = [self._strike(piece) for _ in range(1 if piece == "crash" else TAKES)]
+            self._takes[piece] = [self._synthesise(piece) for _ in range(1 if piece == "crash" else TAKES)]
         return pick(self._rng, self._takes[piece])
 
-    def _strike(self, piece: str) -> Stereo:
-        strikes: Mapping[str, Callable[[], Mono]] = {
+    def _synthesise(self, piece: str) -> Stereo:
+        synthesisers: Mapping[str, Callable[[], Mono]] = {
             "kick": self._kick,
             "snare": self._snare,
             "clap": self._clap,
@@ -67,16 +76,18 @@ class DrumKit:
             "middle_tom": lambda: self._tom(150.0),
             "high_tom": lambda: self._tom(210.0),
         }
-        stereo = self._crash() if piece == "crash" else pan(strikes[piece](), self._positions[piece])
+        stereo = self._crash() if piece == "crash" else pan(synthesisers[piece](), self._positions[piece])
         fade = samples_in(FADE_SECONDS)
         stereo[:, -fade:] *= np.linspace(1.0, 0.0, fade, dtype=np.float32)
         return stereo * np.float32(LEVELS[piece])
 
     def _kick(self) -> Mono:
         length = samples_in(0.5)
-        sweep = self._kick_sweep_hertz * decaying(length, self._rng.uniform(0.018, 0.03))
-        samples = sine(turns(self._kick_hertz + sweep.astype(np.float64))) * decaying(length, self._kick_seconds)
-        click = noise(self._rng, samples_in(0.01)) * decaying(samples_in(0.01), 0.002)
+        sweep = self._kick_sweep_hertz * exponential_decay(length, self._rng.uniform(0.018, 0.03))
+        samples = sine(accumulate_phase(self._kick_hertz + sweep.astype(np.float64))) * exponential_decay(
+            length, self._kick_seconds
+        )
+        click = noise(self._rng, samples_in(0.01)) * exponential_decay(samples_in(0.01), 0.002)
         mix_into(samples, 0, click, self._kick_click)
         return saturate(samples, 1.8)
 
@@ -84,21 +95,21 @@ class DrumKit:
         length = samples_in(0.6)
         modes = self._snare_hertz * np.array([1.0, 1.59, 2.14]) * self._rng.uniform(0.99, 1.01)
         shell = damped_partials(modes, np.array([0.06, 0.045, 0.03]), np.array([1.0, 0.6, 0.3]), np.ones(3), length)
-        wires = highpass(noise(self._rng, length), 1200.0, order=1) * decaying(length, self._snare_seconds)
+        wires = highpass(noise(self._rng, length), 1200.0, order=1) * exponential_decay(length, self._snare_seconds)
         return saturate(shell + self._snare_wires * (np.float32(1.3) * wires - shell), 1.5)
 
     def _tom(self, frequency: float) -> Mono:
         length = samples_in(0.5)
-        bend = frequency * (1.0 + 0.5 * np.exp(-times(length) / 0.03))
-        stick = noise(self._rng, length) * decaying(length, 0.01)
-        return sine(turns(bend)) * decaying(length, 0.14) + np.float32(0.1) * stick
+        bend = frequency * (1.0 + 0.5 * np.exp(-time_axis(length) / 0.03))
+        stick = noise(self._rng, length) * exponential_decay(length, 0.01)
+        return sine(accumulate_phase(bend)) * exponential_decay(length, 0.14) + np.float32(0.1) * stick
 
     def _clap(self) -> Mono:
         length = samples_in(0.3)
         hands = bandpass(noise(self._rng, length), 900.0, 4500.0)
         samples = np.zeros(length, dtype=np.float32)
         for delay, seconds in ((0.0, 0.008), (0.011, 0.008), (0.023, 0.07)):
-            mix_into(samples, samples_in(delay), hands * decaying(length, seconds), 1.6)
+            mix_into(samples, samples_in(delay), hands * exponential_decay(length, seconds), 1.6)
         return samples
 
     def _rim(self) -> Mono:
@@ -106,23 +117,23 @@ class DrumKit:
         decays = np.array([0.008, 0.008, 0.02])
         return damped_partials(modes, decays, np.array([1.0, 0.8, 0.6]), np.ones(3), samples_in(0.1))
 
-    def _metal(self, num_samples: int) -> Mono:
-        turned = self._cymbal_hertz[:, None] * times(num_samples)
-        return np.asarray(np.where(turned % 1.0 < 0.5, 1.0, -1.0).mean(axis=0), dtype=np.float32)
+    def _cymbal_oscillators(self, num_samples: int) -> Mono:
+        phase = self._cymbal_hertz[:, None] * time_axis(num_samples)
+        return np.asarray(np.where(phase % 1.0 < 0.5, 1.0, -1.0).mean(axis=0), dtype=np.float32)
 
     def _hat(self, seconds: float) -> Mono:
         length = samples_in(min(1.2, 7.0 * seconds + 0.03))
-        ring = np.float32(0.5) * self._metal(length) + np.float32(0.7) * noise(self._rng, length)
-        return highpass(ring, self._hat_hertz, order=3) * decaying(length, seconds)
+        ring = np.float32(0.5) * self._cymbal_oscillators(length) + np.float32(0.7) * noise(self._rng, length)
+        return highpass(ring, self._hat_hertz, order=3) * exponential_decay(length, seconds)
 
     def _ride(self) -> Mono:
         length = samples_in(1.2)
-        stick = np.float32(0.4) * noise(self._rng, length) * decaying(length, 0.12)
-        return highpass(self._metal(length) * decaying(length, 0.35) + stick, 3000.0, order=1)
+        stick = np.float32(0.4) * noise(self._rng, length) * exponential_decay(length, 0.12)
+        return highpass(self._cymbal_oscillators(length) * exponential_decay(length, 0.35) + stick, 3000.0, order=1)
 
     def _crash(self) -> Stereo:
         length = samples_in(2.2)
-        fade = np.float32(0.7) * decaying(length, 0.5) + np.float32(0.3) * decaying(length, 0.08)
+        fade = np.float32(0.7) * exponential_decay(length, 0.5) + np.float32(0.3) * exponential_decay(length, 0.08)
         return np.stack([bandpass(noise(self._rng, length), 2500.0, 14_000.0) * fade for _ in range(2)])
 
     def _shaker(self) -> Mono:

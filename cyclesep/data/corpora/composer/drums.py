@@ -1,4 +1,4 @@
-"""The stem `drums`: a kit that plays the groove of the style, with fills, through the microphones of a room."""
+"""The stem `drums`: a drum kit in a room that plays the grooves of the style, with fills."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,9 +7,9 @@ import numpy as np
 
 from cyclesep.data.corpora.composer.composition import SECTIONS, Bar, Song
 from cyclesep.data.corpora.composer.drum_kit import DrumKit
-from cyclesep.data.corpora.composer.effects import bandpass, compress, high_shelf, levelled, lowpass, reverberate, room
+from cyclesep.data.corpora.composer.effects import bandpass, compress, high_shelf, lowpass, reverberate, room, set_level
 from cyclesep.data.corpora.composer.signals import Stereo, mix_into, pick, samples_in
-from cyclesep.data.corpora.composer.styles import Groove, events
+from cyclesep.data.corpora.composer.styles import Groove, parse_pattern
 
 FILL_STEPS = 4
 FILL_PIECES = ("high_tom", "middle_tom", "low_tom", "snare")
@@ -17,7 +17,7 @@ FILL_PIECES = ("high_tom", "middle_tom", "low_tom", "snare")
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
-    """One stroke: when in seconds, on which piece, how hard from 0 to 1."""
+    """A drum hit: start in seconds, piece of the kit, velocity from 0 to 1."""
 
     start: float
     piece: str
@@ -25,16 +25,16 @@ class Hit:
 
 
 def render_drums(song: Song, num_samples: int, rng: np.random.Generator) -> Stereo:
-    """Play the drums, `(2, time)`."""
+    """Render the drums, `(2, time)`."""
     kit = DrumKit(rng)
     drums = np.zeros((2, num_samples), dtype=np.float32)
     for hit in _hits(song, rng):
         mix_into(drums, samples_in(hit.start), kit.hit(hit.piece), hit.velocity)
     drums = lowpass(high_shelf(drums, 5000.0, -rng.uniform(2.0, 8.0)), rng.uniform(11_000.0, 16_500.0))
-    drums = compress(levelled(drums, -16.0), threshold_db=-12.0, ratio=3.5)
+    drums = compress(set_level(drums, -16.0), threshold_db=-12.0, ratio=3.5)
     small_room = room(rng, rng.uniform(0.25, 0.7), brightness=0.5, predelay_seconds=0.004)
     drums = reverberate(drums, small_room, wet=rng.uniform(0.08, 0.25))
-    # Shells and room microphones sound in the middle of the band, where voices are too.
+    # Drum shells and room microphones have energy in the mid band, which overlaps with voices.
     return drums + np.float32(rng.uniform(0.0, 0.9)) * bandpass(drums, 350.0, 2200.0)
 
 
@@ -54,11 +54,11 @@ def _hits(song: Song, rng: np.random.Generator) -> Iterator[Hit]:
 def _strokes(
     groove: Groove, bar: Bar, steps_per_bar: int, rng: np.random.Generator, *, fills: bool
 ) -> Iterator[tuple[int, str, float]]:
-    """The groove of one bar as (step, piece, velocity), its last beat given to a fill if `fills`."""
+    """Yield the hits of one bar as (step, piece, velocity); with `fills`, a fill replaces the last beat."""
     end = steps_per_bar - (FILL_STEPS if fills else 0)
     loudness = 0.75 + 0.25 * bar.energy
     for piece, pattern in groove.items():
-        for step, _, digit in events(pattern):
+        for step, _, digit in parse_pattern(pattern):
             if step < end:
                 yield step, piece, int(digit) / 9.0 * loudness * rng.uniform(0.85, 1.0)
     for step in range(end, steps_per_bar):

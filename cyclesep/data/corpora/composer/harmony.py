@@ -1,4 +1,4 @@
-"""The stem `other`: two or three parts, each an instrument and a figure that it plays on the chords."""
+"""The stem `other`: two or three parts, each an instrument that plays an accompaniment figure on the chords."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,29 +9,29 @@ from cyclesep.data.corpora.composer.composition import SECTIONS, Bar, Note, Song
 from cyclesep.data.corpora.composer.effects import (
     compress,
     highpass,
-    levelled,
     lowpass,
     pan,
     reverberate,
     room,
     saturate,
-    widened,
+    set_level,
+    widen,
 )
-from cyclesep.data.corpora.composer.instruments import BLOWN, draw_instrument
+from cyclesep.data.corpora.composer.instruments import SUSTAINED_INSTRUMENTS, draw_instrument
 from cyclesep.data.corpora.composer.sampler import Sampler, perform
 from cyclesep.data.corpora.composer.signals import Mono, Stereo, pick
-from cyclesep.data.corpora.composer.styles import events
+from cyclesep.data.corpora.composer.styles import parse_pattern
 
 PART_LEVEL_DB = -20.0
 
-# Figures return what a part plays in one bar: (step, length in steps, MIDI note, velocity, delay in seconds).
-Stroke = tuple[float, float, int, float, float]
-Figure = Callable[[Song, Bar, str, np.random.Generator], Iterator[Stroke]]
+# A note of an accompaniment figure: (step, length in steps, MIDI note, velocity, delay in seconds).
+FigureNote = tuple[float, float, int, float, float]
+Figure = Callable[[Song, Bar, str, np.random.Generator], Iterator[FigureNote]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """An instrument, what it plays, and how: patterns are written as in styles.py and cut to the bar's length."""
+    """An instrument, its figure and its patterns, which use the notation of styles.py and are cut to the bar length."""
 
     instrument: str
     figure: str
@@ -84,7 +84,7 @@ PARTS: Mapping[str, Part] = {
 
 
 def render_other(song: Song, num_samples: int, rng: np.random.Generator) -> Stereo:
-    """Play the accompaniment, `(2, time)`."""
+    """Render the accompaniment, `(2, time)`."""
     names = pick(rng, song.style.ensembles)
     positions = rng.permutation(np.linspace(-0.7, 0.7, len(names)))
     other = np.zeros((2, num_samples), dtype=np.float32)
@@ -99,15 +99,15 @@ def _render_part(
     song: Song, part: Part, position: float, num_samples: int, rng: np.random.Generator, *, leading: bool
 ) -> Stereo:
     sampler = Sampler(draw_instrument(part.instrument, rng), rng)
-    line = perform(_arranged(song, part, rng, leading=leading), sampler, num_samples)
+    line = perform(_arrange(song, part, rng, leading=leading), sampler, num_samples)
     if part.distorted:
-        line = _amplified(line, rng)
-    line = levelled(line, PART_LEVEL_DB + rng.uniform(-3.0, 1.0) - (0.0 if leading else 2.0))
-    return widened(line, position, rng.uniform(0.006, 0.018)) if part.wide else pan(line, position)
+        line = _distort(line, rng)
+    line = set_level(line, PART_LEVEL_DB + rng.uniform(-3.0, 1.0) - (0.0 if leading else 2.0))
+    return widen(line, position, rng.uniform(0.006, 0.018)) if part.wide else pan(line, position)
 
 
-def _arranged(song: Song, part: Part, rng: np.random.Generator, *, leading: bool) -> Iterator[Note]:
-    """All notes of a part; a part that does not lead pauses in some verses."""
+def _arrange(song: Song, part: Part, rng: np.random.Generator, *, leading: bool) -> Iterator[Note]:
+    """Yield all notes of a part; parts other than the leading one may rest in verses."""
     figure = _LinePlayer(part.instrument) if part.figure == "line" else FIGURES[part.figure]
     pattern_of = {section: pick(rng, part.patterns) for section in SECTIONS}
     pauses = not leading and rng.random() < 0.4
@@ -124,26 +124,26 @@ def _arranged(song: Song, part: Part, rng: np.random.Generator, *, leading: bool
             )
 
 
-def _amplified(line: Mono, rng: np.random.Generator) -> Mono:
-    """A distorted amplifier and its loudspeaker."""
+def _distort(line: Mono, rng: np.random.Generator) -> Mono:
+    """Simulate a distorting guitar amplifier and its loudspeaker."""
     driven = saturate(highpass(line, 90.0, order=1) / (np.abs(line).max() + np.float32(1e-9)), rng.uniform(8.0, 30.0))
     return highpass(lowpass(driven, rng.uniform(3200.0, 5500.0), order=3), 80.0)
 
 
 def close_voicing(song: Song, bar: Bar, lowest: int, tones: int = 3) -> list[int]:
-    """The bar's chord within the octave above `lowest`, from the bottom up."""
+    """Return the chord of a bar within the octave above `lowest`, in ascending order."""
     return sorted(lowest + (tone - lowest) % 12 for tone in song.chord(bar.degree, tones))
 
 
-def _chords(song: Song, bar: Bar, pattern: str, rng: np.random.Generator) -> Iterator[Stroke]:
+def _chords(song: Song, bar: Bar, pattern: str, rng: np.random.Generator) -> Iterator[FigureNote]:
     tones = 4 if song.style_name in ("funk", "hip-hop", "bossa nova") else 3
-    for step, steps, loudness in events(pattern):
+    for step, steps, loudness in parse_pattern(pattern):
         for midi in close_voicing(song, bar, 57, tones):
             yield step, 0.95 * steps, midi, int(loudness) / 10.0, float(rng.uniform(0.0, 0.01))
 
 
-def _broken(song: Song, bar: Bar, pattern: str, rng: np.random.Generator) -> Iterator[Stroke]:
-    """Chords in the right hand, the root in octaves in the left, a few notes between."""
+def _broken(song: Song, bar: Bar, pattern: str, rng: np.random.Generator) -> Iterator[FigureNote]:
+    """Yield chords for the right hand, root octaves for the left hand, and a few notes between the chords."""
     yield from _chords(song, bar, pattern, rng)
     root = close_voicing(song, bar, 36, tones=1)[0]
     half = song.style.steps_per_bar // 2
@@ -154,27 +154,27 @@ def _broken(song: Song, bar: Bar, pattern: str, rng: np.random.Generator) -> Ite
             yield step, 2, pick(rng, close_voicing(song, bar, 69)), 0.7, 0.0
 
 
-def _strum(song: Song, bar: Bar, pattern: str, rng: np.random.Generator) -> Iterator[Stroke]:
-    """Five strings, down on the beat and up between, one after the other."""
+def _strum(song: Song, bar: Bar, pattern: str, rng: np.random.Generator) -> Iterator[FigureNote]:
+    """Yield strums of five strings: downstrokes on the beat, upstrokes between beats."""
     chord = close_voicing(song, bar, 52)
     seconds_per_string = rng.uniform(0.006, 0.012)
     strings = [chord[0] - 5 if song.in_scale(chord[0] - 5) else chord[0] - 12, *chord, chord[0] + 12]
-    for step, steps, loudness in events(pattern):
+    for step, steps, loudness in parse_pattern(pattern):
         upward = step % 4 == 2
         for number, midi in enumerate(reversed(strings) if upward else strings):
             yield step, 1.1 * steps, midi, int(loudness) / 10.0, seconds_per_string * number
 
 
-def _arpeggio(song: Song, bar: Bar, pattern: str, rng: np.random.Generator) -> Iterator[Stroke]:
+def _arpeggio(song: Song, bar: Bar, pattern: str, rng: np.random.Generator) -> Iterator[FigureNote]:
     chord = close_voicing(song, bar, 60)
-    ladder = [*chord, chord[0] + 12, chord[2], chord[1]]
-    for number, (step, steps, loudness) in enumerate(events(pattern)):
-        yield step, 1.4 * steps, ladder[number % len(ladder)], int(loudness) / 10.0, float(rng.uniform(0.0, 0.004))
+    tones = [*chord, chord[0] + 12, chord[2], chord[1]]
+    for number, (step, steps, loudness) in enumerate(parse_pattern(pattern)):
+        yield step, 1.4 * steps, tones[number % len(tones)], int(loudness) / 10.0, float(rng.uniform(0.0, 0.004))
 
 
-def _power(song: Song, bar: Bar, pattern: str, rng: np.random.Generator) -> Iterator[Stroke]:
+def _power(song: Song, bar: Bar, pattern: str, rng: np.random.Generator) -> Iterator[FigureNote]:
     root = close_voicing(song, bar, 40, tones=1)[0]
-    for step, steps, loudness in events(pattern):
+    for step, steps, loudness in parse_pattern(pattern):
         for midi in (root, root + 7, root + 12):
             yield step, 0.9 * steps, midi, int(loudness) / 10.0, float(rng.uniform(0.0, 0.004))
 
@@ -189,14 +189,14 @@ FIGURES: Mapping[str, Figure] = {
 
 
 class _LinePlayer:
-    """Plays a melody of its own within the range of the instrument, from bar to bar."""
+    """A figure that plays a random melody within the range of the instrument."""
 
     def __init__(self, instrument: str) -> None:
-        blown = BLOWN.get(instrument)
-        self._low, self._high = (blown.lowest + 3, blown.highest - 3) if blown else (60, 84)
+        player = SUSTAINED_INSTRUMENTS.get(instrument)
+        self._low, self._high = (player.lowest + 3, player.highest - 3) if player else (60, 84)
         self._last = (self._low + self._high) // 2
 
-    def __call__(self, song: Song, bar: Bar, _pattern: str, rng: np.random.Generator) -> Iterator[Stroke]:
+    def __call__(self, song: Song, bar: Bar, _pattern: str, rng: np.random.Generator) -> Iterator[FigureNote]:
         step = 0
         while step < song.style.steps_per_bar:
             steps = pick(rng, (2, 2, 3, 4, 4, 6))

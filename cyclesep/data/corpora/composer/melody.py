@@ -1,4 +1,4 @@
-"""What the singer sings: phrases of two bars with breaths between them, on the chords, with words of a sort."""
+"""Vocal melodies: two-bar phrases on the chords, with pauses for breath and random syllables."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,14 +10,14 @@ from cyclesep.data.corpora.composer.signals import pick
 
 VOWELS = ("i", "e", "E", "a", "A", "O", "o", "u")
 DIPHTHONGS = ("ai", "ei", "au", "ou")
-# A syllable starts with one of these; the empty one is a vowel alone.
+# Initial consonants of syllables; empty for a syllable that starts with its vowel.
 CONSONANTS = ("s", "S", "f", "t", "k", "p", "h", "d", "b", "g", "m", "n", "l", "r", "w", "j", "v", "z", "", "")
 SYLLABLE_STEPS = (1, 2, 2, 2, 3, 4, 4, 6, 8)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SungNote:
-    """One sung syllable: seconds, MIDI pitch, loudness 0 to 1, its consonant and the vowel(s) it moves through."""
+    """A sung syllable: times in seconds, MIDI pitch, velocity from 0 to 1, initial consonant, vowel or diphthong."""
 
     start: float
     seconds: float
@@ -29,7 +29,7 @@ class SungNote:
 
 @dataclass(frozen=True, kw_only=True)
 class Syllable:
-    """One syllable of a phrase: its first step, its length in steps, its sounds."""
+    """A syllable of a phrase: first step, length in steps, initial consonant, vowel or diphthong."""
 
     step: int
     steps: int
@@ -38,10 +38,10 @@ class Syllable:
 
 
 def compose_melody(song: Song, low: int, high: int, rng: np.random.Generator) -> list[SungNote]:
-    """A melody for a voice that reaches from MIDI `low` to `high`, in the bars where the vocals play.
+    """Compose a melody for a voice with the MIDI range `low` to `high`, in the bars in which the vocals play.
 
-    Every section has a phrase of its own, rhythm and syllables, which comes back with small changes; pitches are
-    drawn anew, by steps rather than leaps and on chord notes where the accent is.
+    Each kind of section repeats the rhythm and syllables of one phrase, with small variations. Pitches are drawn for
+    each repetition, with a preference for small intervals, and for chord tones on accented syllables.
     """
     phrases = {section: _write_phrase(song.style.steps_per_bar, rng) for section in SECTIONS}
     walk = _PitchWalk(song=song, low=low, high=high, rng=rng)
@@ -65,8 +65,8 @@ def compose_melody(song: Song, low: int, high: int, rng: np.random.Generator) ->
     return notes
 
 
-def harmonised(notes: Sequence[SungNote], song: Song, semitones: int) -> list[SungNote]:
-    """The same line about `semitones` away, moved up to the next note of the scale."""
+def harmonize_melody(notes: Sequence[SungNote], song: Song, semitones: int) -> list[SungNote]:
+    """Transpose notes by `semitones`, rounded up to the next note of the scale."""
     shifted = []
     for note in notes:
         midi = int(note.midi) + semitones
@@ -77,7 +77,7 @@ def harmonised(notes: Sequence[SungNote], song: Song, semitones: int) -> list[Su
 
 
 def _write_phrase(steps_per_bar: int, rng: np.random.Generator) -> list[Syllable]:
-    """Rhythm and syllables of two bars; the last steps stay free for a breath."""
+    """Return the rhythm and syllables of two bars; the last steps are a pause for breath."""
     step = 0 if rng.random() < 0.6 else int(rng.integers(1, 4))
     end = 2 * steps_per_bar - int(rng.integers(3, 7))
     phrase = []
@@ -90,7 +90,7 @@ def _write_phrase(steps_per_bar: int, rng: np.random.Generator) -> list[Syllable
 
 
 def _syllables(song: Song, phrases: dict[str, list[Syllable]]) -> Iterator[tuple[int, Bar, Syllable]]:
-    """Every syllable with the number of its bar and the bar, its step counted from that bar."""
+    """Yield the bar index, the bar, and each syllable with its step relative to the bar."""
     per_bar = song.style.steps_per_bar
     position = 0
     for number, bar in enumerate(song.bars):
@@ -104,7 +104,7 @@ def _syllables(song: Song, phrases: dict[str, list[Syllable]]) -> Iterator[tuple
 
 
 class _PitchWalk:
-    """Draws the pitches of a melody: near the last one, near the middle of the voice, on the chord when accented."""
+    """A random walk of pitches that prefers small intervals, the middle of the range, and chord tones on accents."""
 
     def __init__(self, *, song: Song, low: int, high: int, rng: np.random.Generator) -> None:
         self._song = song
@@ -126,7 +126,7 @@ class _PitchWalk:
 
 
 def _melisma(note: SungNote, song: Song, rng: np.random.Generator) -> list[SungNote]:
-    """Split a long note in two on neighbouring notes of the scale, sung on one vowel."""
+    """Split a long note into two neighbouring notes of the scale, sung on one vowel."""
     neighbours = [midi for midi in song.scale_between(int(note.midi) - 2, int(note.midi) + 2) if midi != note.midi]
     first_seconds = note.seconds * rng.uniform(0.3, 0.7)
     second = replace(

@@ -1,4 +1,4 @@
-"""Invented artists and titles, a different pair for every track of a corpus."""
+"""Invented artists and titles, unique within a corpus."""
 
 from math import gcd
 
@@ -26,10 +26,10 @@ NAMES_KEY = 1_000
 
 
 def track_name(seed: int, split_number: int, index: int) -> str:
-    """The name of track `index` of a split (0, 1 or 2) as "Artist - Title".
+    """Return the name of track `index` of a split (0, 1 or 2) as "Artist - Title".
 
-    Names are numbered, and the tracks of a seed walk through the numbers with a step that has no divisor in common with
-    their count: no name comes twice within the first 11,440 tracks of a split, and later ones carry a numeral.
+    The names are numbered, and consecutive tracks step through the numbers by a step that is coprime to their count:
+    names are unique within the first 11,440 tracks of a split. Later tracks repeat them with a part number.
     """
     rng = random_stream(seed, NAMES_KEY)
     start = int(rng.integers(NUM_NAMES))
@@ -40,5 +40,5 @@ def track_name(seed: int, split_number: int, index: int) -> str:
     for choices in WORDS:
         number, word = divmod(number, len(choices))
         words.append(choices[word])
-    again = position // NUM_NAMES
-    return f"{words[0]} {words[1]} - {words[2]} {words[3]}" + (f" (Part {again + 1})" if again else "")
+    repetition = position // NUM_NAMES
+    return f"{words[0]} {words[1]} - {words[2]} {words[3]}" + (f" (Part {repetition + 1})" if repetition else "")

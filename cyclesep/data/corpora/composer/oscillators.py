@@ -1,4 +1,4 @@
-"""Two ways to sound a pitch: partials that ring and fade, and a periodic wave whose pitch may move."""
+"""Oscillators: sums of damped partials, and wavetables with variable pitch."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +12,11 @@ HIGHEST_PARTIAL_HERTZ = 16_000.0
 def damped_partials(
     frequencies: Curve, decay_seconds: Curve, amplitudes: Curve, phases: Curve, num_samples: int
 ) -> Mono:
-    """Sum of exponentially damped sines, `(time,)`: struck and plucked strings, bars, bells.
+    """Return a sum of exponentially damped sines, `(time,)`: struck and plucked strings, bars, bells.
 
-    The four curves have one value per partial (hertz, seconds to 1/e, linear, radians). A damped sine is a geometric
-    sequence of complex numbers, so block b, offset t of it is a product z^(bB) z^t and the sum over partials is a
-    matrix product: two small tables of exponentials instead of one sine per sample and partial.
+    The four arrays have one value per partial (hertz, seconds to 1/e, linear, radians). A damped sine is a geometric
+    sequence of complex numbers: sample t of block b with length B is z^(bB) z^t. The sum over partials is therefore a
+    product of two small matrices of exponentials, instead of one sine per sample and partial.
     """
     block = max(64, int(np.sqrt(num_samples)))
     blocks = -(-num_samples // block)
@@ -29,12 +29,12 @@ def damped_partials(
 
 
 def harmonics_below(fundamental_hertz: float, at_most: int, highest_hertz: float = HIGHEST_PARTIAL_HERTZ) -> Curve:
-    """The harmonic numbers 1, 2, ... of a fundamental that lie below `highest_hertz`; at least the first."""
+    """Return the harmonic numbers 1, 2, ... of a fundamental below `highest_hertz`, at least the first."""
     return np.arange(1.0, 1.0 + max(1, min(at_most, int(highest_hertz / fundamental_hertz))))
 
 
 def wavetable(harmonic_amplitudes: NDArray[np.floating]) -> Mono:
-    """One period of the wave with these amplitudes of harmonics 1, 2, ...; scaled to a peak of 1."""
+    """Return one period of a wave with these amplitudes of the harmonics 1, 2, ..., scaled to a peak of 1."""
     spectrum = np.zeros(TABLE_SIZE // 2 + 1, dtype=np.complex128)
     spectrum[1 : 1 + len(harmonic_amplitudes)] = -1j * harmonic_amplitudes
     period = np.fft.irfft(spectrum)
@@ -42,22 +42,22 @@ def wavetable(harmonic_amplitudes: NDArray[np.floating]) -> Mono:
     return np.append(period, period[0]).astype(np.float32)
 
 
-def turns(frequency_hertz: Curve, start: float = 0.0) -> Curve:
-    """Phase in turns of an oscillator that follows a frequency curve with one value per sample."""
+def accumulate_phase(frequency_hertz: Curve, start: float = 0.0) -> Curve:
+    """Return the phase in turns of an oscillator with one frequency value per sample."""
     return start + np.cumsum(frequency_hertz) / SAMPLE_RATE
 
 
 def play_wavetable(table: Mono, phase_turns: Curve) -> Mono:
-    """Read a `wavetable` at these phases, none of them negative, with linear interpolation."""
+    """Read a `wavetable` at non-negative phases in turns, with linear interpolation."""
     position = phase_turns * TABLE_SIZE
     whole = position.astype(np.int64)
     fraction = (position - whole).astype(np.float32)
-    # Phases are not negative and the size is a power of two, so that a mask takes the remainder.
+    # Phases are non-negative and the size is a power of two, so a bit mask computes the remainder.
     index = whole & (TABLE_SIZE - 1)
     lower = table[index]
     return np.asarray(lower + fraction * (table[index + 1] - lower))
 
 
 def sine(phase_turns: Curve) -> Mono:
-    """A sine at these phases."""
+    """Return a sine at phases in turns."""
     return np.asarray(np.sin((2.0 * np.pi * (phase_turns % 1.0)).astype(np.float32)))

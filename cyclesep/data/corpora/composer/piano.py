@@ -1,4 +1,4 @@
-"""Solo piano, and clips of other instruments: two folders of recordings that have nothing to do with each other."""
+"""Unpaired recordings for training: solo piano, and clips of other instruments."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from pydantic import NonNegativeInt
 
 from cyclesep.audio.audio_io import Waveform, write_wav
 from cyclesep.data.corpora.composer.composition import Note
-from cyclesep.data.corpora.composer.effects import highpass, levelled, lowpass, pan, reverberate, room, saturate
-from cyclesep.data.corpora.composer.instruments import BLOWN, draw_instrument
+from cyclesep.data.corpora.composer.effects import highpass, lowpass, pan, reverberate, room, saturate, set_level
+from cyclesep.data.corpora.composer.instruments import SUSTAINED_INSTRUMENTS, draw_instrument
 from cyclesep.data.corpora.composer.melody import CONSONANTS, VOWELS, SungNote
 from cyclesep.data.corpora.composer.sampler import Sampler, perform
 from cyclesep.data.corpora.composer.signals import SAMPLE_RATE, Mono, Stereo, mix_into, pick, random_stream, samples_in
@@ -25,10 +25,10 @@ PEAK = 0.97
 
 @dataclass(frozen=True, kw_only=True)
 class PianoDomainConfig:
-    """How much piano, how many clips of other instruments."""
+    """Number and length of the piano recordings, the clips of other instruments, and the duets."""
 
     seed: NonNegativeInt = 0
-    """Another seed gives other music."""
+    """Random seed of the music."""
     num_piano: NonNegativeInt = 6
     """Number of piano recordings."""
     piano_seconds: Annotated[float, Ge(2.0)] = 60.0
@@ -38,9 +38,9 @@ class PianoDomainConfig:
     others_seconds: Annotated[float, Ge(2.0)] = 3.0
     """Length of each clip."""
     num_train_duets: NonNegativeInt = 0
-    """Number of duets to train on: what paired training would have."""
+    """Number of training duets, for comparison with paired training."""
     num_test_duets: NonNegativeInt = 0
-    """Number of duets to score a separator on."""
+    """Number of test duets."""
     duet_seconds: Annotated[float, Ge(2.0)] = 12.0
     """Length of each duet."""
 
@@ -48,8 +48,8 @@ class PianoDomainConfig:
 def write_piano_domain(root: Path, config: PianoDomainConfig) -> None:
     """Write `root/piano/piano_0000.wav`, ... and `root/others/<instrument>_0000.wav`, ..., 16-bit 44.1 kHz stereo.
 
-    Duets of a piano and two other instruments go to `root/duets/{train,test}/duet_0000/{piano,accompaniment}.wav`; they
-    are other recordings than those in the two folders. Raises StorageError if the place refuses.
+    Duets of a piano and two other instruments are `root/duets/{train,test}/duet_0000/{piano,accompaniment}.wav`; their
+    recordings differ from those in the two folders. Raises StorageError if a file cannot be written.
     """
     for index in range(config.num_piano):
         recording = render_piano(config.seed, index, config.piano_seconds)
@@ -64,7 +64,7 @@ def write_piano_domain(root: Path, config: PianoDomainConfig) -> None:
 
 
 def render_piano(seed: int, index: int, seconds: float) -> Stereo:
-    """A piano piece, `(2, time)`: a left hand in one of several patterns, a right hand that sings over it."""
+    """Render a piano piece, `(2, time)`: a pattern in the left hand and a melody in the right hand."""
     rng = random_stream(seed, PIANO_KEY, index)
     sampler = Sampler(draw_instrument("piano", rng), rng)
     width = rng.uniform(0.3, 0.7)
@@ -73,19 +73,19 @@ def render_piano(seed: int, index: int, seconds: float) -> Stereo:
         position = float(np.clip((note.midi - 62) / 40.0 * width, -0.9, 0.9))
         sound = pan(sampler.play(note.midi, note.seconds, note.velocity), position)
         mix_into(recording, samples_in(note.start), sound)
-    return _recorded(recording, rng)
+    return _record_in_room(recording, rng)
 
 
 def render_clip(seed: int, index: int, seconds: float) -> tuple[str, Stereo]:
-    """A few notes on an instrument that is no piano: its name and the clip, `(2, time)`."""
+    """Render a few notes on an instrument other than the piano; return its name and the clip, `(2, time)`."""
     rng = random_stream(seed, OTHERS_KEY, index)
     instrument = pick(rng, list(CLIPS))
     line = CLIPS[instrument](instrument, seconds, rng)
-    return instrument, _recorded(pan(line, rng.uniform(-0.3, 0.3)), rng)
+    return instrument, _record_in_room(pan(line, rng.uniform(-0.3, 0.3)), rng)
 
 
 def _duet(config: PianoDomainConfig, index: int) -> dict[str, Stereo]:
-    """A piano and two other instruments that know nothing of each other, at half their level so that the sum fits."""
+    """Return a piano and the sum of two unrelated instruments, scaled so that their sum does not clip."""
     others = [
         render_clip(config.seed, config.num_others + 2 * index + player, config.duet_seconds)[1] for player in (0, 1)
     ]
@@ -97,14 +97,14 @@ def _write(path: Path, samples: Stereo) -> None:
     write_wav(path, Waveform(samples=samples, sample_rate=SAMPLE_RATE), subtype="PCM_16")
 
 
-def _recorded(stereo: Stereo, rng: np.random.Generator) -> Stereo:
-    """In a room, at a usual level, without clipping."""
+def _record_in_room(stereo: Stereo, rng: np.random.Generator) -> Stereo:
+    """Add reverberation and set a random level, without clipping."""
     wet = reverberate(stereo, room(rng, rng.uniform(0.4, 1.5), brightness=0.45), wet=rng.uniform(0.05, 0.25))
-    audio = levelled(wet, rng.uniform(-22.0, -15.0))
+    audio = set_level(wet, rng.uniform(-22.0, -15.0))
     return audio / np.float32(max(1.0, np.abs(audio).max() / PEAK))
 
 
-# What the left hand plays in a bar of four beats: (beat, beats, chord tone), tone 0 the bass note.
+# Patterns of the left hand in a bar of four beats: (beat, length in beats, chord tone); tone 0 is the bass note.
 LEFT_HANDS: tuple[tuple[tuple[float, float, int], ...], ...] = (
     tuple((0.5 * eighth, 0.6, (1, 3, 2, 3)[eighth % 4]) for eighth in range(8)),
     ((0, 0.9, 0), (1, 0.8, 2), (1, 0.8, 3), (2, 0.9, 0), (3, 0.8, 2), (3, 0.8, 3)),
@@ -114,7 +114,7 @@ LEFT_HANDS: tuple[tuple[tuple[float, float, int], ...], ...] = (
 
 
 def _piece(seconds: float, rng: np.random.Generator) -> Iterator[Note]:
-    """Sections of four to eight bars, each with a key, a tempo, a left hand and a loudness of its own."""
+    """Yield notes in sections of four to eight bars, each with random key, tempo, left-hand pattern and loudness."""
     start = 0.0
     while start < seconds:
         mode = pick(rng, list(MODES))
@@ -149,7 +149,7 @@ def _left_hand(
 def _right_hand(
     scale: list[int], chord: list[int], last: int, rng: np.random.Generator
 ) -> Iterator[tuple[float, float, int, float]]:
-    """A melody of one bar as (beat, beats, MIDI note, accent), at times with a sixth below it."""
+    """Yield a melody of one bar as (beat, length in beats, MIDI note, accent), occasionally harmonised below."""
     in_key = {pitch % 12 for pitch in scale}
     beat = 0.0
     while beat < 4.0:
@@ -165,7 +165,7 @@ def _right_hand(
 
 
 def _melody(low: int, high: int, seconds: float, rng: np.random.Generator) -> Iterator[Note]:
-    """A tune in one key within a range, from the start of the clip to its end."""
+    """Yield a melody in one key between the MIDI notes `low` and `high`."""
     tonic, mode = int(rng.integers(12)), MODES[pick(rng, list(MODES))]
     beat_seconds = 60.0 / rng.uniform(70.0, 150.0)
     start, last = float(rng.uniform(0.0, 0.1)), (low + high) // 2
@@ -177,14 +177,14 @@ def _melody(low: int, high: int, seconds: float, rng: np.random.Generator) -> It
         start += length
 
 
-def _blown_clip(name: str, seconds: float, rng: np.random.Generator) -> Mono:
-    blown = BLOWN[name]
-    melody = _melody(blown.lowest, blown.highest, seconds, rng)
-    return perform(melody, Sampler(blown, rng), samples_in(seconds))
+def _sustained_clip(name: str, seconds: float, rng: np.random.Generator) -> Mono:
+    instrument = SUSTAINED_INSTRUMENTS[name]
+    melody = _melody(instrument.lowest, instrument.highest, seconds, rng)
+    return perform(melody, Sampler(instrument, rng), samples_in(seconds))
 
 
 def _chordal_clip(name: str, seconds: float, rng: np.random.Generator) -> Mono:
-    """Notes and now and then a fifth and an octave above them."""
+    """Render a melody in which some notes are power chords (root, fifth, octave)."""
     notes = []
     for note in _melody(48, 72, seconds, rng):
         intervals = (0, 7, 12) if rng.random() < 0.5 else (0,)
@@ -216,7 +216,7 @@ def _voice_clip(_name: str, seconds: float, rng: np.random.Generator) -> Mono:
 
 
 CLIPS: dict[str, Callable[[str, float, np.random.Generator], Mono]] = {
-    **dict.fromkeys(BLOWN, _blown_clip),
+    **dict.fromkeys(SUSTAINED_INSTRUMENTS, _sustained_clip),
     **dict.fromkeys(("guitar", "electric guitar", "organ", "strings"), _chordal_clip),
     "voice": _voice_clip,
 }

@@ -1,4 +1,4 @@
-"""Plays notes on an instrument, each pitch and loudness rendered once per song."""
+"""A sampler that renders each pitch and velocity layer of an instrument only once per song."""
 
 from collections.abc import Iterable
 from typing import Protocol
@@ -13,18 +13,18 @@ TAKES = 2
 
 
 class Instrument(Protocol):
-    """Something that sounds one note, from its attack for as long as it can ring."""
+    """A synthesiser of single notes."""
 
     @property
     def release_seconds(self) -> float:
-        """How long a note takes to fade once it is let go."""
+        """Fade-out time of a released note."""
 
     def note(self, midi: int, velocity: float, rng: np.random.Generator) -> Mono:
-        """One note, `(time,)`, about as loud as `velocity`."""
+        """Render one note without release, `(time,)`, with an amplitude of about `velocity`."""
 
 
 class Sampler:
-    """An instrument with a memory: a few loudness layers and takes of each pitch, kept while the song is rendered."""
+    """A cache of an instrument's notes: a few velocity layers and takes of each pitch."""
 
     def __init__(self, instrument: Instrument, rng: np.random.Generator) -> None:
         self._instrument = instrument
@@ -33,17 +33,17 @@ class Sampler:
         self._played = 0
 
     def play(self, midi: int, seconds: float, velocity: float) -> Mono:
-        """One note that is held for `seconds` and then released."""
+        """Return one note that is held for `seconds` and then released."""
         layer = next((layer for layer in LAYERS if velocity <= layer), LAYERS[-1])
         self._played += 1
         key = (midi, layer, self._played % TAKES)
         if key not in self._takes:
             self._takes[key] = self._instrument.note(midi, layer, self._rng)
-        return released(self._takes[key], seconds, self._instrument.release_seconds) * np.float32(velocity / layer)
+        return cut_note(self._takes[key], seconds, self._instrument.release_seconds) * np.float32(velocity / layer)
 
 
-def released(samples: Mono, seconds: float, release_seconds: float) -> Mono:
-    """The first `seconds` of a note, then a fade to silence; a note that rings less long fades where it ends."""
+def cut_note(samples: Mono, seconds: float, release_seconds: float) -> Mono:
+    """Return the first `seconds` of a note with a fade-out after them, or at the end of a shorter note."""
     release = max(8, samples_in(release_seconds))
     cut = samples[: samples_in(seconds) + release].copy()
     release = min(release, cut.size)
@@ -52,7 +52,7 @@ def released(samples: Mono, seconds: float, release_seconds: float) -> Mono:
 
 
 def perform(notes: Iterable[Note], sampler: Sampler, num_samples: int) -> Mono:
-    """Play all notes into one line, `(time,)`."""
+    """Render notes into one mono signal, `(time,)`."""
     line = np.zeros(num_samples, dtype=np.float32)
     for note in notes:
         mix_into(line, samples_in(note.start), sampler.play(note.midi, note.seconds, note.velocity))

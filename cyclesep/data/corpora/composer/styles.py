@@ -1,8 +1,8 @@
-"""The styles that songs are written in: tempi, modes, drum grooves, bass lines, ensembles.
+"""Musical styles: tempi, modes, drum grooves, bass lines, ensembles.
 
-Rhythms are written one character per sixteenth. In grooves and figures a digit is a hit and its loudness (9 is full);
-in bass lines a letter names the note: root, third, fifth, octave, approach (to the next bar's root). `-` holds
-the note before it, `.` is a rest.
+Patterns have one character per sixteenth note. In grooves and figures, a digit is a note with its loudness (9 is full).
+In bass lines, a letter is a note: (r)oot, (t)hird, (f)ifth, (o)ctave, (a)pproach to the next bar's root. `-` holds the
+previous note, `.` is a rest.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ MODES: Mapping[str, tuple[int, ...]] = {
     "harmonic minor": (0, 2, 3, 5, 7, 8, 11),
 }
 
-# Degrees of the scale (0 is the tonic), a chord a bar.
+# Degrees of the scale (0 is the tonic), one chord per bar.
 PROGRESSIONS: Mapping[str, tuple[tuple[int, ...], ...]] = {
     "major": ((0, 4, 5, 3), (0, 3, 0, 4), (5, 3, 0, 4), (0, 5, 1, 4), (3, 0, 4, 5), (0, 2, 3, 3)),
     "minor": ((0, 5, 2, 6), (0, 6, 5, 6), (0, 3, 5, 4), (0, 2, 6, 3), (5, 6, 0, 0)),
@@ -31,22 +31,22 @@ Groove = Mapping[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
-    """What songs of one kind have in common. Patterns of one style are all `steps_per_bar` long."""
+    """Parameters of a style. The patterns have `steps_per_bar` characters."""
 
     tempo_bpm: tuple[float, float]
     swing: tuple[float, float]
-    """How late every second sixteenth comes, as a share of a sixteenth."""
+    """Range of the delay of every second sixteenth note, as a fraction of a sixteenth."""
     modes: tuple[str, ...]
     grooves: tuple[Groove, ...]
     bass_lines: tuple[str, ...]
     basses: tuple[str, ...]
     ensembles: tuple[tuple[str, ...], ...]
-    """Parts of the stem `other` (see harmony.PARTS) that play together, the leading one first."""
+    """Sets of parts of the stem `other` (see harmony.PARTS), the leading part first."""
     steps_per_bar: int = 16
 
 
-def events(pattern: str) -> Iterator[tuple[int, int, str]]:
-    """The notes of a pattern as (step, length in steps, symbol)."""
+def parse_pattern(pattern: str) -> Iterator[tuple[int, int, str]]:
+    """Yield the notes of a pattern as (step, length in steps, symbol)."""
     for step, symbol in enumerate(pattern):
         if symbol not in ".-":
             held = len(pattern) - step - 1

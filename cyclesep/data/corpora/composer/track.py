@@ -1,4 +1,4 @@
-"""Tracks that compose and render themselves, and the corpora made of them."""
+"""Tracks of synthetic songs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from cyclesep.data.corpora.composer.signals import SAMPLE_RATE, random_stream, s
 from cyclesep.data.corpora.composer.vocals import render_vocals
 from cyclesep.data.corpora.config import SyntheticConfig
 
-# Changes whenever the same seed gives other samples.
+# Increase when the samples of a seed change.
 GENERATOR_VERSION = 1
 
 SPLIT_NUMBERS = {"train": 0, "valid": 1, "test": 2}
@@ -35,7 +35,7 @@ PRESETS: Mapping[str, SyntheticConfig] = {
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticTrack:
-    """One song, rendered anew by every `read`; 44.1 kHz stereo."""
+    """A synthetic song, 44.1 kHz stereo; every call of `read` renders it."""
 
     track_id: str
     split: str
@@ -44,14 +44,14 @@ class SyntheticTrack:
     seconds: float
 
     def song(self) -> Song:
-        """The composition: key, tempo, form and chords."""
+        """Return the composition: key, tempo, form and chords."""
         return compose(self._stream(COMPOSITION), self.seconds)
 
     def read(self) -> dict[str, Waveform]:
-        """The mixture and its stems vocals, drums, bass and other, samples of exactly int16 / 32768.
+        """Render the mixture and the stems vocals, drums, bass and other; samples are multiples of 1 / 32768.
 
-        The mixture is the sum of the stems to the sample. Each stem draws from a random stream of its own. The same
-        track is the same bit for bit on one kind of machine; other processors' arithmetic may differ in the last bit.
+        The mixture is the exact sum of the stems. Each stem uses its own random stream. The output is bit-exact on
+        machines of the same type; on other processors the last bit may differ.
         """
         song, num_samples = self.song(), samples_in(self.seconds)
         stems = {
@@ -66,7 +66,7 @@ class SyntheticTrack:
         }
 
     def fingerprint(self) -> str:
-        """Names all that the samples depend on."""
+        """Return a text with all parameters that determine the samples."""
         return f"synthetic-{GENERATOR_VERSION}:{self.seed}:{self.split}:{self.index}:{self.seconds!r}"
 
     def _stream(self, part: int) -> np.random.Generator:
@@ -74,7 +74,7 @@ class SyntheticTrack:
 
 
 def synthetic_tracks(config: SyntheticConfig) -> list[SyntheticTrack]:
-    """All tracks of a corpus, train, valid and test; nothing is rendered yet."""
+    """Return the train, valid and test tracks of a corpus; they are rendered when read."""
     counts = {"train": config.num_train, "valid": config.num_valid, "test": config.num_test}
     return [
         SyntheticTrack(

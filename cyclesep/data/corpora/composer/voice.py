@@ -1,9 +1,8 @@
-"""A singing voice: a glottal source and breath, sent through a vocal tract whose resonances move with the vowels.
+"""Singing voice synthesis: a glottal source with breath noise, filtered by a vocal tract with time-varying formants.
 
 The source is the glottal flow derivative of Klatt & Klatt (1990, "Analysis, synthesis, and perception of voice quality
-variations"); the tract is the lossy uniform tube of Fant (1960, "Acoustic Theory of Speech Production"), whose first
-four resonances are moved to the formants of each vowel, while all higher ones stay where a tract of that length has
-them.
+variations"). The tract is the lossy uniform tube of Fant (1960, "Acoustic Theory of Speech Production"). Its first four
+resonances are moved to the formants of each vowel; the higher ones are those of a uniform tube of that length.
 """
 
 from collections.abc import Sequence
@@ -16,12 +15,12 @@ from scipy import fft
 
 from cyclesep.data.corpora.composer.effects import bandpass, lowpass, saturate
 from cyclesep.data.corpora.composer.melody import SungNote
-from cyclesep.data.corpora.composer.oscillators import turns
+from cyclesep.data.corpora.composer.oscillators import accumulate_phase
 from cyclesep.data.corpora.composer.signals import (
     SAMPLE_RATE,
     Curve,
     Mono,
-    hertz,
+    midi_to_hertz,
     mix_into,
     noise,
     pick,
@@ -33,8 +32,8 @@ CONTROL_HOP = 128
 CONTROL_RATE = SAMPLE_RATE / CONTROL_HOP
 SOUND_SPEED = 350.0
 
-# Formants in hertz, low voices and high voices: rounded averages of men and women as measured by Hillenbrand et al.
-# (1995, "Acoustic characteristics of American English vowels"); the last rows are the targets of consonants.
+# Formants in hertz of low and high voices: rounded averages for men and women from Hillenbrand et al. (1995, "Acoustic
+# characteristics of American English vowels"). The last four rows are targets of consonants.
 FORMANTS: dict[str, dict[str, tuple[float, float, float, float]]] = {
     "low": {
         "i": (340, 2320, 3000, 3660),
@@ -70,7 +69,7 @@ BANDWIDTHS = (80.0, 95.0, 140.0, 220.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Consonant:
-    """How a syllable starts: noise of a band, a closure before it, or a voiced start from another tract shape."""
+    """The start of a syllable: band-limited noise, a preceding closure, or a voiced onset from another tract shape."""
 
     band_hertz: tuple[float, float] | None = None
     seconds: float = 0.06
@@ -104,28 +103,28 @@ CONSONANTS: dict[str, Consonant] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Singer:
-    """What makes one voice differ from another."""
+    """Parameters of a voice."""
 
     register: str
     low: int
     high: int
-    """Lowest and highest MIDI note."""
+    """Lowest and highest MIDI notes are `low` and `high`."""
     tract_metres: float
     formant_scale: float
     vibrato_hertz: float
     vibrato_cents: float
     breath: float
     open_quotient: float
-    """Share of a glottal cycle in which the folds are open: pressed voices 0.45, breathy ones 0.75."""
+    """Fraction of a glottal cycle in which the vocal folds are open: 0.45 for pressed, 0.75 for breathy voices."""
     softness_hertz: float
-    """Where a quiet voice's spectrum starts to fall faster."""
+    """Cutoff frequency of the low-pass filter at low loudness."""
     scoop: float
-    """How often a note is reached from below."""
+    """Probability that a note starts with a glide from below."""
     drive: float
 
 
 def draw_singer(rng: np.random.Generator) -> Singer:
-    """Draw a voice, low or high."""
+    """Return a low or high voice with random parameters."""
     register = pick(rng, ("low", "high"))
     low = int(rng.integers(44, 50) if register == "low" else rng.integers(54, 60))
     scale = float(rng.uniform(0.93, 1.07))
@@ -146,13 +145,13 @@ def draw_singer(rng: np.random.Generator) -> Singer:
 
 
 def sing(notes: Sequence[SungNote], num_samples: int, singer: Singer, rng: np.random.Generator) -> Mono:
-    """Sing the notes, `(time,)`; the level is arbitrary."""
+    """Synthesise sung notes, `(time,)`; the level is arbitrary."""
     if not notes:
         return np.zeros(num_samples, dtype=np.float32)
-    controls = _follow(notes, num_samples // CONTROL_HOP + 2, singer, rng)
+    controls = _control_curves(notes, num_samples // CONTROL_HOP + 2, singer, rng)
     at_samples = np.arange(num_samples) / CONTROL_HOP
     frames = np.arange(controls.loudness.size)
-    frequency = np.interp(at_samples, frames, hertz(controls.midi))
+    frequency = np.interp(at_samples, frames, midi_to_hertz(controls.midi))
     loudness = np.interp(at_samples, frames, controls.loudness).astype(np.float32)
     source = _glottal_source(frequency, loudness, singer, rng)
     voice = filter_by_tract(source, _tuned_formants(controls), singer.tract_metres)
@@ -163,15 +162,17 @@ def sing(notes: Sequence[SungNote], num_samples: int, singer: Singer, rng: np.ra
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Controls:
-    """The singer's movements at CONTROL_RATE: pitch (MIDI), loudness (0 to 1), formants (4, frames)."""
+class _ControlCurves:
+    """Control curves at CONTROL_RATE: pitch (MIDI), loudness (0 to 1), formants in hertz (4, frames)."""
 
     midi: Curve
     loudness: Curve
     formants: Curve
 
 
-def _follow(notes: Sequence[SungNote], num_frames: int, singer: Singer, rng: np.random.Generator) -> _Controls:
+def _control_curves(
+    notes: Sequence[SungNote], num_frames: int, singer: Singer, rng: np.random.Generator
+) -> _ControlCurves:
     midi = np.full(num_frames, float(notes[0].midi))
     loudness = np.zeros(num_frames)
     vibrato = np.zeros(num_frames)
@@ -186,7 +187,7 @@ def _follow(notes: Sequence[SungNote], num_frames: int, singer: Singer, rng: np.
         _shape_pitch(midi[first:last], vibrato[first:last], singer, rng)
         _shape_loudness(loudness, first, last, note)
         _shape_tract(formants, first, last, note, singer)
-    return _Controls(
+    return _ControlCurves(
         midi=_intonation(midi, vibrato, singer, rng),
         loudness=smooth(loudness, 8) * (1.0 + 0.06 * smooth(rng.standard_normal(num_frames), 6)),
         formants=smooth(formants, 22) * singer.formant_scale,
@@ -194,7 +195,7 @@ def _follow(notes: Sequence[SungNote], num_frames: int, singer: Singer, rng: np.
 
 
 def _shape_pitch(midi: Curve, vibrato: Curve, singer: Singer, rng: np.random.Generator) -> None:
-    """Scoop into the note, fall off its end, let the vibrato grow after its start."""
+    """Add a glide into the note, a fall at its end, and the onset of the vibrato."""
     length = midi.size
     if rng.random() < singer.scoop:
         rise = min(length // 2, int(rng.uniform(0.05, 0.15) * CONTROL_RATE))
@@ -207,7 +208,7 @@ def _shape_pitch(midi: Curve, vibrato: Curve, singer: Singer, rng: np.random.Gen
 
 
 def _shape_loudness(loudness: Curve, first: int, last: int, note: SungNote) -> None:
-    """Swell, release, and the silence of a closure before the note."""
+    """Add the swell and release of a note, and the silence of a closure before it."""
     length = last - first
     consonant = CONSONANTS[note.consonant]
     swell = 0.85 + 0.15 * np.sin(np.pi * np.linspace(0.0, 1.0, length))
@@ -223,7 +224,7 @@ def _shape_loudness(loudness: Curve, first: int, last: int, note: SungNote) -> N
 
 
 def _shape_tract(formants: Curve, first: int, last: int, note: SungNote, singer: Singer) -> None:
-    """From the consonant's shape to the vowel, and on to the second vowel of a diphthong; held until the next note."""
+    """Set the formants of the consonant, the vowel, and the second vowel of a diphthong, up to the next note."""
     shapes = FORMANTS[singer.register]
     consonant = CONSONANTS[note.consonant]
     length = last - first
@@ -236,7 +237,7 @@ def _shape_tract(formants: Curve, first: int, last: int, note: SungNote, singer:
 
 
 def _intonation(midi: Curve, vibrato: Curve, singer: Singer, rng: np.random.Generator) -> Curve:
-    """Glide between notes, then vibrato, slow drift and fast jitter on top."""
+    """Return the pitch curve: glides between notes, plus vibrato, slow drift and fast jitter."""
     frames = midi.size
     swing = np.sin(2.0 * np.pi * singer.vibrato_hertz * np.arange(frames) / CONTROL_RATE + rng.uniform(0.0, 6.0))
     drift = 0.6 * smooth(rng.standard_normal(frames), 250)
@@ -245,8 +246,8 @@ def _intonation(midi: Curve, vibrato: Curve, singer: Singer, rng: np.random.Gene
 
 
 def _glottal_source(frequency: Curve, loudness: Mono, singer: Singer, rng: np.random.Generator) -> Mono:
-    """Pulses of the folds, softer in spectrum when quiet, with breath that is stronger while the folds are open."""
-    phase = turns(frequency, start=float(rng.random()))
+    """Return glottal pulses, low-pass filtered at low loudness, with breath noise modulated by the opening."""
+    phase = accumulate_phase(frequency, start=float(rng.random()))
     cycle = phase.astype(np.int64)
     position = (phase - cycle).astype(np.float32)
     shimmer = (1.0 + 0.04 * rng.standard_normal(int(cycle[-1]) + 1)).astype(np.float32)
@@ -259,10 +260,11 @@ def _glottal_source(frequency: Curve, loudness: Mono, singer: Singer, rng: np.ra
 
 
 def glottal_pulses(position: Mono, increment: Mono, open_quotient: float) -> Mono:
-    """Flow derivative of a KLGLOTT88 glottis; `position` is the phase in turns, `increment` its advance per sample.
+    """Return the glottal flow derivative of the KLGLOTT88 model.
 
-    While open the flow is t^2 - t^3, its derivative 2t - 3t^2 ends at -1 with the closure; that step is band-limited by
-    a two-sample polynomial correction (polyBLEP).
+    `position` is the phase in turns, `increment` its increment per sample. During the open phase the flow is t^2 - t^3;
+    its derivative 2t - 3t^2 reaches -1 at the closure. A two-sample polynomial correction (polyBLEP) band-limits this
+    step.
     """
     opening = position / np.float32(open_quotient)
     pulses = np.where(opening < 1.0, opening * (2.0 - 3.0 * opening), np.float32(0.0))
@@ -274,10 +276,10 @@ def glottal_pulses(position: Mono, increment: Mono, open_quotient: float) -> Mon
     return np.asarray(pulses, dtype=np.float32)
 
 
-def _tuned_formants(controls: _Controls) -> Curve:
-    """High notes open the mouth: the first formant is never below the pitch."""
+def _tuned_formants(controls: _ControlCurves) -> Curve:
+    """Return formants with the first one raised above the pitch, as singers do on high notes."""
     formants = controls.formants.copy()
-    formants[0] = np.maximum(formants[0], 1.05 * hertz(controls.midi))
+    formants[0] = np.maximum(formants[0], 1.05 * midi_to_hertz(controls.midi))
     formants[1] = np.maximum(formants[1], formants[0] + 150.0)
     return formants
 
@@ -288,10 +290,10 @@ TRACT_CHUNK = 256
 
 
 def filter_by_tract(source: Mono, formants: Curve, tract_metres: float) -> Mono:
-    """Send `source` `(time,)` through a tract whose formants `(4, frames)` move at CONTROL_RATE.
+    """Filter `source` `(time,)` by a vocal tract with formants `(4, frames)` at CONTROL_RATE.
 
-    Frames of 1024 samples under a Hann window, half overlapping, are each filtered by the tract at their centre and
-    added up; the FFT has room for a ring of another 1024 samples.
+    Overlap-add of Hann-windowed frames of 1024 samples with 50 % overlap, each filtered by the tract at its centre. The
+    FFT size allows for a response of 1024 more samples.
     """
     frame = 2 * TRACT_HOP
     num_frames = source.size // TRACT_HOP + 1
@@ -300,9 +302,11 @@ def filter_by_tract(source: Mono, formants: Curve, tract_metres: float) -> Mono:
     output = np.zeros((num_frames + TRACT_FFT // TRACT_HOP, TRACT_HOP), dtype=np.float32)
     for first in range(0, num_frames, TRACT_CHUNK):
         last = min(num_frames, first + TRACT_CHUNK)
-        pieces = np.lib.stride_tricks.sliding_window_view(padded, frame)[first * TRACT_HOP :: TRACT_HOP][: last - first]
+        segments = np.lib.stride_tricks.sliding_window_view(padded, frame)[first * TRACT_HOP :: TRACT_HOP][
+            : last - first
+        ]
         centres = np.minimum(np.arange(first, last) * (TRACT_HOP // CONTROL_HOP), formants.shape[1] - 1)
-        spectrum = fft.rfft(pieces * window, TRACT_FFT) * tract_response(formants[:, centres], tract_metres)
+        spectrum = fft.rfft(segments * window, TRACT_FFT) * tract_response(formants[:, centres], tract_metres)
         filtered = fft.irfft(spectrum, TRACT_FFT).reshape(last - first, -1, TRACT_HOP)
         for part in range(filtered.shape[1]):
             output[first + part : last + part] += filtered[:, part]
@@ -310,10 +314,10 @@ def filter_by_tract(source: Mono, formants: Curve, tract_metres: float) -> Mono:
 
 
 def tract_response(formants: Curve, tract_metres: float) -> NDArray[np.complex64]:
-    """Transfer function of the tract, `(frames, bins)`, for formants `(4, frames)` in hertz.
+    """Return the transfer function of the vocal tract, `(frames, bins)`, for formants `(4, frames)` in hertz.
 
-    A uniform tube, closed at the glottis, has 1 / cosh(loss + i 2 pi f length / c) with resonances at odd multiples of
-    c / (4 length). Each of its first four is divided out and the formant's own put in its place.
+    The transfer function of a uniform tube closed at the glottis is 1 / cosh(loss + i 2 pi f length / c). It has
+    resonances at odd multiples of c / (4 length). The first four resonances are replaced by those of the formants.
     """
     bins = np.arange(TRACT_FFT // 2 + 1) * (SAMPLE_RATE / TRACT_FFT)
     loss = 0.12 + 6e-5 * bins
@@ -340,7 +344,7 @@ def _add_consonants(voice: Mono, notes: Sequence[SungNote], rng: np.random.Gener
             continue
         length = samples_in(consonant.seconds * rng.uniform(0.8, 1.2))
         burst = bandpass(noise(rng, length), *consonant.band_hertz, order=2)
-        # A stop bursts at once; a fricative swells.
+        # Stops have a steeper onset than fricatives.
         edge = 0.3 if consonant.seconds < 0.05 else 0.7
         burst *= np.hanning(length).astype(np.float32) ** edge
         start = samples_in(note.start) - int(0.8 * length)
@@ -348,7 +352,7 @@ def _add_consonants(voice: Mono, notes: Sequence[SungNote], rng: np.random.Gener
 
 
 def _add_inhalations(voice: Mono, notes: Sequence[SungNote], singer: Singer, rng: np.random.Generator) -> None:
-    """A breath before each phrase that follows a rest of more than 0.4 s."""
+    """Add breath noise before each phrase that follows a rest of at least 0.4 s."""
     for before, note in pairwise(notes):
         if note.start - before.start - before.seconds < 0.4:
             continue

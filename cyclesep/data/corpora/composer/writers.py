@@ -1,4 +1,4 @@
-"""Synthetic tracks as files: MUSDB18-HQ's folders of wavs, and MUSDB18's .stem.mp4."""
+"""Write synthetic tracks as MUSDB18-HQ folders of wavs or as MUSDB18 .stem.mp4 files."""
 
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -16,15 +16,15 @@ from cyclesep.storage.atomic_io import replacing, write_text
 
 SETUP_FILE = "setup.yaml"
 STEMS = ("vocals", "drums", "bass", "other")
-# The order of the streams in a .stem.mp4, which musdb and stempeg go by.
+# Stream order of a .stem.mp4, as musdb and stempeg expect it.
 STREAMS = ("mixture", "drums", "bass", "other", "vocals")
 
 
 def write_musdb_hq(tracks: Iterable[SyntheticTrack], root: Path) -> None:
     """Write `root/{train,test}/<name>/{mixture,vocals,drums,bass,other}.wav`, 16-bit, and `root/setup.yaml`.
 
-    Validation tracks lie in train and are named in setup.yaml, which is written last. Read the folder with
-    `musdb.DB(root, is_wav=True, setup_file="setup.yaml")`. Raises StorageError if the place refuses.
+    Validation tracks are in train and listed in setup.yaml, which is written last. Read the folder with
+    `musdb.DB(root, is_wav=True, setup_file="setup.yaml")`. Raises StorageError if a file cannot be written.
     """
     written = []
     for track in tracks:
@@ -38,7 +38,7 @@ def write_stem_mp4(tracks: Iterable[SyntheticTrack], root: Path) -> None:
     """Write `root/{train,test}/<name>.stem.mp4`, five stereo streams in ALAC (lossless), and `root/setup.yaml`.
 
     Read the folder with `musdb.DB(root, setup_file="setup.yaml")`. Raises StorageError if ffmpeg is missing or fails,
-    or if the place refuses.
+    or if a file cannot be written.
     """
     written = []
     for track in tracks:
@@ -52,7 +52,7 @@ def _subset_folder(root: Path, track: SyntheticTrack) -> Path:
 
 
 def _encode(stems: Mapping[str, Waveform], path: Path) -> None:
-    """One pipe of ten channels in, five stereo streams out."""
+    """Pipe ten channels to ffmpeg, which encodes them as five stereo streams."""
     channels = np.concatenate([to_pcm16(stems[name].samples) for name in STREAMS])
     command = ["ffmpeg", "-v", "error", "-y", "-f", "s16le", "-ar", str(SAMPLE_RATE), "-ac", str(len(channels))]
     command += ["-i", "pipe:0", "-filter_complex", _stereo_pairs()]
@@ -67,12 +67,12 @@ def _encode(stems: Mapping[str, Waveform], path: Path) -> None:
         except FileNotFoundError as problem:
             raise StorageError(f"{path}: ffmpeg is not installed; install it, or write wavs instead") from problem
         if encoded.returncode != 0:
-            told = encoded.stderr.decode(errors="replace").strip() or "no reason given"
-            raise StorageError(f"{path}: ffmpeg cannot encode it ({told}); use an ffmpeg that has ALAC")
+            reason = encoded.stderr.decode(errors="replace").strip() or "no error message"
+            raise StorageError(f"{path}: ffmpeg cannot encode it ({reason}); use an ffmpeg build with ALAC")
 
 
 def _stereo_pairs() -> str:
-    """The ffmpeg filter that takes the channels of each stream out of the pipe's."""
+    """Return the ffmpeg filter that splits the input channels into stereo streams."""
     pairs = [
         f"[copy{number}]pan=stereo|c0=c{2 * number}|c1=c{2 * number + 1}[stream{number}]"
         for number in range(len(STREAMS))
@@ -82,7 +82,7 @@ def _stereo_pairs() -> str:
 
 
 def _write_setup(tracks: Iterable[SyntheticTrack], root: Path) -> None:
-    """What musdb needs to know; its built-in validation split names only MUSDB18's own tracks."""
+    """Write the setup of musdb, whose default validation split contains only tracks of MUSDB18."""
     accompaniment = [stem for stem in STEMS if stem != "vocals"]
     setup: dict[str, Any] = {
         "sample_rate": float(SAMPLE_RATE),
