@@ -184,6 +184,6 @@ def _decode_with_ffmpeg(path: Path, *, reason: Exception | None = None) -> Wavef
         (stream,) = ffmpeg.decode(path, only_first=True)
     except ffmpeg.NotAudioError:
         raise AudioError(
-            f"{path}: neither libsndfile nor ffmpeg can read it as audio; export it again as audio"
+            f"{path}: neither libsndfile nor FFmpeg can read it as audio; export it again as audio"
         ) from reason
     return Waveform(samples=stream.samples, sample_rate=stream.sample_rate)

@@ -28,9 +28,10 @@ from cyclesep.audio.audio_io import from_pcm16
 from cyclesep.config import settings
 from cyclesep.config.schema import list_settings
 from cyclesep.data.config import IngestConfig
+from cyclesep.data.corpora.composer.config import SyntheticConfig
 from cyclesep.data.corpora.composer.track import synthetic_tracks
 from cyclesep.data.corpora.composer.writers import write_musdb_hq, write_stem_mp4
-from cyclesep.data.corpora.config import CorpusConfig, SyntheticConfig
+from cyclesep.data.corpora.config import CorpusConfig
 from cyclesep.data.corpora.corpus import find_tracks
 from cyclesep.data.ingest import ingest_track
 from cyclesep.data.shards.ingest_store import open_output

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import recipe_runs
 from benchmarks.recipes import RUNS, SHOWN, SUPERVISED, RecipesBenchmark, run
-from cyclesep.data.corpora.config import SyntheticConfig
+from cyclesep.data.corpora.composer.config import SyntheticConfig
 from cyclesep.data.crops.config import CropConfig
 from cyclesep.errors import ConfigError
 

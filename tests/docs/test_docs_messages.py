@@ -64,7 +64,7 @@ MAKE: dict[str, Callable[[Path], None]] = {
     "'b' is next to 'train'": lambda root: write(root / "train" / "a" / "vocals.wav", root / "b" / "vocals.wav"),
     "no audio files found": lambda root: write(root / "a" / "stems" / "vocals.wav"),
     "2 files for the stem": lambda root: write(root / "a" / "vocals.wav", root / "a" / "vocals.flac"),
-    "neither libsndfile nor ffmpeg": damaged,
+    "neither libsndfile nor FFmpeg": damaged,
     "2 samples are NaN": not_a_number,
     "cannot convert 6 channels": lambda root: write(root / "a" / "vocals.wav", samples=np.repeat(SECOND, 6, axis=1)),
     "lasts 0.0500 s": lambda root: write(root / "a" / "vocals.wav", samples=SECOND[: RATE // 20]),

@@ -23,9 +23,9 @@ from cyclesep.checkpoints.save_restore import save_checkpoint
 from cyclesep.cli.main import run_job
 from cyclesep.config import settings
 from cyclesep.cyclegan.model import CycleGAN
+from cyclesep.data.corpora.composer.config import SyntheticConfig
 from cyclesep.data.corpora.composer.track import synthetic_tracks
 from cyclesep.data.corpora.composer.writers import write_stem_mp4
-from cyclesep.data.corpora.config import SyntheticConfig
 from cyclesep.data.shards.reading import ShardReader
 from cyclesep.data.shards.verification import verify
 from cyclesep.training.config import TrainConfig
@@ -147,15 +147,15 @@ def write_checkpoints(root: Path, shards: Path) -> None:
 
 
 DAMAGED_SEPARATORS = [
-    ("checkpoint={place}/nowhere", "neither a checkpoint nor a finished run; give a folder that holds metadata.json"),
-    ("checkpoint={place}/nothing", "neither a checkpoint nor a finished run"),
-    ("checkpoint={place}/checkpoints/cut-weights", "separator.safetensors: is missing or damaged"),
-    ("checkpoint={place}/checkpoints/other-weights", "separator.safetensors: is missing or damaged"),
-    ("checkpoint={place}/checkpoints/no-weights", "separator.safetensors: is missing or damaged (No such file"),
-    ("checkpoint={place}/checkpoints/no-config", "no-config/config.yaml: is missing or damaged (there is no such file"),
-    ("checkpoint={place}/checkpoints/bad-config", "bad-config/config.yaml: is missing or damaged"),
-    ("checkpoint={place}/checkpoints/bad-progress", "metadata.json: is missing or damaged"),
-    ("checkpoint={place}/checkpoints/list-progress", "metadata.json: is missing or damaged"),
+    ("checkpoint={place}/nowhere", "no checkpoint or finished run found; give a folder that contains metadata.json"),
+    ("checkpoint={place}/nothing", "no checkpoint or finished run found"),
+    ("checkpoint={place}/checkpoints/cut-weights", "separator.safetensors: missing or damaged"),
+    ("checkpoint={place}/checkpoints/other-weights", "separator.safetensors: missing or damaged"),
+    ("checkpoint={place}/checkpoints/no-weights", "separator.safetensors: missing or damaged (No such file"),
+    ("checkpoint={place}/checkpoints/no-config", "no-config/config.yaml: missing or damaged (file not found"),
+    ("checkpoint={place}/checkpoints/bad-config", "bad-config/config.yaml: missing or damaged"),
+    ("checkpoint={place}/checkpoints/bad-progress", "metadata.json: missing or damaged"),
+    ("checkpoint={place}/checkpoints/list-progress", "metadata.json: missing or damaged"),
 ]
 
 
@@ -175,20 +175,20 @@ STEMS, MUSDB = "corpus.kind=stems ", "corpus.kind=musdb18 "
         (STEMS + "corpus.path=", "corpus.path: invalid value none; set it as corpus.path=..."),
         ("corpus.kind=stems", "corpus.path: required for corpus.kind=stems but empty"),
         (STEMS + "corpus.pth={place}/songs", "corpus.pth: unknown setting; did you mean corpus.path?"),
-        (STEMS + "corpus.path=[a", "corpus.path: the value '[a' is not valid YAML"),
+        (STEMS + "corpus.path=[a", "corpus.path: '[a' is not valid YAML"),
         ("corpus.kind=stem", "corpus.kind: invalid value 'stem'; did you mean stems? choices: musdb18, stems"),
         ("corpus=3", "corpus: invalid value 3; it is a group of settings; set them as corpus.setting=value"),
         ("sample_rate=fast", "sample_rate: invalid value 'fast'; input should be a whole number"),
         ("channels=3", "channels: invalid value 3; choices: 1 or 2"),
         ("output=3", "output: invalid value 3; YAML does not read it as text; quote it twice: output=\"'3'\""),
-        ("{place}/nowhere.yaml", "nowhere.yaml: cannot be read as a config (No such file or directory)"),
-        ("{place}/songs", "songs' is neither a YAML file nor a setting; write settings as name=value"),
+        ("{place}/nowhere.yaml", "nowhere.yaml: cannot read config (No such file or directory)"),
+        ("{place}/songs", "songs'; expected a YAML file or a setting as name=value"),
         ("--outptu", "unrecognized arguments: --outptu; `cyclesep ingest --help` lists"),
         (MUSDB + "corpus.path={place}/nothing", "nothing: no train/ or test/ folder and no .stem.mp4 files found"),
         (MUSDB + "corpus.path={place}/corpora/no-tracks", "no .stem.mp4 files or track folders in train"),
         (MUSDB + "corpus.path={place}/bad/cut.stem.mp4", "none of 1 tracks could be ingested; cut: {place}/bad/cut"),
         (STEMS + "corpus.path={place}/corpora/text", "song: {place}/corpora/text/song/vocals.wav: neither libsndfile"),
-        (STEMS + "corpus.path={place}/corpora/empty", "vocals.wav: neither libsndfile nor ffmpeg can read it as audio"),
+        (STEMS + "corpus.path={place}/corpora/empty", "vocals.wav: neither libsndfile nor FFmpeg can read it as audio"),
         (STEMS + "corpus.path={place}/corpora/no-samples", "vocals.wav: contains no samples"),
         (STEMS + "corpus.path={place}/corpora/nan", "8000 samples are NaN or infinite, the first at 0.000 s"),
         (STEMS + "corpus.path={place}/corpora/three", "song: lasts 0.0004 s, the minimum is 0.1 s"),
@@ -219,8 +219,8 @@ def test_a_missing_required_argument_is_an_error(run: Callable[..., Outcome]) ->
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("- 1\n", "bad.yaml: holds list, not settings; write lines of name: value"),
-        ("sample_rate: 1\nchannels: [\n", "bad.yaml, line 3: is not valid YAML"),
+        ("- 1\n", "bad.yaml: contains list, not settings; write lines of name: value"),
+        ("sample_rate: 1\nchannels: [\n", "bad.yaml, line 3: not valid YAML"),
         ("corpus: {path: [1]}\n", "corpus.path: invalid value [1]"),
         (
             "rate: 8000\nchannels: x\n",
@@ -243,7 +243,7 @@ def test_a_failed_track_is_reported_and_the_others_are_ingested(
     ended = run("ingest", "corpus.kind=stems", f"corpus.path={songs}", f"output={out}", "sample_rate=8000")
     assert (ended.status, ended.errors) == (1, ())
     (failed,) = [line for line in ended.out.splitlines() if line.startswith("failed: ")]
-    assert failed.startswith(f"failed: b: {songs}/b/vocals.wav: neither libsndfile nor ffmpeg can read it")
+    assert failed.startswith(f"failed: b: {songs}/b/vocals.wav: neither libsndfile nor FFmpeg can read it")
     assert [track.track_id for track in ShardReader(out).manifest.tracks] == ["a", "c"]
     verify(out)
 
@@ -296,23 +296,23 @@ def test_mixed_rates_channels_and_formats_are_ingested(run: Callable[..., Outcom
         ("method.recipe=supervised crops.pairing=unpaired", "recipe=supervised needs targets aligned"),
         ("targets=[]", "targets: invalid value []; give at least one: targets=[...]"),
         ("targets=vocals", "targets: invalid value 'vocals'; write a list: targets=[vocals]"),
-        ("targets=[piano]", "holds no stem 'piano'; it holds drums, vocals"),
-        ("targets=[vocals,vocals]", "targets: vocals, vocals names one stem twice"),
-        ("crops.crop_seconds=0.00001", "a step on crops of crops.crop_seconds=1e-05 fails"),
+        ("targets=[piano]", "has no stem 'piano'; it has drums, vocals"),
+        ("targets=[vocals,vocals]", "targets: vocals, vocals contains a stem twice"),
+        ("crops.crop_seconds=0.00001", "a step on crops of crops.crop_seconds=1e-05 failed"),
         ("crops.batch_size=3", "batch_size: 3 is not a multiple"),
         ("name=../elsewhere", "name: invalid value '../elsewhere'"),
-        ("num_workers=3 crops.batch_size=12", "needs 3 CPUs and the cluster has 2; lower one of them"),
-        ("{place}/nowhere", "neither a YAML file, a checkpoint folder nor a setting"),
-        ("{place}/nothing", "nothing: holds no config.yaml; give a checkpoint folder"),
-        ("{place}/checkpoints/no-config", "no-config: holds no config.yaml; give a checkpoint folder"),
-        ("{place}/checkpoints/bad-config", "bad-config/config.yaml, line 1: is not valid YAML"),
-        ("{place}/checkpoints/bad-progress", "metadata.json: is missing or damaged"),
-        ("{place}/checkpoints/cut-state", "training_state.pt: is missing or damaged (it cannot be unpacked)"),
-        ("{place}/checkpoints/other-state", "training_state.pt: is missing or damaged (it cannot be unpacked)"),
-        ("{place}/checkpoints/no-state", "training_state.pt: is missing or damaged (No such file"),
+        ("num_workers=3 crops.batch_size=12", "needs 3 CPUs, the cluster has 2; lower one of them"),
+        ("{place}/nowhere", "expected a YAML file, a checkpoint folder or a setting"),
+        ("{place}/nothing", "nothing: contains no config.yaml; give a checkpoint folder"),
+        ("{place}/checkpoints/no-config", "no-config: contains no config.yaml; give a checkpoint folder"),
+        ("{place}/checkpoints/bad-config", "bad-config/config.yaml, line 1: not valid YAML"),
+        ("{place}/checkpoints/bad-progress", "metadata.json: missing or damaged"),
+        ("{place}/checkpoints/cut-state", "training_state.pt: missing or damaged (cannot be unpickled)"),
+        ("{place}/checkpoints/other-state", "training_state.pt: missing or damaged (cannot be unpickled)"),
+        ("{place}/checkpoints/no-state", "training_state.pt: missing or damaged (No such file"),
         ("{place}/checkpoints/good method.separator.channels=16", "does not fit the networks of this config"),
-        ("{place}/checkpoints/good steps=2", "has done 2 steps; ask for more"),
-        ("init_from={place}/nowhere", "nowhere: is neither a checkpoint nor a finished run"),
+        ("{place}/checkpoints/good steps=2", "already has 2 steps; increase steps"),
+        ("init_from={place}/nowhere", "nowhere: no checkpoint or finished run found"),
     ],
 )
 def test_train_errors(
@@ -331,26 +331,26 @@ def test_train_errors(
     ("words", "message"),
     [
         ("{place}/nowhere.wav", "{place}/nowhere.wav: file not found; check the path"),
-        ("{place}/nothing", "inputs: {place}/nothing holds no audio files; give some"),
-        ("{place}/nowhere/*.wav", "holds no audio files"),
+        ("{place}/nothing", "inputs: no audio files found in {place}/nothing; give audio files or folders"),
+        ("{place}/nowhere/*.wav", "inputs: no audio files found in {place}/nowhere/*.wav"),
         ("stems=[vocals]", "missing required argument: inputs"),
         ("{song} stemz=[vocals]", "stemz: unknown setting; did you mean stems?"),
-        ("{song} stems=[piano]", "stems: the separator has no 'piano'; it gives vocals"),
+        ("{song} stems=[piano]", "stems: unknown target 'piano'; the separator extracts vocals"),
         (
             "{song} separation.batch_size=two",
             "separation.batch_size: invalid value 'two'; input should be a whole number",
         ),
-        ("{song} separation.segment_seconds=0.1", "segment_seconds: 0.1 leaves nothing between its ends"),
+        ("{song} separation.segment_seconds=0.1", "segment_seconds=0.1: too short for context_seconds="),
         (
             "{song} format=flac sample_format=float",
-            "sample_format: flac holds no float samples; set sample_format=pcm24",
+            "sample_format: flac does not support float; set sample_format=pcm24",
         ),
         ("{song} output={place}/file", "cannot be written (Not a directory)"),
-        ("{place}/bad/text.wav", "bad/text.wav: neither libsndfile nor ffmpeg can read it as audio"),
-        ("{place}/bad/empty.wav", "bad/empty.wav: neither libsndfile nor ffmpeg can read it as audio"),
+        ("{place}/bad/text.wav", "bad/text.wav: neither libsndfile nor FFmpeg can read it as audio"),
+        ("{place}/bad/empty.wav", "bad/empty.wav: neither libsndfile nor FFmpeg can read it as audio"),
         ("{place}/bad/no-samples.wav", "bad/no-samples.wav: contains no samples"),
         ("{place}/bad/nan.wav", "8000 samples are NaN or infinite"),
-        ("{place}/bad/cut.stem.mp4", "bad/cut.stem.mp4: neither libsndfile nor ffmpeg can read it"),
+        ("{place}/bad/cut.stem.mp4", "bad/cut.stem.mp4: neither libsndfile nor FFmpeg can read it"),
         *[("{song} " + words, message) for words, message in DAMAGED_SEPARATORS],
     ],
 )
@@ -394,20 +394,20 @@ def test_invalid_files_in_a_folder_are_reported_and_the_valid_one_is_separated(
         ("shards={place}/nowhere", "{place}/nowhere: manifest.json not found"),
         ("shards={place}/no-manifest", "no-manifest: manifest.json not found"),
         ("shards={place}/bad-manifest", "manifest.json: damaged, it is not JSON"),
-        ("corpus.kind=stems", "shards, corpus: one of them holds the references; give one of them"),
-        ("shards=null", "shards, corpus: one of them holds the references; give one of them"),
+        ("corpus.kind=stems", "shards, corpus: exactly one must be set, for the references; "),
+        ("shards=null", "shards, corpus: exactly one must be set, for the references; "),
         ("shards=null corpus.kind=stems corpus.path={place}/nowhere", "nowhere: not found; check corpus.path"),
         ("shards=null corpus.kind=musdb18 corpus.path={place}/nothing", "nothing: no train/ or test/ folder"),
         (
             "shards=null corpus.kind=stems corpus.path={place}/songs corpus.test_fraction=0",
-            "corpus stems: holds no tracks of split=test; choose another split",
+            "corpus stems: no tracks found in split=test; choose another split",
         ),
         ("shardz=3", "shardz: unknown setting; did you mean shards?"),
         ("split=all", "split: invalid value 'all'; choices: train, valid, test"),
         ("frame_seconds=long", "frame_seconds: invalid value 'long'; input should be a number"),
-        ("targets=[vocals]", "targets: the checkpoint tells what its targets are; leave them out"),
-        ("estimates={place}/nowhere", "estimates: there is no folder {place}/nowhere/test"),
-        ("checkpoint=null mixture=false heuristic=false oracles=[]", "there is nothing to score; give a checkpoint"),
+        ("targets=[vocals]", "targets: the checkpoint defines its targets; omit this setting"),
+        ("estimates={place}/nowhere", "estimates: folder {place}/nowhere/test not found"),
+        ("checkpoint=null mixture=false heuristic=false oracles=[]", "nothing to score; give a checkpoint"),
         *DAMAGED_SEPARATORS,
     ],
 )
@@ -448,7 +448,7 @@ def test_an_evaluation_without_scored_tracks_fails_without_a_table(
     ("script", "words", "message"),
     [
         ("ingest.py", "corpus.kind=stems corpus.path=nowhere output=out", "nowhere: not found; check corpus.path"),
-        ("separate.py", "nowhere.wav checkpoint=nowhere", "nowhere: is neither a checkpoint nor a finished run"),
+        ("separate.py", "nowhere.wav checkpoint=nowhere", "nowhere: no checkpoint or finished run found"),
     ],
 )
 def test_scripts_report_the_same_errors(tmp_path: Path, script: str, words: str, message: str) -> None:

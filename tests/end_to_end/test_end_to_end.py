@@ -15,9 +15,9 @@ import torch
 
 from cyclesep.checkpoints.metadata import TRAINING_STATE_FILE, read_metadata
 from cyclesep.cli.main import run_job
+from cyclesep.data.corpora.composer.config import SyntheticConfig
 from cyclesep.data.corpora.composer.track import SyntheticTrack, synthetic_tracks
 from cyclesep.data.corpora.composer.writers import write_musdb_hq, write_stem_mp4
-from cyclesep.data.corpora.config import SyntheticConfig
 from cyclesep.data.corpora.stem_folders import split_by_name
 from cyclesep.data.shards.verification import verify
 from cyclesep.metrics import ScoreTable

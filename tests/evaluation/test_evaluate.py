@@ -413,8 +413,8 @@ def test_an_unreadable_track_has_a_reason_from_the_actor_and_from_the_scorer(
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"shards": None}, ConfigError, "specify exactly one of shards, corpus"),
-        ({"corpus": CorpusConfig()}, ConfigError, "specify exactly one of shards, corpus"),
+        ({"shards": None}, ConfigError, "shards, corpus: exactly one must be set"),
+        ({"corpus": CorpusConfig()}, ConfigError, "shards, corpus: exactly one must be set"),
         ({"split": "train", "targets": ("vocals",)}, ConfigError, "targets: the checkpoint defines its targets"),
         ({"name": "IRM2"}, ConfigError, "two systems are named 'IRM2'"),
         ({"checkpoint": None, "mixture": False, "heuristic": False, "oracles": ()}, ConfigError, "nothing to score"),

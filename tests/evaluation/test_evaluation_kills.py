@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
+from cyclesep.data.corpora.composer.config import SyntheticConfig
 from cyclesep.data.corpora.composer.track import synthetic_tracks
 from cyclesep.data.corpora.composer.writers import write_musdb_hq
-from cyclesep.data.corpora.config import SyntheticConfig
 from tests.support.paths import CHECKOUT
 from tests.support.tiny_evaluation import save_separator
 

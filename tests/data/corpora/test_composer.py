@@ -12,9 +12,9 @@ import pytest
 from scipy.signal import welch
 
 from cyclesep.audio.audio_io import Waveform
+from cyclesep.data.corpora.composer.config import SyntheticConfig
 from cyclesep.data.corpora.composer.names import NUM_NAMES, track_name
 from cyclesep.data.corpora.composer.track import PRESETS, SyntheticTrack, synthetic_tracks
-from cyclesep.data.corpora.config import SyntheticConfig
 
 STEMS = ("vocals", "drums", "bass", "other")
 SHORT = synthetic_tracks(SyntheticConfig(num_train=5, num_valid=0, num_test=1, seconds=6.0))

@@ -6,10 +6,10 @@ import pytest
 import soundfile
 import stempeg
 
+from cyclesep.data.corpora.composer.config import SyntheticConfig
 from cyclesep.data.corpora.composer.piano import PianoDomainConfig, _right_hand, write_piano_domain
 from cyclesep.data.corpora.composer.track import synthetic_tracks
 from cyclesep.data.corpora.composer.writers import write_musdb_hq, write_stem_mp4
-from cyclesep.data.corpora.config import SyntheticConfig
 from cyclesep.errors import StorageError
 
 TRACKS = synthetic_tracks(SyntheticConfig(num_train=1, num_valid=1, num_test=1, seconds=2.0))

@@ -9,8 +9,9 @@ import soundfile
 import stempeg
 import yaml
 
+from cyclesep.data.corpora.composer.config import SyntheticConfig
 from cyclesep.data.corpora.composer.track import synthetic_tracks
-from cyclesep.data.corpora.config import CorpusConfig, SyntheticConfig
+from cyclesep.data.corpora.config import CorpusConfig
 from cyclesep.data.corpora.corpus import describe, find_tracks
 from cyclesep.data.corpora.musdb18 import STEMS, STREAMS, read_streams
 from cyclesep.data.corpora.stem_folders import split_by_name
@@ -272,7 +273,7 @@ def test_unreadable_files_nan_and_missing_stems_raise_errors(tmp_path):
     folder = tmp_path / "Song"
     folder.mkdir()
     (folder / "vocals.wav").write_text("not audio")
-    with pytest.raises(AudioError, match=r"vocals\.wav: neither libsndfile nor ffmpeg can read it"):
+    with pytest.raises(AudioError, match=r"vocals\.wav: neither libsndfile nor FFmpeg can read it"):
         stems(tmp_path)[0].read()
     soundfile.write(folder / "vocals.wav", np.array([0.1, np.nan, 0.2]), RATE, subtype="FLOAT")
     with pytest.raises(AudioError, match="1 samples are NaN"):

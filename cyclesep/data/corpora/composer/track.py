@@ -8,13 +8,13 @@ import numpy as np
 from cyclesep.audio.audio_io import Waveform, from_pcm16
 from cyclesep.data.corpora.composer.bass import render_bass
 from cyclesep.data.corpora.composer.composition import Song, compose
+from cyclesep.data.corpora.composer.config import SyntheticConfig
 from cyclesep.data.corpora.composer.drums import render_drums
 from cyclesep.data.corpora.composer.harmony import render_other
 from cyclesep.data.corpora.composer.mastering import balance, limit, quantise
 from cyclesep.data.corpora.composer.names import track_name
 from cyclesep.data.corpora.composer.signals import SAMPLE_RATE, random_stream, samples_in
 from cyclesep.data.corpora.composer.vocals import render_vocals
-from cyclesep.data.corpora.config import SyntheticConfig
 
 # Increase when the samples of a seed change.
 GENERATOR_VERSION = 1
