@@ -6,8 +6,8 @@ import numpy as np
 
 from benchmarks.crop_corpus import CropCorpus, CropLayout
 from cyclesep.audio.audio_io import Samples, Waveform, from_pcm16, resample, to_pcm16, with_channels
+from cyclesep.data.corpora.composer.config import SyntheticConfig
 from cyclesep.data.corpora.composer.track import synthetic_tracks
-from cyclesep.data.corpora.config import SyntheticConfig
 from cyclesep.data.shards.manifest import make_manifest, write_manifest
 from cyclesep.data.shards.writing import write_track
 

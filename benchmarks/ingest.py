@@ -19,9 +19,10 @@ from benchmarks.table import Row, Table
 from cyclesep.audio.audio_io import Waveform
 from cyclesep.cluster.connect import connect
 from cyclesep.data.config import IngestConfig
+from cyclesep.data.corpora.composer.config import SyntheticConfig
 from cyclesep.data.corpora.composer.track import SyntheticTrack, synthetic_tracks
 from cyclesep.data.corpora.composer.writers import write_musdb_hq, write_stem_mp4
-from cyclesep.data.corpora.config import CorpusConfig, SyntheticConfig
+from cyclesep.data.corpora.config import CorpusConfig
 from cyclesep.data.corpora.corpus import Track, find_tracks
 from cyclesep.data.ingest import ingest as ingest_songs
 from cyclesep.data.ingest import ingest_track

@@ -19,8 +19,8 @@ from benchmarks.recipe_runs import METRICS, RecipeRun
 from benchmarks.table import Row, Table
 from cyclesep.config import settings
 from cyclesep.data.corpora import musdb18
+from cyclesep.data.corpora.composer.config import SyntheticConfig
 from cyclesep.data.corpora.composer.track import synthetic_tracks
-from cyclesep.data.corpora.config import SyntheticConfig
 from cyclesep.data.corpora.corpus import Track
 from cyclesep.data.crops.config import CropConfig
 from cyclesep.data.shards.manifest import MANIFEST_NAME

@@ -13,8 +13,8 @@ from benchmarks.recipe_runs import write_songs
 from benchmarks.table import Row, Table
 from cyclesep.cluster.connect import connect
 from cyclesep.config import settings
+from cyclesep.data.corpora.composer.config import SyntheticConfig
 from cyclesep.data.corpora.composer.track import synthetic_tracks
-from cyclesep.data.corpora.config import SyntheticConfig
 from cyclesep.data.crops.config import CropConfig
 from cyclesep.errors import ConfigError
 from cyclesep.reports.tensorboard_reader import ScalarSeries, read_scalars

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclesep.audio.audio_io import PCM16_SCALE, Waveform, resample
+from cyclesep.data.corpora.composer.config import SyntheticConfig
 from cyclesep.data.corpora.composer.track import synthetic_tracks
-from cyclesep.data.corpora.config import SyntheticConfig
 
 STEMS = ("vocals", "drums", "bass", "other")
 # Level of every other stem and of noise relative to full scale: SDR, SIR and SAR of 10 to 25 dB, as of good separators.
