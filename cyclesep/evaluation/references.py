@@ -118,7 +118,9 @@ class CorpusTrack:
 def find_references(config: EvaluateConfig) -> list[ReferenceTrack]:
     """Return the tracks of the split; raises ConfigError, CorpusError or ShardError if there are none."""
     if (config.shards is None) == (config.corpus is None):
-        raise ConfigError("shards, corpus: exactly one must be set, for the references; set one and leave the other null")
+        raise ConfigError(
+            "shards, corpus: exactly one must be set, for the references; set one and leave the other null"
+        )
     tracks: Sequence[ReferenceTrack]
     if config.shards is not None:
         # Absolute, because the processes that read it have other working directories.
