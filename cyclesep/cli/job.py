@@ -12,7 +12,7 @@ class Flag:
     name: str
     description: str
     overrides: tuple[str, ...] = ()
-    """`name=value` overrides that the option stands for; `{}` is replaced by its value."""
+    """`name=value` overrides that the option sets; `{}` is replaced by its value."""
     value: str | None = None
     """Name of the value in the help; None for an option without a value."""
 

@@ -15,8 +15,8 @@ from cyclesep.cli.help import format_value
 from cyclesep.cli.job import Job
 from cyclesep.cli.registry import JOBS
 from cyclesep.config import settings
+from cyclesep.config.overrides import read_sources
 from cyclesep.config.schema import Setting, group_settings, list_settings
-from cyclesep.config.sources import read_sources
 from cyclesep.config.suggestions import did_you_mean
 
 USAGE = """usage: cyclesep config JOB [--markdown] [FILE.yaml ...] [name=value ...]

@@ -12,7 +12,7 @@ import pydantic
 import yaml
 
 from cyclesep.config.nesting import merge, nest
-from cyclesep.config.sources import read_sources
+from cyclesep.config.overrides import read_sources
 from cyclesep.config.validation_errors import config_error
 
 Config = TypeVar("Config")

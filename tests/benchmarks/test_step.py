@@ -70,8 +70,8 @@ def test_the_graphed_step_equals_the_step_of_training() -> None:
     assert float(level) == pytest.approx(1.0, abs=1e-6)
     GraphedStep(other).eager(batch)
     for name, module in (trained.generators | trained.discriminators).items():
-        notebook_network = (other.generators | other.discriminators)[name]
-        for own, theirs in zip(module.parameters(), notebook_network.parameters(), strict=True):
+        graphed_network = (other.generators | other.discriminators)[name]
+        for own, theirs in zip(module.parameters(), graphed_network.parameters(), strict=True):
             # One step of Adam changes each weight by the learning rate, independent of the gradient's size.
             assert float((own - theirs).detach().abs().mean()) < 2e-6
 

@@ -21,8 +21,8 @@ from cyclesep.cli.job import Job
 from cyclesep.cli.main import main
 from cyclesep.cli.registry import JOBS, TOOLS
 from cyclesep.config import settings
+from cyclesep.config.overrides import read_sources
 from cyclesep.config.schema import list_settings
-from cyclesep.config.sources import read_sources
 from cyclesep.errors import ConfigError
 from tests.support.paths import CHECKOUT
 

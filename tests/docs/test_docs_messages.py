@@ -1,4 +1,4 @@
-"""The messages that docs/own-stems.md explains are those that ingest gives, each for the folder that earns it."""
+"""Ingest prints each message that docs/own-stems.md explains, for a folder with the problem it describes."""
 
 import re
 from collections.abc import Callable
@@ -78,13 +78,13 @@ MAKE: dict[str, Callable[[Path], None]] = {
 
 
 def explained() -> list[str]:
-    """What stands in the first column of the table of what ingest says."""
+    """The first column of the page's table of messages."""
     section = PAGE.read_text(encoding="utf-8").partition("## Check what was read")[2].partition("\n## ")[0]
     return re.findall(r"^\| (?:warning )?`([^`]+)` \|", section, re.MULTILINE)
 
 
-def said(root: Path) -> str:
-    """All that an ingest of the folder says, track by track, without a cluster."""
+def ingest_messages(root: Path) -> str:
+    """All messages of an ingest of the folder, track by track, without a cluster."""
     config = IngestConfig(
         corpus=CorpusConfig(kind="stems", path=str(root)), output=str(root.with_name("shards")), sample_rate=16000
     )
@@ -92,18 +92,18 @@ def said(root: Path) -> str:
     try:
         tracks = find_tracks(config.corpus)
         output.create_or_resume({"sample_rate": config.sample_rate})
-        told = [ingest_track(track, config, output) for track in tracks]
+        results = [ingest_track(track, config, output) for track in tracks]
     except CyclesepError as problem:
         return str(problem)
-    return "\n".join(each.reason if isinstance(each, FailedTrack) else "; ".join(each.warnings) for each in told)
+    return "\n".join(each.reason if isinstance(each, FailedTrack) else "; ".join(each.warnings) for each in results)
 
 
 @pytest.mark.parametrize("message", explained())
-def test_ingest_says_what_the_page_explains(message: str, tmp_path: Path) -> None:
+def test_ingest_prints_the_messages_on_the_page(message: str, tmp_path: Path) -> None:
     (make,) = (make for beginning, make in MAKE.items() if message.startswith(beginning))
     (tmp_path / "songs").mkdir()
     make(tmp_path / "songs")
-    assert message in said(tmp_path / "songs")
+    assert message in ingest_messages(tmp_path / "songs")
 
 
 def test_the_page_explains_every_message_of_the_table() -> None:

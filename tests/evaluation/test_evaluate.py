@@ -19,7 +19,7 @@ from ray import cloudpickle
 from cyclesep.audio.audio_io import Waveform, write_wav
 from cyclesep.checkpoints.loaded_separator import load_separator
 from cyclesep.config import settings
-from cyclesep.config.sources import parse_override
+from cyclesep.config.overrides import parse_override
 from cyclesep.data.corpora.config import CorpusConfig
 from cyclesep.data.shards.reading import ShardReader
 from cyclesep.errors import ConfigError, CorpusError, CyclesepError, ScoringError

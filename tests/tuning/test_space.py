@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cyclesep.config import settings
-from cyclesep.config.sources import parse_override
+from cyclesep.config.overrides import parse_override
 from cyclesep.errors import ConfigError
 from cyclesep.training.config import TrainConfig
 from cyclesep.tuning.config import TuneConfig
