@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pydantic
 import yaml
 
-from cyclesep.config.nesting import merge, nest
+from cyclesep.config.nesting import flatten, merge, nest
 from cyclesep.config.overrides import read_sources
 from cyclesep.config.validation_errors import config_error
 
@@ -56,6 +56,18 @@ def to_dict(config: Any) -> dict[str, Any]:
     """Return a config as nested plain values for YAML or JSON: tuples become lists, paths become text."""
     plain: dict[str, Any] = pydantic.TypeAdapter(type(config)).dump_python(config, mode="json")
     return plain
+
+
+def flat(config: Any) -> dict[str, Any]:
+    """Return the plain value of every setting by its dotted name."""
+    return dict(flatten(to_dict(config)))
+
+
+def differences(before: Any, now: Any) -> list[str]:
+    """Return the dotted names of the settings in which two configs of one class differ."""
+    old, new = flat(before), flat(now)
+    absent = object()
+    return [name for name in old | new if old.get(name, absent) != new.get(name, absent)]
 
 
 def to_yaml(config: Any) -> str:

@@ -22,7 +22,7 @@ from cyclesep.storage.uri import display_path
 from cyclesep.training.config import TrainConfig
 from cyclesep.training.failures import unwrap_error
 from cyclesep.training.preemption import handle_sigterm
-from cyclesep.training.run import Run, create_or_resume, prepare_run, with_absolute_uris
+from cyclesep.training.run import Run, create_or_resume, prepare_run
 from cyclesep.training.training_progress import show_progress
 from cyclesep.training.worker import train_worker
 
@@ -66,13 +66,13 @@ def fit(
 
 def _train(run: Run, callbacks: tuple[Any, ...], *, show: bool) -> TrainingResult:
     """Run the workers and return the result; raise TrainingStopped or TrainingError if the run is not complete."""
-    steps, worker_config = run.config.steps, with_absolute_uris(run.config)
+    steps = run.config.steps
     progress = show_progress(run.config.name, total=steps) if show else nullcontext()
     with handle_sigterm() as request, progress as progress_actor, _start_timeout(run.config):
         trainer = ray.train.torch.TorchTrainer(
             train_worker,
             train_loop_config={
-                "config": settings.to_dict(worker_config),
+                "config": settings.to_dict(run.worker_config),
                 "folder": run.folder.path.uri,
                 "commit": run_metadata.commit(),
                 "progress_actor": progress_actor,
@@ -83,7 +83,7 @@ def _train(run: Run, callbacks: tuple[Any, ...], *, show: bool) -> TrainingResul
                 use_gpu=run.use_gpu,
                 resources_per_worker=run.resources_per_worker,
             ),
-            run_config=_run_config(worker_config, callbacks),
+            run_config=_run_config(run.worker_config, callbacks),
         )
         result = _collect(run.folder, _fit_trainer(trainer))
     done, folder = result.metadata.step, display_path(run.folder.path.uri)

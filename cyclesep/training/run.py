@@ -9,7 +9,6 @@ from cyclesep.audio.stem_names import MIXTURE
 from cyclesep.checkpoints.metadata import CONFIG_FILE, read_metadata
 from cyclesep.checkpoints.run_folder import RunFolder, find_checkpoint, resolve_folder
 from cyclesep.config import settings
-from cyclesep.config.nesting import flatten
 from cyclesep.data.crops.pairing import validation_sampler
 from cyclesep.data.shards.reading import ShardReader
 from cyclesep.errors import ConfigError
@@ -24,8 +23,8 @@ TFSEP_MIN_RATE = 32000
 # Settings that may differ when a run is resumed: its length (which stretches a cosine schedule), place and machines.
 # The shards may have moved; the digest in each checkpoint shows whether they are the same.
 _MAY_CHANGE = (
-    "steps", "shards", "init_from", "num_workers", "use_gpu", "scale_up_timeout_minutes", "cpus_per_worker",
-    "num_dataloader_workers", "validate_every", "num_validation_crops", "num_sample_crops", "logger",
+    "output_dir", "steps", "shards", "init_from", "num_workers", "use_gpu", "scale_up_timeout_minutes",
+    "cpus_per_worker", "num_dataloader_workers", "validate_every", "num_validation_crops", "num_sample_crops", "logger",
     "keep_checkpoints", "max_failures", "method.gradient_accumulation_steps",
 )  # fmt: skip
 
@@ -38,6 +37,8 @@ class Run:
 
     config: TrainConfig
     """With the separator resolved; written to the run folder."""
+    worker_config: TrainConfig
+    """The same with absolute locations: workers run in other working directories."""
     folder: RunFolder
     use_gpu: bool
     gpus_per_worker: float = 1.0
@@ -60,12 +61,18 @@ def prepare_run(config: TrainConfig, reader: ShardReader, *, gpus_per_worker: fl
     use_gpu = _gpus() >= config.num_workers if config.use_gpu is None else config.use_gpu
     config = with_default_separator(config, folder, sample_rate=reader.manifest.sample_rate, use_gpu=use_gpu)
     check_targets(config, reader)
-    check_init_from(config)
-    dry_run_step(config, reader)
     check_cluster(config)
     check_same_audio(folder, config.shards, reader.manifest.digest)
+    check_init_from(config)
+    dry_run_step(config, reader)
     warn_without_validation(config, reader)
-    return Run(config=config, folder=folder, use_gpu=use_gpu, gpus_per_worker=gpus_per_worker)
+    return Run(
+        config=config,
+        worker_config=with_absolute_uris(config),
+        folder=folder,
+        use_gpu=use_gpu,
+        gpus_per_worker=gpus_per_worker,
+    )
 
 
 def create_or_resume(folder: RunFolder, config: TrainConfig) -> None:
@@ -89,7 +96,7 @@ def with_default_separator(config: TrainConfig, folder: RunFolder, *, sample_rat
 
 
 def with_absolute_uris(config: TrainConfig) -> TrainConfig:
-    """Make locations absolute, for workers, which run in other working directories."""
+    """Return the config with absolute locations."""
     init_from = config.init_from and absolute_uri(resolve_folder(config.init_from).uri)
     return replace(
         config, shards=absolute_uri(config.shards), output_dir=absolute_uri(config.output_dir), init_from=init_from
@@ -160,10 +167,8 @@ def warn_without_validation(config: TrainConfig, reader: ShardReader) -> None:
 def _check_same_settings(folder: RunFolder, before: TrainConfig, config: TrainConfig) -> None:
     if config.init_from not in (None, before.init_from):
         raise ConfigError(f"name: the run {folder.path.uri} exists, and init_from starts a new run; set another name=")
-    old = dict(flatten(settings.to_dict(before)))
-    now = settings.replace(config, {name: old[name] for name in _MAY_CHANGE})
-    if now != replace(before, output_dir=config.output_dir):
-        differing = [name for name, value in flatten(settings.to_dict(now)) if old.get(name) != value]
+    differing = [name for name in settings.differences(before, config) if name not in _MAY_CHANGE]
+    if differing:
         raise ConfigError(
             f"name: the run {folder.path.uri} was started with other settings ({', '.join(differing)}); "
             f"set another name=, or use the settings in {folder.path.file_uri(CONFIG_FILE)}"

@@ -19,7 +19,6 @@ from cyclesep.checkpoints.run_folder import RunFolder
 from cyclesep.checkpoints.save_restore import load_training_state, save_checkpoint
 from cyclesep.cluster import run_metadata
 from cyclesep.config import settings
-from cyclesep.config.nesting import flatten
 from cyclesep.cyclegan.distributed import from_process_group
 from cyclesep.cyclegan.model import CycleGAN
 from cyclesep.cyclegan.optimization import enable_tf32
@@ -233,7 +232,7 @@ class _Worker:
             self.written.path,
             step=self.metadata.step,
             service=self.config.logger,
-            settings=dict(flatten(settings.to_dict(self.config))),
+            settings=settings.flat(self.config),
         )
         # Save the run id of the service, which is needed to resume.
         self.written.upload()

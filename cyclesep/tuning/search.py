@@ -71,10 +71,8 @@ def _create_or_resume(folder: StoragePath, config: TuneConfig) -> None:
     if folder.has_file(CONFIG):
         with folder.reading(CONFIG) as file:
             before = settings.load(TuneConfig, [file])
-        now = replace(config, **{name: getattr(before, name) for name in _RESUMABLE})
-        if now != before:
-            old, new = settings.to_dict(before), settings.to_dict(now)
-            differing = [name for name in new if new[name] != old[name]]
+        differing = [name for name in settings.differences(before, config) if name not in _RESUMABLE]
+        if differing:
             raise ConfigError(
                 f"name: the search {folder.uri} was started with other settings ({', '.join(differing)}); "
                 f"choose another name=, or use the settings of {folder.file_uri(CONFIG)}"

@@ -128,3 +128,10 @@ def test_schema_lists_every_setting_with_its_description() -> None:
     assert rows["optimizer.betas"].type == "tuple[float, float]"
     assert rows["init_from"].type == "str | none"
     assert (rows["shards"].default, rows["steps"].default, rows["weights"].default) == (MISSING, 10, {})
+
+
+def test_differences_are_dotted_names_including_keys_that_one_config_lacks() -> None:
+    before = Run(shards="data", weights={"cycle": 2.5})
+    assert settings.differences(before, before) == []
+    now = Run(shards="data", steps=30, weights={"swap": 1.0}, optimizer=Optimizer(lr=0.5))
+    assert sorted(settings.differences(before, now)) == ["optimizer.lr", "steps", "weights.cycle", "weights.swap"]

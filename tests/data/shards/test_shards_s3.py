@@ -305,6 +305,4 @@ def test_commands_report_problems_of_a_bucket_in_one_line(songs, prefix, capsys)
     assert f"{prefix}: manifest.json not found" in error_of("train", f"shards={prefix}")
     assert "s3://nowhere/x/manifest.json: bucket not found" in error_of("verify", "s3://nowhere/x")
     assert f"{prefix}: manifest.json not found" in error_of("evaluate", f"shards={prefix}")
-    assert "nowhere: there is no such" in error_of(
-        "ingest", "corpus.kind=stems", "corpus.path=nowhere", f"output={prefix}"
-    )
+    assert "nowhere: not found" in error_of("ingest", "corpus.kind=stems", "corpus.path=nowhere", f"output={prefix}")
