@@ -46,6 +46,7 @@ def test_two_workers_are_compared_with_one_for_a_shared_and_a_fixed_batch(tiny_s
     assert float(each.rows[1].columns["step ms"]) == pytest.approx(1e3 * 16 / each.rows[1].rate)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_run_too_short_to_be_timed_raises(tiny_shards: Path) -> None:
     with pytest.raises(ConfigError, match="steps=2: too few to be timed"):

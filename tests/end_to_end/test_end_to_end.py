@@ -194,7 +194,9 @@ def test_mp4_and_wav_folders_contain_the_same_songs(
         assert found == {(song.track_id, song.split) for song in songs}
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize(
+    "name", [name if name in ("stems", "mp4") else pytest.param(name, marks=pytest.mark.slow) for name in SOURCES]
+)
 def test_a_checkpoint_of_two_workers_separates_without_its_run(
     name: str, trained: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -255,6 +255,7 @@ def adam_steps(run: Path) -> set[int]:
     return {int(each["step"]) for each in state["optimizers"][0]["state"].values()}
 
 
+@pytest.mark.slow
 def test_pbt_continues_a_bad_trial_from_a_good_one_with_its_optimizer(configured: Configured) -> None:
     weight = "method.loss_weights.spectral"
     config = configured(
