@@ -1,46 +1,75 @@
-"""The progress of a job in a terminal: a line with a bar and figures, and a status line below.
-
-Neither line is wider than the terminal, where rich's own columns would wrap or leave no room for the bar.
-"""
+"""The progress of a job in a terminal: a line with name, bar and figures, and a status line below."""
 
 import sys
 from collections.abc import Iterator
 
-from rich.cells import cell_len
 from rich.console import Console, RenderableType
-from rich.progress import Progress, Task
-from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Column
 from rich.text import Text
 from typing_extensions import override
 
-_BAR_CELLS, _MIN_BAR_CELLS = 24, 6
-# A name is shortened to this length before figures are dropped.
-_NAME_CELLS = 10
+# The average over this time gives the time left; tracks and validations of minutes need more than rich's 30 s.
+_SPEED_SECONDS = 3600.0
 
 
 class LiveBar(Progress):
-    """Draws its tasks on stderr if stderr is a terminal.
+    """Draws a task on stderr if stderr is a terminal, on lines that are never wider than it.
 
-    A task's description is its name. Optional fields of a task:
-    `count`: text in place of completed/total; `speed`: a further figure; `status`: the line below;
-    `seconds_left`: an estimate, or None to show none, in place of rich's, which is based on the last 30 s.
-    With `transient` the bar is erased when it stops.
+    The description of a task is its name, and its optional field `status` is the line below. `figures` are shown after
+    the bar; default: completed/total and the time left. With `transient` the bar is erased when it stops.
     """
 
-    def __init__(self, *, console: Console | None = None, transient: bool = False) -> None:
-        self._terminal = console or stderr_console()
-        super().__init__(console=self._terminal, transient=transient, disable=not self._terminal.is_terminal)
+    def __init__(self, *figures: ProgressColumn, console: Console | None = None, transient: bool = False) -> None:
+        console = console or stderr_console()
+        super().__init__(
+            _NameColumn(),
+            # Shrinks in a narrow terminal, as the name does, because their table columns may wrap.
+            BarColumn(24),
+            *(figures or (count_column(), TimeColumn())),
+            console=console,
+            transient=transient,
+            disable=not console.is_terminal,
+            speed_estimate_period=_SPEED_SECONDS,
+        )
 
     @override
     def get_renderables(self) -> Iterator[RenderableType]:
-        """Yield the lines of all tasks."""
-        # rich calls this inside its constructor, when `self.console` may not exist yet.
-        width = self._terminal.width
+        yield from super().get_renderables()
         for task in self.tasks:
-            yield _bar_line(task, width)
             if task.fields.get("status"):
-                yield _cut(f"  {task.fields['status']}", width)
+                yield _one_line(f"  {task.fields['status']}")
+
+
+class TimeColumn(ProgressColumn):
+    """The estimated time left, or the duration of a finished task."""
+
+    def __init__(self) -> None:
+        super().__init__(Column(no_wrap=True))
+
+    @override
+    def render(self, task: Task) -> Text:
+        if task.finished_time is not None:
+            return Text(f"in {format_time(task.finished_time)}")
+        if task.time_remaining is not None:
+            return Text(f"{format_time(task.time_remaining)} left")
+        return Text(f"{format_time(task.elapsed or 0.0)} so far")
+
+
+class _NameColumn(ProgressColumn):
+    @override
+    def render(self, task: Task) -> Text:
+        return _one_line(task.description)
+
+
+def count_column() -> ProgressColumn:
+    """Return a column with the completed and the total number of steps."""
+    return MofNCompleteColumn(table_column=Column(no_wrap=True))
+
+
+def field_column(name: str) -> ProgressColumn:
+    """Return a column with a field of the task, as text."""
+    return TextColumn(f"{{task.fields[{name}]}}", markup=False)
 
 
 def stderr_console() -> Console:
@@ -56,43 +85,5 @@ def format_time(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _bar_line(task: Task, width: int) -> Table:
-    """Return name, bar and figures; to fit the width, drop the last figures, then the bar, then part of the name."""
-    figures = _figures(task)
-    while len(figures) > 1 and cell_len("  ".join(figures)) + 1 + _NAME_CELLS > width:
-        figures.pop()
-    text = _cut("  ".join(figures), width)
-    room = max(0, width - text.cell_len - 1)
-    name = _cut(task.description, max(room - _BAR_CELLS - 1, 2 * room // 3))
-    bar_cells = min(_BAR_CELLS, room - name.cell_len - 1)
-    line = Table.grid(padding=(0, 1, 0, 0), pad_edge=False)
-    if bar_cells < _MIN_BAR_CELLS:
-        line.add_row(_cut(task.description, room), text)
-    else:
-        bar = ProgressBar(
-            total=task.total, completed=task.completed, width=bar_cells, pulse=task.total is None,
-            animation_time=task.get_time(),
-        )  # fmt: skip
-        line.add_row(name, bar, text)
-    return line
-
-
-def _cut(text: str, cells: int) -> Text:
-    line = Text(text, no_wrap=True)
-    line.truncate(cells, overflow="ellipsis")
-    return line
-
-
-def _figures(task: Task) -> list[str]:
-    """Return the figures of a task, the most important first."""
-    total = "?" if task.total is None else f"{task.total:.0f}"
-    figures = [task.fields.get("count", f"{task.completed:.0f}/{total}")]
-    left = task.fields.get("seconds_left", task.time_remaining)
-    if task.finished_time is not None:
-        figures.append(f"in {format_time(task.finished_time)}")
-    elif left is not None:
-        figures.append(f"{format_time(left)} left")
-    elif task.elapsed is not None:
-        figures.append(f"{format_time(task.elapsed)} so far")
-    figures.append(task.fields.get("speed", ""))
-    return [figure for figure in figures if figure]
+def _one_line(text: str) -> Text:
+    return Text(text, no_wrap=True, overflow="ellipsis")

@@ -23,11 +23,8 @@ class EvaluationProgress:
         self._counter = _scored_counter(run) if ray.is_initialized() else None
         self._console = stderr_console()
         self._bar = LiveBar(console=self._console)
-        self._task = self._bar.add_task(
-            "evaluate", total=total, completed=num_reused, seconds_left=None, status="starting"
-        )
-        self._total, self._num_reused, self._num_done, self._num_failed = total, num_reused, 0, 0
-        self._audio_seconds = 0.0
+        self._id = self._bar.add_task("evaluate", total=total, completed=num_reused, status="starting")
+        self._num_failed, self._audio_seconds = 0, 0.0
         self._start = self._last_line = time.monotonic()
 
     def __enter__(self) -> "EvaluationProgress":
@@ -39,38 +36,31 @@ class EvaluationProgress:
     ) -> None:
         self._bar.stop()
         if not self._console.is_terminal and kind is None:
-            self._console.print(self._line())
+            self._print_line()
 
     def advance(self, result: TrackResult) -> None:
         """Count one result, and print it if it failed."""
-        self._num_done += 1
         self._num_failed += result.failed
         self._audio_seconds += result.seconds
         if self._counter is not None and not result.failed:
             self._counter.inc()
         if result.failed:
             self._console.print(f"failed: {result}", markup=False)
-        completed = self._num_reused + self._num_done
-        self._bar.update(self._task, completed=completed, seconds_left=self._seconds_left(), status=self._speed())
+        self._bar.update(self._id, advance=1, status=self._speed())
         if not self._console.is_terminal and time.monotonic() - self._last_line > _LINE_SECONDS:
             self._last_line = time.monotonic()
-            self._console.print(self._line())
+            self._print_line()
 
-    def _line(self) -> str:
-        completed = self._num_reused + self._num_done
-        left = f", {format_time(self._seconds_left())} left" if completed < self._total else ""
-        return f"evaluate: {completed - self._num_failed}/{self._total} scored, {self._speed()}{left}"
-
-    def _seconds_left(self) -> float:
-        """Return the estimated time left, without reused results, which took no time."""
-        return (self._total - self._num_reused - self._num_done) * self._elapsed() / max(1, self._num_done)
+    def _print_line(self) -> None:
+        task = self._bar.tasks[0]
+        scored = f"{task.completed - self._num_failed:.0f}/{task.total:.0f} scored"
+        left = f", {format_time(task.time_remaining)} left" if task.time_remaining else ""
+        self._console.print(f"evaluate: {scored}, {self._speed()}{left}")
 
     def _speed(self) -> str:
         failed = f", {self._num_failed} failed" if self._num_failed else ""
-        return f"{self._audio_seconds / self._elapsed():.1f} x real time{failed}"
-
-    def _elapsed(self) -> float:
-        return max(time.monotonic() - self._start, 1e-9)
+        elapsed = max(time.monotonic() - self._start, 1e-9)
+        return f"{self._audio_seconds / elapsed:.1f} x real time{failed}"
 
 
 def _scored_counter(run: str) -> Counter:

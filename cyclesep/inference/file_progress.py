@@ -6,7 +6,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import TaskID
 
-from cyclesep.console.progress_bar import LiveBar, format_time, stderr_console
+from cyclesep.console.progress_bar import LiveBar, TimeColumn, field_column, format_time, stderr_console
 from cyclesep.inference.result import SeparatedFile
 
 
@@ -18,7 +18,8 @@ class SeparationProgress:
         self._num_files = num_files
         self._number = 0
         # The line of a finished file replaces its bar.
-        self._bar = LiveBar(console=self._console, transient=True)
+        figures = (field_column("count"), TimeColumn(), field_column("speed"))
+        self._bar = LiveBar(*figures, console=self._console, transient=True)
         self._task: TaskID | None = None
 
     def __enter__(self) -> Self:
@@ -31,24 +32,23 @@ class SeparationProgress:
     def begin(self, source: Path) -> None:
         """Start the bar of the next file."""
         self._number += 1
+        position = f"{self._number}/{self._num_files} " if self._num_files > 1 else ""
         if self._task is not None:
             self._bar.remove_task(self._task)
-        position = f"{self._number}/{self._num_files} " if self._num_files > 1 else ""
-        self._task = self._bar.add_task(f"{position}{source.name}", total=None, count="")
+        self._task = self._bar.add_task(f"{position}{source.name}", total=None, count="", speed="")
 
     def advance(self, seconds: float, total: float) -> None:
         """Show that `seconds` of audio are done, of the `total` that the file declares."""
-        if self._task is not None:
-            total = max(seconds, total)
-            rate = self._bar.tasks[0].speed
-            speed = f"{rate:.1f} x real time" if rate else ""
-            self._bar.update(
-                self._task,
-                completed=seconds,
-                total=total,
-                count=f"{format_time(seconds)}/{format_time(total)}",
-                speed=speed,
-            )
+        assert self._task is not None
+        total = max(seconds, total)
+        rate = self._bar.tasks[0].speed
+        self._bar.update(
+            self._task,
+            completed=seconds,
+            total=total,
+            count=f"{format_time(seconds)}/{format_time(total)}",
+            speed=f"{rate:.1f} x real time" if rate else "",
+        )
 
     def done(self, file: SeparatedFile) -> None:
         """Print a line for a finished file."""

@@ -68,10 +68,7 @@ def show_progress(name: str, *, total: int, every_seconds: float = 1.0) -> Itera
 def _draw_live(name: str, actor: Any, total: int, stop: threading.Event, every_seconds: float) -> None:
     with LiveBar() as bar:
         task = bar.add_task(name, total=total, status="starting workers")
-        for number, progress in enumerate(_poll(actor, stop, every_seconds)):
-            if number == 0:
-                # The steps before a resume do not count towards the speed.
-                bar.reset(task, total=total, completed=progress.step)
+        for progress in _poll(actor, stop, every_seconds):
             bar.update(task, completed=progress.step, status=_line(progress))
 
 

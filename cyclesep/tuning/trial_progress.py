@@ -9,7 +9,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 from typing_extensions import override
 
-from cyclesep.console.progress_bar import LiveBar
+from cyclesep.console.progress_bar import LiveBar, count_column
 from cyclesep.tuning.trial_table import trial_label
 
 
@@ -87,9 +87,9 @@ class ProgressCallback(tune.Callback):  # type: ignore[misc]
     @override
     def setup(self, **info: Any) -> None:
         if sys.stderr.isatty():
-            self._bar = LiveBar()
+            self._bar = LiveBar(count_column())
             status = "starting the first trials"
-            self._task = self._bar.add_task(self.name, total=self.stats.num_trials, seconds_left=None, status=status)
+            self._task = self._bar.add_task(self.name, total=self.stats.num_trials, status=status)
             self._bar.start()
         else:
             line = f"{self.name}: {self.stats.num_trials} trials, {self.stats.max_concurrent} at a time"

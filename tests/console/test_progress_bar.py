@@ -65,14 +65,14 @@ def halfway(bar: LiveBar, now: list[float], name: str = "quickstart", status: st
 @pytest.mark.parametrize(
     ("columns", "line"),
     [
-        (80, "quickstart ━━━━━━━━━━━━━━━━━━━━━━━━ 50/100  0:10 left"),
-        (40, "quickstart ━━━━━━━━━━━ 50/100  0:10 left"),
-        (30, "quickstart 50/100  0:10 left"),
-        (24, "quickstart ━━━━━━ 50/100"),
-        (20, "quickstart 50/100"),
+        (80, "quickstart ━━━━━━━━━━━━━━━━━━━━━━━━  50/100 0:10 left"),
+        (40, "quickstart ━━━━━━━━━━━  50/100 0:10 left"),
+        (30, "quick… ━━━━━  50/100 0:10 left"),
+        (24, "q… ━━━  50/100 0:10 left"),
+        (20, " ━  50/100 0:10 left"),
     ],
 )
-def test_bar_shrinks_before_figures(columns: int, line: str, now: list[float]) -> None:
+def test_bar_and_name_shrink_before_figures(columns: int, line: str, now: list[float]) -> None:
     terminal = Terminal(columns)
     with bar_on(terminal, now) as bar:
         halfway(bar, now)
@@ -102,7 +102,7 @@ def test_finished_task_shows_its_duration(now: list[float]) -> None:
         now[0] = 3720.0
         bar.update(bar.task_ids[0], completed=100)
     (line,) = terminal.lines()
-    assert line.endswith(" 100/100  in 1:02:00")
+    assert line.endswith(" 100/100 in 1:02:00")
 
 
 def test_draws_nothing_without_a_terminal(now: list[float]) -> None:

@@ -1,5 +1,6 @@
 """Verify corpora: compare every byte of every shard with the manifest, in parallel, and list all damage."""
 
+import functools
 import hashlib
 import os
 import tempfile
@@ -11,6 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.progress import DownloadColumn, TransferSpeedColumn
+
+from cyclesep.console.progress_bar import LiveBar, TimeColumn
 from cyclesep.data.shards import segments
 from cyclesep.data.shards.cache import ShardCache
 from cyclesep.data.shards.manifest import ShardFile, ShardManifest, TrackRecord
@@ -87,17 +91,20 @@ def verify(folder: Path | str, *, num_threads: int | None = None) -> ShardManife
     return result.manifest
 
 
-def check(folder: Path | str, *, num_threads: int | None = None, advance: _Advance = int) -> Verification:
+def check(folder: Path | str, *, num_threads: int | None = None) -> Verification:
     """Check every byte of a corpus: manifest, sizes, SHA-256, LMDB's tree, each record's header and checksum.
 
-    `advance` is called with numbers of bytes read, from any thread. Raises ShardError if the manifest is missing,
-    damaged or has another version; damage in shards is part of the result.
+    Draws a progress bar in a terminal. Raises ShardError if the manifest is missing, damaged or has another version;
+    damage in shards is part of the result.
     """
     started = time.monotonic()
     reader = ShardReader(folder)
     shards = [(track, shard) for track in reader.manifest.tracks for shard in track.shards]
     threads = min(num_threads or _num_cores(), len(shards))
-    with _uncached(reader, threads) as reader, _pool(threads) as pool:
+    figures = (DownloadColumn(), TransferSpeedColumn(), TimeColumn())
+    with LiveBar(*figures, transient=True) as bar, _uncached(reader, threads) as reader, _pool(threads) as pool:
+        task = bar.add_task("verify", total=sum(shard.bytes for _, shard in shards))
+        advance = functools.partial(bar.advance, task)
         damage = list(pool.map(lambda item: _shard_damage(reader, item[0], item[1], advance), shards))
     return Verification(
         folder=str(folder),
