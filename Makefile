@@ -13,7 +13,7 @@ help:
 	@echo "make notebook     run docs/notebook.ipynb and save it with its outputs (some minutes)"
 	@echo "make test         check format, lint, types and generated code, and run all tests except the slow ones"
 	@echo "make test-fast    run the tests that need neither Ray, a browser nor a server (under two minutes)"
-	@echo "make test-slow    run the tests that take longer than a minute"
+	@echo "make test-slow    run the long tests"
 	@echo "make format       format the sources"
 	@echo "make docs         build the documentation as HTML: build/docs/index.html"
 	@echo "make protos       generate cyclesep/data/shards/segment_pb2.py from protos/segment.proto"

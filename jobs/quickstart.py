@@ -1,6 +1,6 @@
 """From nothing to scored stems in under ten minutes on two cores: compose, ingest, train, separate, score.
 
-All jobs run as their commands do, on one private Ray cluster, with the settings in `jobs/configs/quickstart/`.
+All jobs run as their commands do, on one local Ray cluster, with the settings in `jobs/configs/quickstart/`.
 """
 
 import sys
@@ -14,7 +14,7 @@ from rich.console import Console
 from cyclesep.cli.error_handling import run_with_error_handling
 from cyclesep.cli.job import Job
 from cyclesep.cli.jobs import evaluate, ingest, separate, train
-from cyclesep.cluster.connect import connect
+from cyclesep.cluster.environment import loopback_by_default
 from cyclesep.config import settings
 from cyclesep.storage.uri import display_path
 
@@ -29,6 +29,15 @@ console = Console(highlight=False)
 
 def main() -> int:
     """Run all steps until one fails; return the exit status."""
+    with loopback_by_default():
+        return run_steps()
+
+
+def run_steps() -> int:
+    """Run all steps on one local Ray cluster until one fails; return the exit status."""
+    # Imported here: Ray must not be imported before `loopback_by_default`.
+    from cyclesep.cluster.connect import connect
+
     started = time.monotonic()
     with connect():
         for number, (title, step) in enumerate(STEPS, start=1):

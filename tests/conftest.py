@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 TINY_RATE = 8000
 
-# The tests need little disk space, so they run on an almost full disk.
-os.environ.update(RAY_local_fs_capacity_threshold="1")
+# The tests need little disk space, so they run on an almost full disk. Local clusters listen on the loopback address
+# only; Ray reads this variable when it is imported.
+os.environ.update(RAY_local_fs_capacity_threshold="1", RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0")
 
 
 # Fixtures that start Ray, an S3 server, a browser or the build of the documentation.

@@ -12,6 +12,7 @@ from cyclesep.cli.help import job_help, overview
 from cyclesep.cli.job import Job
 from cyclesep.cli.print_config import run_config
 from cyclesep.cli.registry import JOBS, TOOLS
+from cyclesep.cluster.environment import loopback_by_default
 from cyclesep.config import settings
 from cyclesep.config.suggestions import did_you_mean
 
@@ -56,6 +57,7 @@ def execute(job: Job, arguments: Sequence[str]) -> NoReturn:
         if chosen.print_config:
             print(settings.to_yaml(config), end="")
             return 0
-        return job.run(config)
+        with loopback_by_default():
+            return job.run(config)
 
     sys.exit(run_with_error_handling(job.command, action, debug=chosen.debug, as_json=as_json))

@@ -10,11 +10,8 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cyclesep.cluster.local_cluster import local_cluster
-from cyclesep.cluster.log_filters import filter_ray_logs
 from cyclesep.cluster.shared_cluster import shared_cluster
 from cyclesep.errors import ClusterError
-
-filter_ray_logs()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,15 +11,15 @@ from pathlib import Path
 
 import ray
 
-from cyclesep.cluster.environment import temporarily
-from cyclesep.cluster.localhost import LOOPBACK, listen_on_loopback
+from cyclesep.cluster.environment import LOCAL_CLUSTER, temporarily, unset
 from cyclesep.errors import ClusterError
 from cyclesep.storage import atomic_io
 
-# The only node ends together with this process, so there is no preemption to watch for.
-_NO_PREEMPTION = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+_LOOPBACK = "127.0.0.1"
 _SHORT_PARENT = "/tmp"
 _PREFIX, _OWNER = "cyclesep-ray-", "owner.lock"
+
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -32,18 +33,41 @@ def local_cluster(num_cpus: int | None, log_to_driver: bool) -> Iterator[None]:
     owner = atomic_io.lock_file(Path(folder) / _OWNER, wait=True)
     assert owner is not None
     try:
-        with temporarily({"RAY_TMPDIR": folder} | _NO_PREEMPTION):
-            with temporarily(LOOPBACK), listen_on_loopback(), _translate_startup_error():
-                ray.init(
-                    address="local", num_cpus=num_cpus, num_gpus=_usable_gpus(), logging_level=logging.WARNING,
-                    log_to_driver=log_to_driver, _temp_dir=folder, _node_ip_address="127.0.0.1",
-                )  # fmt: skip
-            _write_address(Path(folder))
+        with temporarily(unset(LOCAL_CLUSTER) | {"RAY_TMPDIR": folder}):
+            _start(num_cpus, log_to_driver)
             yield
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
         owner.close()
+
+
+def _start(num_cpus: int | None, log_to_driver: bool) -> None:
+    # Ray's processes inherit the address. Without it, Ray Train's helper actors look for a cluster on this machine, may
+    # find another one, and then give up the run's resources.
+    port = _free_port()
+    address = {"RAY_GCS_SERVER_PORT": str(port), "RAY_ADDRESS": f"{_LOOPBACK}:{port}"}
+    with temporarily(address), _translate_startup_error():
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            num_gpus=_usable_gpus(),
+            logging_level=logging.ERROR,
+            log_to_driver=log_to_driver,
+        )
+    if (node := ray.util.get_node_ip_address()) != _LOOPBACK:
+        _log.warning(
+            "the local Ray cluster listens on %s, protected by Ray's token; to keep it on %s, set "
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 before Ray is imported",
+            node,
+            _LOOPBACK,
+        )
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind((_LOOPBACK, 0))
+        return int(found.getsockname()[1])
 
 
 def _usable_gpus() -> int | None:
@@ -76,14 +100,3 @@ def _translate_startup_error() -> Iterator[None]:
             f"Ray did not start on this machine ({reason}); it may be short of memory or busy: try again later, or set "
             "RAY_ADDRESS to a running cluster"
         ) from error
-
-
-def _write_address(folder: Path) -> None:
-    """Write the cluster's address to the file where `ray start` would.
-
-    Ray Train's helper actors look up "the" cluster of this machine below RAY_TMPDIR. If they find nothing there, they
-    connect to any other running cluster, or to none if there are several, and then give up the run's resources.
-    """
-    file = folder / "ray" / "ray_current_cluster"
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(ray.get_runtime_context().gcs_address)

@@ -1,54 +1,53 @@
-"""Connect to a running cluster: its address, and the token that it may require."""
+"""Connect to the running Ray cluster at RAY_ADDRESS."""
 
 import logging
 import os
 import re
 import socket
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from contextlib import contextmanager
 
 import ray
-from ray._private import services
-from ray._raylet import (  # type: ignore[attr-defined]
-    AuthenticationTokenLoader,
-    Config,
-    GcsClient,
-)
 
 from cyclesep.cluster.environment import job_runtime_env
-from cyclesep.cluster.localhost import is_on_loopback_only, listen_on_loopback
 from cyclesep.errors import ClusterError
 
-_AUTH_MODE = "RAY_AUTH_MODE"
+_SET_TOKEN = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to its token or RAY_AUTH_TOKEN_PATH to a file with it"
 
 
 @contextmanager
 def shared_cluster(address: str, log_to_driver: bool) -> Iterator[None]:
-    """Connect to the cluster at `address` for the length of the block; raise ClusterError if it cannot be joined."""
-    auth_mode = os.environ.get(_AUTH_MODE)
+    """Connect to the cluster at `address` for the length of the block; raise ClusterError if it cannot be joined.
+
+    Whether a token is sent, and which one, is decided by Ray's variables RAY_AUTH_MODE, RAY_AUTH_TOKEN and
+    RAY_AUTH_TOKEN_PATH.
+    """
     try:
         _join(address, log_to_driver)
-        try:
-            yield
-        finally:
-            ray.shutdown()
+        yield
     finally:
-        _set_auth_mode(auth_mode)
+        ray.shutdown()
 
 
 def _join(address: str, log_to_driver: bool) -> None:
     try:
         _check_port(address)
-        with listen_on_loopback() if is_on_loopback_only(address) else nullcontext():
-            _send_token_if_required(address)
-            ray.init(logging_level=logging.WARNING, log_to_driver=log_to_driver, runtime_env=_with_address(address))
+        ray.init(logging_level=logging.WARNING, log_to_driver=log_to_driver, runtime_env=_with_address(address))
+    except ray.exceptions.AuthenticationError as error:
+        raise ClusterError(f"RAY_AUTH_MODE=token: {str(error).partition('. ')[0]}; {_SET_TOKEN}") from error
     except (OSError, ray.exceptions.RpcError) as error:
+        # Ray raises ConnectionError for every problem, from an error that contains the text of the cause.
+        if "AuthenticationError" in f"{error} {error.__cause__}":
+            raise ClusterError(
+                f"RAY_ADDRESS={address}: the cluster requires a token, and this process sends none or another one; "
+                f"{_SET_TOKEN}"
+            ) from error
         raise ClusterError(
             f"RAY_ADDRESS={address}: no Ray cluster answers there; correct it, or unset RAY_ADDRESS to run on this "
             "machine alone"
         ) from error
+    if os.environ.get("RAY_AUTH_MODE") == "token":
+        _check_actors(address)
 
 
 def _with_address(address: str) -> dict[str, dict[str, str]]:
@@ -70,55 +69,21 @@ def _check_port(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
-def _send_token_if_required(address: str) -> None:
-    """Make this process send the machine's token if, and only if, the cluster at `address` requires one.
+def _check_actors(address: str) -> None:
+    """Raise ClusterError if the cluster does not use tokens although this process does.
 
-    Ray decides by this process's environment. A driver that sends a token also expects one, which a cluster without
-    tokens cannot provide: it considers the driver dead and kills its actors as they start. Raises ClusterError if there
-    is no token or the cluster rejects it, and RpcError if no Ray cluster answers.
+    Such a cluster can be joined, but it cannot call this process back, considers it dead, and stops its actors.
     """
-    if "://" in address or os.environ.get(_AUTH_MODE, "token") not in ("disabled", "token"):
-        return
-    host_and_port = services.canonicalize_bootstrap_address(address)
-    _set_auth_mode("disabled")
-    if host_and_port is None or _accepts_us(host_and_port):
-        return
     try:
-        # Checked first because Ray's core ends a process that has no token.
-        if AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
-            _set_auth_mode("token")
-            if _accepts_us(host_and_port):
-                return
-        reason = "this machine has none, or another one"
-    except ray.exceptions.AuthenticationError as error:
-        reason = str(error).partition(". ")[0]
-    raise ClusterError(
-        f"RAY_ADDRESS={address}: the cluster requires a token ({reason}); set RAY_AUTH_TOKEN to the cluster's, or copy "
-        "its ~/.ray/auth_token"
-    )
+        ray.get(ray.remote(num_cpus=0)(_Probe).remote().answer.remote())
+    except ray.exceptions.ActorDiedError as error:
+        raise ClusterError(
+            f"RAY_ADDRESS={address}: the cluster does not use tokens, but RAY_AUTH_MODE=token is set here; unset it"
+        ) from error
 
 
-def _set_auth_mode(mode: str | None) -> None:
-    """Set the mode, which Ray otherwise reads only at import."""
-    if mode is None:
-        os.environ.pop(_AUTH_MODE, None)
-    else:
-        os.environ[_AUTH_MODE] = mode
-    Config.initialize("")
+class _Probe:
+    """An actor that answers."""
 
-
-def _accepts_us(address: str) -> bool:
-    """Return whether a cluster accepts this process with its current authentication mode."""
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    try:
-        # Ray's core writes its own message about a rejection, bypassing Python.
-        with Path(os.devnull).open("w") as devnull:
-            os.dup2(devnull.fileno(), 2)
-        GcsClient(address=address)
-        return True
-    except ray.exceptions.AuthenticationError:
-        return False
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
+    def answer(self) -> None:
+        """Return None."""

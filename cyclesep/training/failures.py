@@ -24,7 +24,7 @@ def unwrap_error(failure: BaseException | None) -> CyclesepError | None:
                 f"a GPU is out of memory ({' '.join(str(failure).split())[:120]}); set "
                 "method.gradient_accumulation_steps=2 or more, or lower crops.batch_size or crops.crop_seconds"
             )
-        inner = (getattr(failure, name, None) for name in ("_base_exc", "cause", "controller_failure"))
+        inner = (getattr(failure, name, None) for name in ("cause", "controller_failure"))
         failure = next(filter(None, inner), failure.__cause__)
     return None
 

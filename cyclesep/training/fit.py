@@ -1,8 +1,6 @@
 """Training with Ray Train: prepare a run, train it on workers, and collect the result."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +11,7 @@ from cyclesep.checkpoints.metadata import CheckpointMetadata, read_metadata
 from cyclesep.checkpoints.run_folder import RunFolder
 from cyclesep.cluster import run_metadata
 from cyclesep.cluster.connect import connect
+from cyclesep.cluster.environment import is_local_cluster, start_timeout, temporarily
 from cyclesep.config import settings
 from cyclesep.data.shards.reading import ShardReader
 from cyclesep.errors import ClusterError, StorageError, TrainingError, TrainingStopped
@@ -25,9 +24,6 @@ from cyclesep.training.preemption import handle_sigterm
 from cyclesep.training.run import Run, create_or_resume, prepare_run
 from cyclesep.training.training_progress import show_progress
 from cyclesep.training.worker import train_worker
-
-# Read by Ray Train's controller.
-START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +64,8 @@ def _train(run: Run, callbacks: tuple[Any, ...], *, show: bool) -> TrainingResul
     """Run the workers and return the result; raise TrainingStopped or TrainingError if the run is not complete."""
     steps = run.config.steps
     progress = show_progress(run.config.name, total=steps) if show else nullcontext()
-    with handle_sigterm() as request, progress as progress_actor, _start_timeout(run.config):
+    timeout = start_timeout(run.config.scale_up_timeout_minutes)
+    with handle_sigterm() as request, progress as progress_actor, temporarily(timeout):
         trainer = ray.train.torch.TorchTrainer(
             train_worker,
             train_loop_config={
@@ -111,7 +108,7 @@ def _run_config(config: TrainConfig, callbacks: tuple[Any, ...]) -> ray.train.Ru
             num_to_keep=config.keep_checkpoints, checkpoint_score_attribute="score", checkpoint_score_order="max"
         ),
         callbacks=list(callbacks),
-        logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+        logging_config=ray.train.LoggingConfig(log_level="ERROR" if is_local_cluster() else "WARNING"),
     )
 
 
@@ -147,22 +144,6 @@ def _collect(folder: RunFolder, result: ray.train.Result) -> TrainingResult:
     if result.return_value is not None:
         raise TrainingError(f"{name}: {result.return_value}")
     return TrainingResult(folder=folder.path, best=best, last=last, metadata=read_metadata(last))
-
-
-@contextmanager
-def _start_timeout(config: TrainConfig) -> Iterator[None]:
-    """Set how long Ray Train waits for workers to start, if the cluster may have to grow, and restore it afterwards."""
-    if not config.scale_up_timeout_minutes:
-        yield
-        return
-    before = os.environ.get(START_TIMEOUT)
-    os.environ[START_TIMEOUT] = str(60 * config.scale_up_timeout_minutes)
-    try:
-        yield
-    finally:
-        del os.environ[START_TIMEOUT]
-        if before is not None:
-            os.environ[START_TIMEOUT] = before
 
 
 def _last_line(text: str) -> str:

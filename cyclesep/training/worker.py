@@ -257,8 +257,6 @@ def _limit_ray_train_logs() -> None:
 
     Otherwise each report of each worker is a line, and the progress display shows the same.
     """
-    for name in list(logging.root.manager.loggerDict):
-        # Ray names one of these loggers after its file path.
-        if name.startswith("ray.train") or "/ray/train/" in name:
-            logging.getLogger(name).setLevel(logging.WARNING)
-            logging.getLogger(name).addFilter(ShortErrorFilter())
+    logging.getLogger().setLevel(logging.WARNING)
+    for handler in logging.getLogger("ray.train").handlers:
+        handler.addFilter(ShortErrorFilter())

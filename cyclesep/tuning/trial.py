@@ -7,7 +7,6 @@ belong to Ray Train and end with the trial.
 import hashlib
 import json
 import math
-import os
 import queue
 import threading
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from safetensors import safe_open
 
 from cyclesep.checkpoints.metadata import METADATA_FILE, WEIGHTS_FILE, CheckpointMetadata
 from cyclesep.checkpoints.run_folder import RunFolder
+from cyclesep.cluster.environment import TRIAL, temporarily
 from cyclesep.config import settings
 from cyclesep.errors import CyclesepError
 from cyclesep.storage.filesystem import for_ray, from_ray
@@ -29,10 +29,6 @@ from cyclesep.training.fit import TrainingResult, fit
 from cyclesep.tuning.report_callback import ReportCallback, ValidationReport
 from cyclesep.tuning.space import Space
 from cyclesep.tuning.validation_set import mean_si_sir
-
-# Variables that Ray Train reads in this process. Trials are short, so workers are checked more often than every two
-# seconds. Workers may wait a day for resources that other trials use; Ray Train would count a timeout as a failure.
-_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "86400"}
 
 # Names of the samples of a final, in addition to the parameters of the space.
 FINALIST, SEED = "finalist", "seed"
@@ -106,6 +102,7 @@ class TrainingThread:
             self._error = error
 
 
+@temporarily(TRIAL)
 def run_trial(sample: dict[str, Any], trial_config: TrialConfig) -> None:
     """Train with the sampled settings and report each validation to Tune.
 
@@ -113,8 +110,6 @@ def run_trial(sample: dict[str, Any], trial_config: TrialConfig) -> None:
     `outcome`, `parameters`, `seconds`, the origin of the checkpoint, and `sir` if requested; for a trial that diverged
     or failed also `reason`.
     """
-    for variable, value in _ENVIRONMENT.items():
-        os.environ.setdefault(variable, value)
     name, init_from = _run_name_and_checkpoint(sample, trial_config)
     step = 0
     try:

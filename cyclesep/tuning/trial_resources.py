@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import ray
 from ray import tune
-from ray._raylet import PlacementGroupID
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.state import list_placement_groups
 from ray.util.state.exception import RayStateApiException
@@ -107,7 +106,7 @@ def release_placement_groups() -> Iterator[None]:
     finally:
         with suppress(Exception):
             for group_id in job_placement_groups() - before:
-                remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group_id))))
+                remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group_id))))
 
 
 def job_placement_groups() -> set[str]:

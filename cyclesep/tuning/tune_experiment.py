@@ -1,7 +1,6 @@
 """A Ray Tune experiment: the trials of a search or of its finals, started or resumed."""
 
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from typing_extensions import override
 
+from cyclesep.cluster.environment import SEARCH, temporarily
 from cyclesep.storage.filesystem import for_ray
 from cyclesep.storage.path import StoragePath
 from cyclesep.tuning.config import TuneConfig
@@ -23,14 +23,6 @@ from cyclesep.tuning.trial import FINALIST, SEED, TrialConfig, delete_checkpoint
 from cyclesep.tuning.trial_progress import ProgressCallback
 from cyclesep.tuning.trial_resources import driver_resources, release_placement_groups
 from cyclesep.tuning.trial_table import TrialRow, rank_trials, trial_row
-
-# Variables that Tune reads: only the logger below instead of three, and failed trials need not report a score.
-_ENVIRONMENT = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    "TUNE_MAX_PENDING_TRIALS_PG": "1",
-    "RAY_AIR_NEW_OUTPUT": "0",
-}
 
 # Restarts of a trial whose driver was lost; Ray Train restarts lost workers itself.
 _MAX_DRIVER_FAILURES = 1
@@ -64,8 +56,7 @@ class Experiment:
 
     def run(self) -> list[TrialRow]:
         """Run all trials that have not ended and return the rows of all; raises KeyboardInterrupt if interrupted."""
-        os.environ.update(_ENVIRONMENT)
-        with _suppress_ray_logs(), release_placement_groups():
+        with temporarily(SEARCH), _suppress_ray_logs(), release_placement_groups():
             results = self._tuner().fit()
         # Tune returns trials that an interrupt stopped as well.
         ended = [result for result in results if result.error is not None or (result.metrics or {}).get("done")]

@@ -93,45 +93,63 @@ except ClusterError as error:
 """
 
 
-@pytest.mark.parametrize("protected", [False, True])
-def test_a_token_is_sent_to_a_cluster_if_and_only_if_it_requires_one(tmp_path: Path, protected: bool) -> None:
+# Ray's variables and the beginning of what a process with them prints, by whether the cluster uses tokens.
+WITH_TOKENS: dict[str, dict[str, str]] = {
+    "joined": {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN},
+    "RAY_ADDRESS={address}: the cluster requires a token, and this process sends none or another one; set": {},
+    "RAY_ADDRESS={address}: the cluster requires a token, and this process": {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": OTHER,
+    },
+    "RAY_AUTH_MODE=token: Token authentication is enabled but no authentication token was found; set": {
+        "RAY_AUTH_MODE": "token"
+    },
+    "RAY_AUTH_MODE=token: RAY_AUTH_TOKEN_PATH is set but file cannot be opened": {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": "/nowhere",
+    },
+}
+WITHOUT_TOKENS: dict[str, dict[str, str]] = {
+    "joined": {},
+    "RAY_ADDRESS={address}: the cluster does not use tokens, but RAY_AUTH_MODE=token is set here; unset it": {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": TOKEN,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("mode", "cases"), [({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}, WITH_TOKENS),
+                        ({"RAY_AUTH_MODE": "disabled"}, WITHOUT_TOKENS)], ids=["with tokens", "without tokens"],
+)  # fmt: skip
+def test_a_cluster_is_joined_with_its_token_and_otherwise_a_line_names_the_variable(
+    tmp_path: Path, mode: dict[str, str], cases: dict[str, dict[str, str]]
+) -> None:
     names = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-    environment = {name: value for name, value in os.environ.items() if name not in names}
+    environment = {name: value for name, value in os.environ.items() if name not in names} | {"HOME": str(tmp_path)}
     # A short path, because Ray creates Unix sockets there.
     folder = tempfile.mkdtemp(prefix="cyclesep-token-", dir="/tmp")
-    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN} if protected else {"RAY_AUTH_MODE": "disabled"}
-
-    def join(token: str, **more: str) -> tuple[str, str]:
-        """Join with this token and return what the process prints to stdout and stderr."""
-        home = tmp_path / (token[:1] or "no-token")
-        (home / ".ray").mkdir(parents=True, exist_ok=True)
-        if token:
-            (home / ".ray/auth_token").write_text(token)
-        done = subprocess.run(
-            [sys.executable, "-c", JOIN],
-            env={**environment, "HOME": str(home), "RAY_ADDRESS": address, **more},
-            capture_output=True, text=True, timeout=120, check=True,
-        )  # fmt: skip
-        return done.stdout.strip(), done.stderr
-
     try:
         with subprocess.Popen(
             [sys.executable, str(CHECKOUT / "tests" / "support" / "cluster_host.py")],
-            env={**environment, **own, "RAY_TMPDIR": folder},
+            env={**environment, **mode, "RAY_TMPDIR": folder},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         ) as host:  # fmt: skip
             assert host.stdout is not None
             address = next(line.strip() for line in host.stdout if line.count(":") == 1 and line[0].isdigit())
-            assert join(TOKEN) == join(TOKEN, RAY_AUTH_MODE="token") == ("joined", "")
-            assert join(TOKEN, RAY_AUTH_MODE="disabled") == ("joined", "")
-            rejected = f"RAY_ADDRESS={address}: the cluster requires a token (this machine has none, or another one); "
-            for token in (OTHER, ""):
-                output, error = join(token)
-                assert output.startswith(rejected) if protected else output == "joined"
-                assert error == ""
-            if protected:
-                lost = str(tmp_path / "lost")
-                assert "(RAY_AUTH_TOKEN_PATH is set but file cannot be opened" in join("", RAY_AUTH_TOKEN_PATH=lost)[0]
+            joining = {
+                expected.format(address=address): subprocess.Popen(
+                    [sys.executable, "-c", JOIN],
+                    env={**environment, "RAY_ADDRESS": address, **variables},
+                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                )
+                for expected, variables in cases.items()
+            }  # fmt: skip
+            for expected, process in joining.items():
+                output, _ = process.communicate(timeout=180)
+                assert process.returncode == 0
+                assert output.startswith(expected)
+                assert output.count("\n") == 1
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
