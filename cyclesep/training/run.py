@@ -61,10 +61,10 @@ def prepare_run(config: TrainConfig, reader: ShardReader, *, gpus_per_worker: fl
     use_gpu = _gpus() >= config.num_workers if config.use_gpu is None else config.use_gpu
     config = with_default_separator(config, folder, sample_rate=reader.manifest.sample_rate, use_gpu=use_gpu)
     check_targets(config, reader)
-    check_cluster(config)
     check_same_audio(folder, config.shards, reader.manifest.digest)
     check_init_from(config)
     dry_run_step(config, reader)
+    check_cluster(config)
     warn_without_validation(config, reader)
     return Run(
         config=config,
