@@ -27,7 +27,7 @@ from cyclesep.data.corpora.corpus import Track, find_tracks
 from cyclesep.data.ingest import ingest as ingest_songs
 from cyclesep.data.ingest import ingest_track
 from cyclesep.data.preprocess import prepare
-from cyclesep.data.shards.ingest_store import open_output
+from cyclesep.data.shards.ingest_store import IngestOutput
 from cyclesep.data.shards.writing import write_track
 
 UNIT = "hours/h"
@@ -134,7 +134,7 @@ def _ingest_config(config: IngestBenchmark, root: Path, output: Path) -> IngestC
 def _ingest_here(tracks: Sequence[Track], config: IngestConfig) -> None:
     """Run the work of Ray's tasks one by one in this process."""
     Path(config.output).mkdir()
-    output = open_output(config.output)
+    output = IngestOutput(config.output)
     for track in tracks:
         ingest_track(track, config, output)
 

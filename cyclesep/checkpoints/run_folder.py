@@ -2,6 +2,7 @@
 
 import difflib
 import json
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,7 @@ class RunFolder:
         """Write run.json with the names of the best and the last checkpoint."""
         self.path.write_text(self.RESULT, json.dumps({"best": best, "last": last}, indent=2) + "\n")
 
-    def lock(self) -> AbstractContextManager[None]:
+    def lock(self) -> AbstractContextManager[Callable[[], None]]:
         """Return a lock on the run; see StoragePath.lock."""
         return self.path.lock(self.LOCK)
 

@@ -13,7 +13,7 @@ from cyclesep.console.progress_bar import LiveBar
 from cyclesep.data.config import IngestConfig
 from cyclesep.data.corpora.corpus import Track, describe, find_tracks
 from cyclesep.data.preprocess import prepare
-from cyclesep.data.shards.ingest_store import Output, open_output
+from cyclesep.data.shards.ingest_store import IngestOutput
 from cyclesep.data.shards.manifest import (
     VERSION,
     ShardManifest,
@@ -84,7 +84,7 @@ def ingest(config: IngestConfig, tracks: Sequence[Track] | None = None) -> Inges
     """
     started = time.monotonic()
     tracks = find_tracks(config.corpus) if tracks is None else tracks
-    output = open_output(config.output)
+    output = IngestOutput(config.output)
     with output.exclusive_lock() as check_lock:
         output.create_or_resume(_settings_of(config))
         wanted = {_file_stem(track, config): track for track in tracks}
@@ -103,10 +103,10 @@ def ingest(config: IngestConfig, tracks: Sequence[Track] | None = None) -> Inges
         manifest = make_manifest([*finished.values(), *ingested])
         check_lock()
         if manifest.tracks != published:
-            write_manifest(output.uri, manifest)
+            write_manifest(output.path.uri, manifest)
         output.remove_leftovers(manifest.tracks)
     return IngestReport(
-        output=output.uri,
+        output=output.path.uri,
         manifest=manifest,
         num_ingested=len(ingested),
         num_unchanged=len(finished),
@@ -115,7 +115,7 @@ def ingest(config: IngestConfig, tracks: Sequence[Track] | None = None) -> Inges
     )
 
 
-def ingest_track(track: Track, config: IngestConfig, output: Output) -> TrackRecord | FailedTrack:
+def ingest_track(track: Track, config: IngestConfig, output: IngestOutput) -> TrackRecord | FailedTrack:
     """Read, prepare and write one track, in a Ray task. Raises StorageError, which ends the whole ingest."""
     fingerprint = track.fingerprint()
     try:
@@ -143,7 +143,7 @@ def ingest_track(track: Track, config: IngestConfig, output: Output) -> TrackRec
 
 
 def _ingest_all(
-    tracks: Mapping[str, Track], config: IngestConfig, output: Output, *, num_unchanged: int
+    tracks: Mapping[str, Track], config: IngestConfig, output: IngestOutput, *, num_unchanged: int
 ) -> Iterator[TrackRecord | FailedTrack]:
     """Yield results as tasks finish, with a progress bar on stderr."""
     with LiveBar() as progress:
@@ -155,7 +155,9 @@ def _ingest_all(
             yield outcome
 
 
-def _outcomes(tracks: Iterable[Track], config: IngestConfig, output: Output) -> Iterator[TrackRecord | FailedTrack]:
+def _outcomes(
+    tracks: Iterable[Track], config: IngestConfig, output: IngestOutput
+) -> Iterator[TrackRecord | FailedTrack]:
     task = ray.remote(num_cpus=1, max_retries=1)(ingest_track)
     waiting = iter(tracks)
     running: dict[Any, Track] = {}

@@ -4,12 +4,12 @@ import shutil
 import socket
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
+from filelock import FileLock, Timeout
 from typing_extensions import override
 
 from cyclesep.errors import LockHeldError, ObjectNotFound, StorageError
@@ -121,20 +121,20 @@ class StoragePath(ABC):
         """
 
     @abstractmethod
-    def delete(self, name: str) -> None:
-        """Delete a file if it exists."""
+    def delete(self, *names: str) -> None:
+        """Delete those of the files `names` that exist."""
 
     @abstractmethod
     def delete_all(self) -> None:
         """Delete the folder with its content, if it exists."""
 
     @abstractmethod
-    def lock(self, name: str) -> AbstractContextManager[None]:
+    def lock(self, name: str) -> AbstractContextManager[Callable[[], None]]:
         """Hold an exclusive lock, the file `name`, for the length of the block; across machines if in S3 or on NFS.
 
         Waits until the lock of a killed owner counts as abandoned: up to 90 s in S3, 120 s on a shared disk if the
-        owner ran on another machine. Raises LockHeldError if another process holds it, StorageError if it cannot be
-        written.
+        owner ran on another machine. Yields a function that raises StorageError if the lock was lost. Raises
+        LockHeldError if another process holds it, StorageError if it cannot be written.
         """
 
     @abstractmethod
@@ -205,8 +205,9 @@ class LocalPath(StoragePath):
         return self.path
 
     @override
-    def delete(self, name: str) -> None:
-        (self.path / name).unlink(missing_ok=True)
+    def delete(self, *names: str) -> None:
+        for name in names:
+            (self.path / name).unlink(missing_ok=True)
 
     @override
     def delete_all(self) -> None:
@@ -214,22 +215,22 @@ class LocalPath(StoragePath):
 
     @override
     @contextmanager
-    def lock(self, name: str) -> Iterator[None]:
+    def lock(self, name: str) -> Iterator[Callable[[], None]]:
         path = self.path / name
+        lock = FileLock(path, poll_interval=0.2)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = _acquire(path)
+            _acquire(lock, path)
+            path.write_text(process_name())
         except OSError as error:
             raise StorageError(
-                f"{path}: cannot be written or locked ({error.strerror or error}); choose another folder"
+                f"{path.parent}: cannot be written or locked ({error.strerror or error}); choose another folder"
             ) from error
-        with file:
-            file.write(process_name())
-            file.flush()
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
+        try:
+            yield lambda: None
+        finally:
+            path.unlink(missing_ok=True)
+            lock.release()
 
     @override
     def remove_stale(self) -> None:
@@ -239,25 +240,18 @@ class LocalPath(StoragePath):
                     path.unlink()
 
 
-def _acquire(path: Path) -> IO[str]:
-    began = time.monotonic()
-    while (file := atomic_io.lock_file(path, wait=False)) is None:
-        owner = _read_if_exists(path)
-        is_local = not owner or owner.endswith(f" on {socket.gethostname()}")
-        if time.monotonic() - began > (_LOCAL_OWNER_SECONDS if is_local else _REMOTE_OWNER_SECONDS):
-            raise LockHeldError(
-                f"{path}: locked by {owner or 'another process'}; wait until it ends, or delete the file if that "
-                "machine is gone"
-            )
-        time.sleep(0.2)
-    return file
-
-
-def _read_if_exists(path: Path) -> str:
-    try:
-        return path.read_text()
-    except FileNotFoundError:
-        return ""
+def _acquire(lock: FileLock, path: Path) -> None:
+    owner = "another process"
+    for seconds in (_LOCAL_OWNER_SECONDS, _REMOTE_OWNER_SECONDS):
+        with suppress(Timeout):
+            lock.acquire(timeout=seconds)
+            return
+        with suppress(FileNotFoundError):
+            owner = path.read_text() or owner
+        if owner == "another process" or owner.endswith(f" on {socket.gethostname()}"):
+            break
+    message = f"{path}: locked by {owner}; wait until it ends, or delete the file if that machine is gone"
+    raise LockHeldError(message, owner)
 
 
 def _not_found(path: Path) -> ObjectNotFound:

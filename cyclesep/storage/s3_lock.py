@@ -9,12 +9,14 @@ two processes that start within that moment may both see the other's lock and bo
 show a write, both succeed.
 """
 
+import functools
 import json
 import logging
 import os
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -37,7 +39,6 @@ _POLL_SECONDS = 2.0
 _CONDITION_FAILED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
 _NOT_IMPLEMENTED = ("NotImplemented", "501")
 
-
 _log = logging.getLogger(__name__)
 
 
@@ -47,37 +48,30 @@ class S3Lock:
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self._token = uuid.uuid4().hex
-        self._since = _now()
+        self._since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self._released = threading.Event()
         self._renewed = 0.0
         self._lost = ""
 
-    def acquire(self, *, wait_for_crashed_owner: bool = False) -> None:
+    def acquire(self) -> None:
         """Acquire the lock, or take it over from a crashed owner; raise LockHeldError if it is held.
 
-        A crashed owner on another machine is recognized only by a missing renewal: with `wait_for_crashed_owner`, wait
-        until the lock is renewed or stale.
+        A crash on another machine is recognized only by a missing renewal, so this waits until the lock is renewed or
+        stale.
         """
         with suppress(ObjectNotFound):
-            state = LockState(self.uri)
-            if wait_for_crashed_owner:
-                state = self._wait_for_renewal(state)
-            if not state.is_stale():
-                raise state.held_error()
+            state = first = LockState(self.uri)
+            while not state.is_stale():
+                if state.is_owner_running or (state.etag, state.renewed_at) != (first.etag, first.renewed_at):
+                    raise state.held_error()
+                if state is first:
+                    _log.warning("%s: held by %s; waiting for its next renewal", self.uri, state.owner())
+                time.sleep(_POLL_SECONDS)
+                state = LockState(self.uri)
             state.delete()
         self._create()
         self._renewed = time.monotonic()
         threading.Thread(target=self._renew_until_released, name="s3-lock", daemon=True).start()
-
-    def _wait_for_renewal(self, first: "LockState") -> "LockState":
-        """Return the lock once it is stale or was renewed; raise ObjectNotFound when it is released."""
-        state = first
-        if not state.is_stale():
-            _log.warning("%s: held by %s; waiting for its next renewal", self.uri, state.owner())
-        while not state.is_stale() and state.etag == first.etag and state.renewed_at == first.renewed_at:
-            time.sleep(_POLL_SECONDS)
-            state = LockState(self.uri)
-        return state
 
     def check(self) -> None:
         """Raise StorageError unless this lock is certainly still held; call before a step that must not run twice."""
@@ -95,23 +89,20 @@ class S3Lock:
                 state.delete()
 
     def _create(self) -> None:
-        try:
-            with translate_errors(self.uri):
-                self._put(IfNoneMatch="*")
-        except StorageError as error:
-            code = error_code(error.__cause__) if isinstance(error.__cause__, boto.ClientError) else ""
-            if code in _NOT_IMPLEMENTED:
-                with translate_errors(self.uri):
-                    self._put()
-                time.sleep(_SETTLE_SECONDS)
-            elif code not in _CONDITION_FAILED:
-                raise
+        with translate_errors(self.uri):
+            try:
+                if not self._put(IfNoneMatch="*"):
+                    time.sleep(_SETTLE_SECONDS)
+            except boto.ClientError as error:
+                if error_code(error) not in _CONDITION_FAILED:
+                    raise
         # Checked after success too, because some servers ignore the condition.
         state = LockState(self.uri)
         if state.token != self._token:
             raise state.held_error()
 
-    def _put(self, **condition: str) -> None:
+    def _put(self, **condition: str) -> bool:
+        """Write the lock object; return whether the server supports the condition."""
         bucket, key = parse(self.uri)
         body = {
             "token": self._token,
@@ -120,29 +111,22 @@ class S3Lock:
             "since": self._since,
         }
         text = json.dumps(body, indent=2) + "\n"
-        client().put_object(Bucket=bucket, Key=key, Body=text.encode(), ContentType="application/json", **condition)
+        put = functools.partial(
+            client().put_object, Bucket=bucket, Key=key, Body=text.encode(), ContentType="application/json"
+        )
+        return _send_if(put, **condition)
 
     def _renew_until_released(self) -> None:
         while not self._released.wait(RENEW_SECONDS):
+            # After an error, the next renewal or `check` finds out what happened.
             with suppress(StorageError), translate_errors(self.uri):
                 state = self._own_state()
-                if state is not None and self._renew(state):
+                if state is not None:
+                    self._put(IfMatch=state.etag)
                     self._renewed = time.monotonic()
                 if self._released.is_set():
                     # Delete what this renewal wrote after a concurrent release.
                     self.release()
-
-    def _renew(self, state: "LockState") -> bool:
-        """Write the lock again unless another process has deleted or replaced it since `state` was read."""
-        try:
-            self._put(IfMatch=state.etag)
-        except boto.ClientError as error:
-            if error_code(error) not in _NOT_IMPLEMENTED:
-                # The next renewal finds out what happened.
-                return False
-            # Not atomic: `check` and the next renewal detect a concurrent change.
-            self._put()
-        return True
 
     def _own_state(self) -> "LockState | None":
         """Return the current lock; None if it is no longer ours, with the reason in `_lost`."""
@@ -171,15 +155,16 @@ class LockState:
         self.token = str(values.get("token", ""))
         self.etag = response["ETag"]
         self.renewed_at = response["LastModified"]
+        self.is_owner_running = _is_running(values.get("process"))
+        """None if the owner ran on another machine."""
         self._owner = str(values.get("owner", "an unknown process"))
         self._since = str(values.get("since", "an unknown time"))
-        self._process = values.get("process")
         # Both times are by the server's clock.
         now = response["ResponseMetadata"]["HTTPHeaders"].get("date")
         self._age = (parsedate_to_datetime(now) - response["LastModified"]).total_seconds() if now else 0.0
 
     def is_stale(self) -> bool:
-        return self._age > STALE_SECONDS or _has_ended(self._process)
+        return self._age > STALE_SECONDS or self.is_owner_running is False
 
     def owner(self) -> str:
         return f"{self._owner} since {self._since}, last renewed {max(0.0, self._age):.0f} s ago"
@@ -193,16 +178,22 @@ class LockState:
         bucket, key = parse(self.uri)
         with translate_errors(self.uri):
             try:
-                client().delete_object(Bucket=bucket, Key=key, IfMatch=self.etag)
+                _send_if(functools.partial(client().delete_object, Bucket=bucket, Key=key), IfMatch=self.etag)
             except boto.ClientError as error:
-                if error_code(error) in _NOT_IMPLEMENTED:
-                    client().delete_object(Bucket=bucket, Key=key)
-                elif error_code(error) not in (*_CONDITION_FAILED, "NoSuchKey", "404"):
+                if error_code(error) not in (*_CONDITION_FAILED, "NoSuchKey", "404"):
                     raise
 
 
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+def _send_if(request: Callable[..., object], **condition: str) -> bool:
+    """Send a request with a condition; if the server does not implement it, send it without, and return False."""
+    try:
+        request(**condition)
+    except boto.ClientError as error:
+        if error_code(error) not in _NOT_IMPLEMENTED:
+            raise
+        request()
+        return False
+    return True
 
 
 def _process_identity(pid: int) -> list[str] | None:
@@ -217,9 +208,9 @@ def _process_identity(pid: int) -> list[str] | None:
     return None if state in "ZX" else [boot, name_space, str(pid), fields[18]]
 
 
-def _has_ended(process: Any) -> bool:
-    """Return whether a process ran on this machine and has ended."""
+def _is_running(process: Any) -> bool | None:
+    """Return whether a process of this machine is running; None if it ran on another machine."""
     own = _process_identity(os.getpid())
     if own is None or not isinstance(process, list) or process[:2] != own[:2] or len(process) != len(own):
-        return False
-    return str(process[2]).isdigit() and _process_identity(int(process[2])) != process
+        return None
+    return _process_identity(int(process[2])) == process if str(process[2]).isdigit() else None

@@ -1,7 +1,7 @@
 """A folder in S3, with the operations of StoragePath."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -66,8 +66,8 @@ class S3Path(StoragePath):
         return cached_folder(self.uri, names)
 
     @override
-    def delete(self, name: str) -> None:
-        s3_objects.delete(self.uri, [name])
+    def delete(self, *names: str) -> None:
+        s3_objects.delete(self.uri, names)
 
     @override
     def delete_all(self) -> None:
@@ -75,11 +75,11 @@ class S3Path(StoragePath):
 
     @override
     @contextmanager
-    def lock(self, name: str) -> Iterator[None]:
+    def lock(self, name: str) -> Iterator[Callable[[], None]]:
         lock = S3Lock(self.file_uri(name))
-        lock.acquire(wait_for_crashed_owner=True)
+        lock.acquire()
         try:
-            yield
+            yield lock.check
         finally:
             lock.release()
 

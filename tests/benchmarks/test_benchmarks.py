@@ -34,7 +34,7 @@ from cyclesep.data.corpora.composer.writers import write_musdb_hq, write_stem_mp
 from cyclesep.data.corpora.config import CorpusConfig
 from cyclesep.data.corpora.corpus import find_tracks
 from cyclesep.data.ingest import ingest_track
-from cyclesep.data.shards.ingest_store import open_output
+from cyclesep.data.shards.ingest_store import IngestOutput
 from cyclesep.data.shards.manifest import make_manifest, write_manifest
 from cyclesep.data.shards.reading import ShardReader
 from cyclesep.data.shards.segment_pb2 import Segment
@@ -213,7 +213,7 @@ def test_the_musdb_loop_writes_the_samples_of_ingest(source, write, tmp_path: Pa
     musdb_loop(tmp_path / "music", tmp_path / "plain", is_wav=source == "wav", sample_rate=44100, channels=2)
     (track,) = find_tracks(CorpusConfig(kind="musdb18", path=str(tmp_path / "music")))
     (tmp_path / "ours").mkdir()
-    record = ingest_track(track, IngestConfig(output=str(tmp_path / "ours")), open_output(str(tmp_path / "ours")))
+    record = ingest_track(track, IngestConfig(output=str(tmp_path / "ours")), IngestOutput(str(tmp_path / "ours")))
     write_manifest(tmp_path / "ours", make_manifest([record]))
     with lmdb.open(str(tmp_path / "plain" / "0.lmdb"), subdir=False, readonly=True, lock=False) as plain:
         found = [Segment.FromString(value) for _, value in plain.begin().cursor()]

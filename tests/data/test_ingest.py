@@ -20,7 +20,7 @@ from cyclesep.data.corpora.config import CorpusConfig
 from cyclesep.data.corpora.corpus import find_tracks
 from cyclesep.data.ingest import FailedTrack, ingest
 from cyclesep.data.preprocess import prepare
-from cyclesep.data.shards.ingest_store import open_output
+from cyclesep.data.shards.ingest_store import IngestOutput
 from cyclesep.data.shards.manifest import MANIFEST_NAME
 from cyclesep.data.shards.reading import ShardReader
 from cyclesep.data.shards.verification import verify
@@ -167,9 +167,13 @@ def test_ingests_of_equal_music_have_equal_digests(tmp_path, songs):
     assert three.digest == one.digest
 
 
-def test_concurrent_ingest_to_a_folder_is_an_error(tmp_path, songs):
+def test_concurrent_ingest_to_a_folder_is_an_error(tmp_path, songs, monkeypatch):
+    monkeypatch.setattr("cyclesep.storage.path._LOCAL_OWNER_SECONDS", 0.1)
     folder = tmp_path / "out"
-    with open_output(str(folder)).exclusive_lock(), pytest.raises(CorpusError, match="another ingest is writing there"):
+    with (
+        IngestOutput(str(folder)).exclusive_lock(),
+        pytest.raises(CorpusError, match="another ingest is writing there"),
+    ):
         ingest(ingest_config(songs, folder))
     assert not folder.exists()
     assert ingest(ingest_config(songs, folder)).num_ingested == 3

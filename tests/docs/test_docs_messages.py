@@ -12,7 +12,7 @@ from cyclesep.data.config import IngestConfig
 from cyclesep.data.corpora.config import CorpusConfig
 from cyclesep.data.corpora.corpus import find_tracks
 from cyclesep.data.ingest import FailedTrack, ingest_track
-from cyclesep.data.shards.ingest_store import open_output
+from cyclesep.data.shards.ingest_store import IngestOutput
 from cyclesep.errors import CyclesepError
 from tests.support.paths import CHECKOUT
 
@@ -55,7 +55,7 @@ def louder_mixture(root: Path) -> None:
 
 def at_another_rate(root: Path) -> None:
     write(root / "a" / "vocals.wav")
-    open_output(str(root.with_name("shards"))).create_or_resume({"sample_rate": 44100})
+    IngestOutput(str(root.with_name("shards"))).create_or_resume({"sample_rate": 44100})
 
 
 MAKE: dict[str, Callable[[Path], None]] = {
@@ -88,7 +88,7 @@ def ingest_messages(root: Path) -> str:
     config = IngestConfig(
         corpus=CorpusConfig(kind="stems", path=str(root)), output=str(root.with_name("shards")), sample_rate=16000
     )
-    output = open_output(config.output)
+    output = IngestOutput(config.output)
     try:
         tracks = find_tracks(config.corpus)
         output.create_or_resume({"sample_rate": config.sample_rate})

@@ -1,6 +1,5 @@
 """The same operations on a local folder and on a prefix in S3."""
 
-import fcntl
 import os
 import subprocess
 import sys
@@ -9,10 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from cyclesep.errors import LockHeldError, StorageError
-from cyclesep.storage import atomic_io, s3_lock
 from cyclesep.storage import path as path_module
+from cyclesep.storage import s3_lock
 from cyclesep.storage.path import StoragePath
 
 
@@ -121,15 +121,13 @@ def test_a_local_lock_excludes_other_processes_until_its_owner_is_killed(
 def test_the_lock_of_another_machine_is_waited_for_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(path_module, "_LOCAL_OWNER_SECONDS", 0.0)
     path = tmp_path / ".lock"
-    file = atomic_io.lock_file(path, wait=True)
-    assert file is not None
-    with file:
-        file.write("process 7 on a-lost-machine")
-        file.flush()
-        # An NFS server drops the locks of a lost machine.
-        threading.Timer(0.7, lambda: fcntl.flock(file, fcntl.LOCK_UN)).start()
-        with StoragePath.of(tmp_path).lock(".lock"):
-            assert path.read_text() != "process 7 on a-lost-machine"
+    lock = FileLock(path, thread_local=False)
+    lock.acquire()
+    path.write_text("process 7 on a-lost-machine")
+    # An NFS server drops the locks of a lost machine.
+    threading.Timer(0.7, lock.release).start()
+    with StoragePath.of(tmp_path).lock(".lock"):
+        assert path.read_text() != "process 7 on a-lost-machine"
 
 
 def test_processes_that_lock_in_turn_succeed(tmp_path: Path) -> None:

@@ -311,6 +311,7 @@ def test_the_lock_of_a_killed_process_of_this_machine_is_taken_over_immediately(
 
 def test_a_stale_lock_of_another_machine_is_taken_over_and_its_owner_notices(prefix, monkeypatch):
     monkeypatch.setattr(s3_lock, "_process_identity", lambda _: None)
+    monkeypatch.setattr(s3_lock, "RENEW_SECONDS", 0.5)
     first, second = (S3Lock(f"{prefix}/lock") for _ in range(2))
     first.acquire()
     with pytest.raises(LockHeldError, match="last renewed [0-9] s ago"):

@@ -5,18 +5,14 @@ manifest last. A corpus without a manifest does not exist for readers; a record 
 complete.
 """
 
-import fcntl
 import json
 import re
 import tempfile
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
-
-from typing_extensions import override
 
 from cyclesep.data.shards.manifest import (
     MANIFEST_NAME,
@@ -26,11 +22,8 @@ from cyclesep.data.shards.manifest import (
     write_track_record,
 )
 from cyclesep.errors import CorpusError, LockHeldError, ObjectNotFound, ShardError, StorageError
-from cyclesep.storage import s3_objects
-from cyclesep.storage.atomic_io import write_text
-from cyclesep.storage.s3_lock import S3Lock
+from cyclesep.storage.path import StoragePath
 from cyclesep.storage.s3_transfers import Upload, abort_uploads, upload
-from cyclesep.storage.uri import absolute_uri, is_remote, join_uri
 
 _SETTINGS_NAME = "ingest.json"
 _LOCK_NAME = ".ingest.lock"
@@ -39,234 +32,122 @@ _OWN_FILE = re.compile(r"[a-z0-9-]+-[0-9a-f]{16}(-\d+\.lmdb|\.track\.json)|\..+\
 _NUM_READERS = 16
 
 
-def open_output(location: str) -> "Output":
-    """Return the output at `s3://bucket/prefix` or in a folder."""
-    absolute = absolute_uri(location)
-    return BucketOutput(absolute) if is_remote(absolute) else FolderOutput(absolute)
+class IngestOutput:
+    """The files of one corpus, in a folder or at `s3://bucket/prefix`; picklable, for the tasks that write tracks."""
 
-
-class Output(ABC):
-    """The files of one corpus; picklable, for the tasks that write tracks."""
-
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
-        """An absolute path, or s3://bucket/prefix."""
+    def __init__(self, location: str) -> None:
+        self.path = StoragePath.of(location)
 
     def create_or_resume(self, settings: dict[str, Any]) -> None:
         """Write the settings to a new output; raise CorpusError if an existing one has other settings."""
         existing = self._settings()
         if existing is None:
-            self._write(_SETTINGS_NAME, json.dumps(settings, indent=2) + "\n")
+            self.path.write_text(_SETTINGS_NAME, json.dumps(settings, indent=2) + "\n")
             return
         for name in settings:
             if existing.get(name) != settings[name]:
                 raise CorpusError(
-                    f"{self.uri}: was ingested with {name}={existing.get(name)}, not {settings[name]}; "
+                    f"{self.path.uri}: was ingested with {name}={existing.get(name)}, not {settings[name]}; "
                     "choose another output or delete the folder"
                 )
 
     def finished(self, wanted: Iterable[str]) -> dict[str, TrackRecord]:
         """Return the records of wanted tracks that an earlier run completed, by the start of their file names."""
-        sizes = self._sizes()
+        sizes = self.path.sizes("")
         stems = [stem for stem in wanted if stem + _RECORD_SUFFIX in sizes]
+        with ThreadPoolExecutor(_NUM_READERS if self.path.is_remote else 1) as pool:
+            records = list(pool.map(self._record, stems))
         return {
             stem: record
-            for stem, record in zip(stems, self._records(stems), strict=True)
+            for stem, record in zip(stems, records, strict=True)
             if record is not None and all(sizes.get(shard.name) == shard.bytes for shard in record.shards)
         }
 
     def published_tracks(self) -> tuple[TrackRecord, ...]:
         """Return the tracks in the manifest; none if there is no readable manifest."""
         with suppress(ShardError):
-            return read_manifest(self.uri).tracks
+            return read_manifest(self.path.uri).tracks
         return ()
 
     def remove_leftovers(self, tracks: Iterable[TrackRecord]) -> None:
         """Delete all files written by an ingest except those of `tracks`."""
         kept = {name for track in tracks for name in (_record_name(track), *(shard.name for shard in track.shards))}
-        self._remove(name for name in self._sizes() if name not in kept and _OWN_FILE.fullmatch(name))
+        names = self.path.sizes("")
+        self.path.delete(*(name for name in names if name not in kept and _OWN_FILE.fullmatch(name)))
 
-    @abstractmethod
-    def exclusive_lock(self) -> AbstractContextManager[Callable[[], None]]:
+    @contextmanager
+    def exclusive_lock(self) -> Iterator[Callable[[], None]]:
         """Lock the output against other ingests; on exit, delete the settings if no track was finished.
 
         Yields a function that raises StorageError if the lock was lost; call it before writing the manifest. Raises
         CorpusError if another ingest holds the lock, StorageError if the output cannot be written.
         """
+        with ExitStack() as stack:
+            if not self.path.is_remote and not self.path.exists():
+                stack.callback(_remove_if_empty, self.path.path)
+            try:
+                check = stack.enter_context(self.path.lock(_LOCK_NAME))
+            except LockHeldError as held:
+                raise CorpusError(
+                    f"{self.path.uri}: another ingest is writing there, {held.owner}; wait for it or choose another "
+                    "output"
+                ) from held
+            if self.path.is_remote:
+                # Unfinished uploads cost money; listing them needs a permission that may be missing.
+                with suppress(StorageError):
+                    abort_uploads(self.path.uri)
+            try:
+                yield check
+            finally:
+                with suppress(StorageError):
+                    check()
+                    self._delete_settings_without_tracks()
 
-    @abstractmethod
-    def scratch(self) -> AbstractContextManager[Path]:
-        """Return a local folder for the shards of one track."""
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Yield a local folder for the shards of one track: the output, or a temporary folder if that is in S3."""
+        if not self.path.is_remote:
+            yield self.path.path
+            return
+        with tempfile.TemporaryDirectory(prefix="cyclesep-ingest-") as folder:
+            yield Path(folder)
 
-    @abstractmethod
     def commit(self, track: TrackRecord, scratch: Path) -> None:
         """Publish the shards of a track from its scratch folder, then its record."""
-
-    @abstractmethod
-    def _sizes(self) -> dict[str, int]:
-        """Return the sizes in bytes of all files by name."""
-
-    @abstractmethod
-    def _read(self, name: str) -> str | None:
-        """Return the text of a file, None if it does not exist. Raises OSError, UnicodeDecodeError or StorageError."""
-
-    @abstractmethod
-    def _write(self, name: str, text: str) -> None: ...
-
-    @abstractmethod
-    def _remove(self, names: Iterable[str]) -> None: ...
-
-    def _records(self, stems: list[str]) -> Iterable[TrackRecord | None]:
-        return map(self._record, stems)
+        if self.path.is_remote:
+            upload(
+                [
+                    Upload(path=scratch / shard.name, uri=self.path.file_uri(shard.name), sha256=shard.sha256)
+                    for shard in track.shards
+                ]
+            )
+        write_track_record(self.path, _record_name(track), track)
 
     def _record(self, stem: str) -> TrackRecord | None:
         with suppress(ShardError):
-            return read_track_record(self._uri_of(stem + _RECORD_SUFFIX))
+            return read_track_record(self.path.file_uri(stem + _RECORD_SUFFIX))
         return None
-
-    def _uri_of(self, name: str) -> str:
-        return join_uri(self.uri, name)
 
     def _settings(self) -> dict[str, Any] | None:
         try:
-            text = self._read(_SETTINGS_NAME)
-            return None if text is None else dict(json.loads(text))
-        except (OSError, ValueError) as problem:
+            return dict(json.loads(self.path.read_text(_SETTINGS_NAME)))
+        except ObjectNotFound:
+            return None
+        except ValueError as problem:
             raise CorpusError(
-                f"{self._uri_of(_SETTINGS_NAME)}: cannot be read ({problem}); "
+                f"{self.path.file_uri(_SETTINGS_NAME)}: cannot be read ({problem}); "
                 "delete the folder or choose another output"
             ) from problem
 
     def _delete_settings_without_tracks(self) -> None:
-        names = self._sizes()
+        names = self.path.sizes("")
         if MANIFEST_NAME not in names and not any(name.endswith(_RECORD_SUFFIX) for name in names):
-            self._remove([_SETTINGS_NAME])
+            self.path.delete(_SETTINGS_NAME)
 
 
-class FolderOutput(Output):
-    """A folder: tracks are written in place, and the lock is a flock(2), which ends with the process."""
-
-    @override
-    @contextmanager
-    def exclusive_lock(self) -> Iterator[Callable[[], None]]:
-        folder = Path(self.uri)
-        existed = folder.exists()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = (folder / _LOCK_NAME).open("a")
-        except OSError as problem:
-            raise StorageError(f"{folder}: cannot be written ({problem.strerror}); choose another output") from problem
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as problem:
-                raise CorpusError(
-                    f"{folder}: another ingest is writing there; wait for it or choose another output"
-                ) from problem
-            try:
-                yield lambda: None
-            finally:
-                self._delete_settings_without_tracks()
-                # While locked, and only with the folder; otherwise two processes could lock two files of this name.
-                if not existed and [path.name for path in folder.iterdir()] == [_LOCK_NAME]:
-                    (folder / _LOCK_NAME).unlink()
-                    folder.rmdir()
-
-    @override
-    def scratch(self) -> AbstractContextManager[Path]:
-        return nullcontext(Path(self.uri))
-
-    @override
-    def commit(self, track: TrackRecord, scratch: Path) -> None:
-        write_track_record(scratch / _record_name(track), track)
-
-    @override
-    def _sizes(self) -> dict[str, int]:
-        sizes = {}
-        for path in Path(self.uri).iterdir():
-            # Tasks of a killed ingest may still be writing.
-            with suppress(FileNotFoundError):
-                if path.is_file():
-                    sizes[path.name] = path.stat().st_size
-        return sizes
-
-    @override
-    def _read(self, name: str) -> str | None:
-        path = Path(self.uri, name)
-        return path.read_text(encoding="utf-8") if path.exists() else None
-
-    @override
-    def _write(self, name: str, text: str) -> None:
-        write_text(Path(self.uri, name), text)
-
-    @override
-    def _remove(self, names: Iterable[str]) -> None:
-        for name in names:
-            Path(self.uri, name).unlink(missing_ok=True)
-
-
-class BucketOutput(Output):
-    """A prefix of a bucket: tracks are written to a temporary folder and uploaded, their record last."""
-
-    @override
-    @contextmanager
-    def exclusive_lock(self) -> Iterator[Callable[[], None]]:
-        try:
-            lock = S3Lock(self._uri_of(_LOCK_NAME))
-            lock.acquire()
-        except LockHeldError as held:
-            raise CorpusError(
-                f"{self.uri}: another ingest is writing there, {held.owner}; wait for it or choose another output"
-            ) from held
-        try:
-            # Unfinished uploads cost money; listing them needs a permission that may be missing.
-            with suppress(StorageError):
-                abort_uploads(self.uri)
-            yield lock.check
-        finally:
-            with suppress(StorageError):
-                lock.check()
-                self._delete_settings_without_tracks()
-            lock.release()
-
-    @override
-    @contextmanager
-    def scratch(self) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory(prefix="cyclesep-ingest-") as folder:
-            yield Path(folder)
-
-    @override
-    def commit(self, track: TrackRecord, scratch: Path) -> None:
-        upload(
-            [
-                Upload(path=scratch / shard.name, uri=self._uri_of(shard.name), sha256=shard.sha256)
-                for shard in track.shards
-            ]
-        )
-        write_track_record(self._uri_of(_record_name(track)), track)
-
-    @override
-    def _records(self, stems: list[str]) -> Iterable[TrackRecord | None]:
-        with ThreadPoolExecutor(_NUM_READERS) as pool:
-            return list(pool.map(self._record, stems))
-
-    @override
-    def _sizes(self) -> dict[str, int]:
-        return s3_objects.sizes(self.uri)
-
-    @override
-    def _read(self, name: str) -> str | None:
-        with suppress(ObjectNotFound):
-            return s3_objects.read_text(self._uri_of(name))
-        return None
-
-    @override
-    def _write(self, name: str, text: str) -> None:
-        s3_objects.write_text(self._uri_of(name), text)
-
-    @override
-    def _remove(self, names: Iterable[str]) -> None:
-        s3_objects.delete(self.uri, names)
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _record_name(track: TrackRecord) -> str:

@@ -16,7 +16,8 @@ import pydantic
 from cyclesep.audio.stem_names import MIXTURE
 from cyclesep.errors import ObjectNotFound, ShardError
 from cyclesep.storage import s3_objects
-from cyclesep.storage.atomic_io import is_name, write_text
+from cyclesep.storage.atomic_io import is_name
+from cyclesep.storage.path import StoragePath
 from cyclesep.storage.uri import is_remote, join_uri
 
 MANIFEST_NAME = "manifest.json"
@@ -134,7 +135,7 @@ def make_manifest(tracks: Iterable[TrackRecord]) -> ShardManifest:
 def write_manifest(folder: Path | str, manifest: ShardManifest) -> None:
     """Write manifest.json to `folder` or `s3://bucket/prefix`, after all shards; this publishes the corpus."""
     body = dataclasses.asdict(manifest)
-    _write_text(join_uri(str(folder), MANIFEST_NAME), _with_checksum(body) + "\n")
+    StoragePath.of(folder).write_text(MANIFEST_NAME, _with_checksum(body) + "\n")
 
 
 def read_manifest(folder: Path | str) -> ShardManifest:
@@ -155,10 +156,9 @@ def read_manifest(folder: Path | str) -> ShardManifest:
     return manifest
 
 
-def write_track_record(path: Path | str, track: TrackRecord) -> None:
+def write_track_record(folder: StoragePath, name: str, track: TrackRecord) -> None:
     """Write the record of one finished track, so that an interrupted ingest can resume."""
-    body = dataclasses.asdict(track)
-    _write_text(str(path), _with_checksum(body))
+    folder.write_text(name, _with_checksum(dataclasses.asdict(track)))
 
 
 def read_track_record(path: Path | str) -> TrackRecord:
@@ -177,13 +177,6 @@ def track_file_stem(
     slug = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:48] or "track"
     identity = _sha256([VERSION, track_id, split, fingerprint, sample_rate, channels, segment_samples])
     return f"{slug}-{identity[:16]}"
-
-
-def _write_text(path: str, text: str) -> None:
-    if is_remote(path):
-        s3_objects.write_text(path, text)
-    else:
-        write_text(Path(path), text)
 
 
 def _read_json(path: str) -> tuple[str, dict[str, Any]]:
