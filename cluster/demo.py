@@ -1,7 +1,7 @@
 """Run four jobs on a local cluster: a Ray head, two nodes and an S3 server on loopback.
 
 The jobs ingest synthetic songs, train, search for settings and evaluate, with all data in S3; one node is killed during
-training. The nodes and the S3 server are those of the tests. `make cluster-demo` runs this script.
+training. `make cluster-demo` runs this script.
 """
 
 import os
@@ -13,10 +13,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from cluster.local.multi_node_cluster import MultiNodeCluster
+from cluster.local.s3_server import LocalS3, SwiftServer
 from cyclesep.checkpoints.metadata import METADATA_FILE
-from tests.support.fault_proxy import FaultProxy
-from tests.support.multi_node_cluster import MultiNodeCluster
-from tests.support.s3_server import S3, SwiftServer
+from cyclesep.storage import s3_objects
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = Path("jobs/configs/cluster-demo")
@@ -29,27 +29,21 @@ def main() -> int:
     """Run all steps and return the status of the first one that fails, or 0."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="cyclesep-demo-") as folder, SwiftServer() as server:
-        proxy = FaultProxy(server.port)
-        try:
-            status = _run(Path(folder), S3(server, proxy, Path(folder)))
-        finally:
-            proxy.stop()
+        status = _run(Path(folder), LocalS3(server, Path(folder)))
     if status == 0:
         console.rule(f"done in {(time.monotonic() - began) / 60:.1f} minutes", align="left")
     return status
 
 
-def _run(folder: Path, s3: S3) -> int:
+def _run(folder: Path, s3: LocalS3) -> int:
     # All processes of the cluster read the S3 settings from these files, like a secret of a real cluster.
     files = {"AWS_CONFIG_FILE": "config", "AWS_SHARED_CREDENTIALS_FILE": "credentials"}
     os.environ |= {name: str(folder / file) for name, file in files.items()}
     s3.configure()
     s3.client().create_bucket(Bucket="demo")
-    with MultiNodeCluster(s3, folder, dashboard=True) as cluster:
+    with MultiNodeCluster(folder, dashboard=True) as cluster:
         cluster.ensure_nodes(2)
-        console.print(
-            f"Ray head {cluster.head.address} without CPUs, two nodes of one CPU, S3 on port {s3.server.port}"
-        )
+        console.print(f"Ray head {cluster.head.address} without CPUs, two nodes of one CPU, S3 on port {s3.port}")
         for number, job in enumerate(("ingest", "train", "tune", "evaluate"), start=1):
             console.rule(f"{number}/4  cluster/submit {job} {CONFIGS}/{job}.yaml", align="left")
             status = _submit(cluster, job)
@@ -71,7 +65,7 @@ def _submit(cluster: MultiNodeCluster, job: str) -> int:
 
 def _kill_a_node(cluster: MultiNodeCluster, submit: subprocess.Popen[bytes]) -> None:
     """After the first checkpoint of the run, kill one of its two nodes and start another one."""
-    while not (found := [key for key in cluster.list_keys(RUN) if key.endswith(f"/{METADATA_FILE}")]):
+    while not (found := [key for key in s3_objects.list_objects(RUN) if key.endswith(f"/{METADATA_FILE}")]):
         if submit.poll() is not None:
             return
         time.sleep(0.2)

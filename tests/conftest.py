@@ -94,18 +94,17 @@ def aws_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def s3(aws_folder: Path) -> "Iterator[S3]":
     """An S3 server behind a proxy that injects faults, with a bucket `tests`, configured for boto3."""
     # Imported here, because most tests need neither.
-    from tests.support.fault_proxy import FaultProxy
-    from tests.support.s3_server import S3, SwiftServer
+    from cluster.local.s3_server import SwiftServer
+    from tests.support.s3_server import S3
 
     with SwiftServer() as server:
-        proxy = FaultProxy(server.port)
+        running = S3(server, aws_folder)
         try:
-            running = S3(server, proxy, aws_folder)
             running.configure()
             running.client().create_bucket(Bucket="tests")
             yield running
         finally:
-            proxy.stop()
+            running.proxy.stop()
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from cluster.local.ray_nodes import RayHead
 from cyclesep.cluster.job_folder import check_output_outlives_job
 from cyclesep.errors import ConfigError
 from tests.support.paths import CHECKOUT
-from tests.support.ray_head import RayHead
 
 pytestmark = pytest.mark.xdist_group("ray")
 

@@ -17,10 +17,10 @@ import pyarrow.parquet
 import pytest
 import torch
 
+from cluster.local import processes
 from cyclesep.checkpoints.metadata import METADATA_FILE, TRAINING_STATE_FILE
 from cyclesep.checkpoints.run_folder import RunFolder
-from tests.support import processes
-from tests.support.multi_node_cluster import Driver, MultiNodeCluster
+from tests.support.job_cluster import Driver, JobCluster
 from tests.support.s3_server import S3
 from tests.support.tiny_evaluation import save_separator
 from tests.support.tiny_models import flattened
@@ -38,13 +38,13 @@ TRAINING = (
 
 
 @pytest.fixture(scope="module")
-def cluster(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MultiNodeCluster]:
-    with MultiNodeCluster(s3, tmp_path_factory.mktemp("cluster")) as running:
+def cluster(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobCluster]:
+    with JobCluster(s3, tmp_path_factory.mktemp("cluster")) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def shards(cluster: MultiNodeCluster, tiny_shards: Path) -> str:
+def shards(cluster: JobCluster, tiny_shards: Path) -> str:
     """The tiny corpus in S3."""
     place = cluster.s3.new_prefix()
     cluster.upload(tiny_shards, place)
@@ -63,7 +63,7 @@ def scoring(tmp_path_factory: pytest.TempPathFactory, shards: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def scored(cluster: MultiNodeCluster, scoring: list[str]) -> pa.Table:
+def scored(cluster: JobCluster, scoring: list[str]) -> pa.Table:
     """The table of an uninterrupted evaluation on three nodes."""
     cluster.ensure_nodes(3)
     output = cluster.s3.new_prefix()
@@ -72,17 +72,17 @@ def scored(cluster: MultiNodeCluster, scoring: list[str]) -> pa.Table:
     return frames(cluster, output)
 
 
-def frames(cluster: MultiNodeCluster, output: str) -> pa.Table:
+def frames(cluster: JobCluster, output: str) -> pa.Table:
     return pyarrow.parquet.read_table(cluster.open_object(f"{output}/scores.parquet"))
 
 
-def outcomes(cluster: MultiNodeCluster, output: str) -> list[str]:
+def outcomes(cluster: JobCluster, output: str) -> list[str]:
     return [name for name in cluster.list_keys(f"{output}/parts") if name.endswith(".json")]
 
 
 @pytest.mark.slow
 def test_evaluation_scores_each_track_once_when_a_node_is_lost(
-    cluster: MultiNodeCluster, scoring: list[str], scored: pa.Table
+    cluster: JobCluster, scoring: list[str], scored: pa.Table
 ) -> None:
     cluster.ensure_nodes(3)
     output = cluster.s3.new_prefix()
@@ -104,7 +104,7 @@ def test_evaluation_scores_each_track_once_when_a_node_is_lost(
 
 
 @pytest.fixture(scope="module")
-def trained(cluster: MultiNodeCluster, shards: str) -> Callable[[], Any]:
+def trained(cluster: JobCluster, shards: str) -> Callable[[], Any]:
     """Return the final state of an uninterrupted run on two nodes."""
 
     def train() -> Any:
@@ -116,26 +116,26 @@ def trained(cluster: MultiNodeCluster, shards: str) -> Callable[[], Any]:
     return functools.cache(train)
 
 
-def training(cluster: MultiNodeCluster, shards: str, run: str) -> Driver:
+def training(cluster: JobCluster, shards: str, run: str) -> Driver:
     """Start or resume a training run in the folder `run`."""
     output_dir, _, name = run.rpartition("/")
     return cluster.start("train", *TRAINING, f"shards={shards}", f"output_dir={output_dir}", f"name={name}")
 
 
-def steps(cluster: MultiNodeCluster, run: str) -> list[int]:
+def steps(cluster: JobCluster, run: str) -> list[int]:
     """Return the steps of complete checkpoints in S3."""
     names = [name for name in cluster.list_keys(run) if name.endswith(f"/{METADATA_FILE}")]
     return sorted(int(name.split("/")[0].removeprefix("step-")) for name in names)
 
 
-def state(cluster: MultiNodeCluster, run: str) -> Any:
+def state(cluster: JobCluster, run: str) -> Any:
     """Return the final training state in a form in which == compares every bit."""
     last = json.loads(cluster.open_object(f"{run}/{RunFolder.RESULT}").read())["last"]
     assert last == f"step-{STEPS:08d}"
     return flattened(torch.load(cluster.open_object(f"{run}/{last}/{TRAINING_STATE_FILE}"), weights_only=True))
 
 
-def started_run(cluster: MultiNodeCluster, shards: str) -> tuple[str, Driver]:
+def started_run(cluster: JobCluster, shards: str) -> tuple[str, Driver]:
     """Start a run on two nodes and wait for its first checkpoint in S3."""
     cluster.ensure_nodes(2)
     run = cluster.s3.new_prefix()
@@ -144,7 +144,7 @@ def started_run(cluster: MultiNodeCluster, shards: str) -> tuple[str, Driver]:
     return run, driver
 
 
-def assert_resumes(cluster: MultiNodeCluster, shards: str, run: str, expected: Any) -> None:
+def assert_resumes(cluster: JobCluster, shards: str, run: str, expected: Any) -> None:
     """Check that the same command completes the run with the state of an uninterrupted one."""
     again = training(cluster, shards, run)
     assert again.status() == 0, again.output
@@ -153,7 +153,7 @@ def assert_resumes(cluster: MultiNodeCluster, shards: str, run: str, expected: A
 
 @pytest.mark.slow
 def test_training_resumes_from_s3_on_a_new_node_when_a_node_is_lost(
-    cluster: MultiNodeCluster, shards: str, trained: Callable[[], Any]
+    cluster: JobCluster, shards: str, trained: Callable[[], Any]
 ) -> None:
     expected = trained()
     run, driver = started_run(cluster, shards)
@@ -166,7 +166,7 @@ def test_training_resumes_from_s3_on_a_new_node_when_a_node_is_lost(
 
 @pytest.mark.slow
 def test_training_resumes_on_the_remaining_node_when_a_node_is_lost(
-    cluster: MultiNodeCluster, shards: str, trained: Callable[[], Any]
+    cluster: JobCluster, shards: str, trained: Callable[[], Any]
 ) -> None:
     trained()
     run, driver = started_run(cluster, shards)
@@ -184,7 +184,7 @@ def test_training_resumes_on_the_remaining_node_when_a_node_is_lost(
 
 @pytest.mark.slow
 def test_sigterm_to_a_node_writes_a_checkpoint_first(
-    cluster: MultiNodeCluster, shards: str, trained: Callable[[], Any]
+    cluster: JobCluster, shards: str, trained: Callable[[], Any]
 ) -> None:
     expected = trained()
     run, driver = started_run(cluster, shards)
@@ -198,7 +198,7 @@ def test_sigterm_to_a_node_writes_a_checkpoint_first(
 
 @pytest.mark.slow
 def test_sigterm_to_a_driver_writes_a_checkpoint_to_resume_from(
-    cluster: MultiNodeCluster, shards: str, trained: Callable[[], Any]
+    cluster: JobCluster, shards: str, trained: Callable[[], Any]
 ) -> None:
     expected = trained()
     run, driver = started_run(cluster, shards)
@@ -211,9 +211,7 @@ def test_sigterm_to_a_driver_writes_a_checkpoint_to_resume_from(
 
 
 @pytest.mark.slow
-def test_the_same_command_resumes_on_a_new_head(
-    cluster: MultiNodeCluster, shards: str, trained: Callable[[], Any]
-) -> None:
+def test_the_same_command_resumes_on_a_new_head(cluster: JobCluster, shards: str, trained: Callable[[], Any]) -> None:
     expected = trained()
     run, driver = started_run(cluster, shards)
     cluster.replace_head()
@@ -228,7 +226,7 @@ def test_the_same_command_resumes_on_a_new_head(
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_ten_random_kills_do_not_change_results(
-    cluster: MultiNodeCluster, shards: str, scoring: list[str], scored: pa.Table, trained: Callable[[], Any]
+    cluster: JobCluster, shards: str, scoring: list[str], scored: pa.Table, trained: Callable[[], Any]
 ) -> None:
     expected = trained()
     rng = np.random.default_rng(10)
@@ -253,7 +251,7 @@ def test_ten_random_kills_do_not_change_results(
 
 
 def survive(
-    cluster: MultiNodeCluster,
+    cluster: JobCluster,
     victims: list[str],
     *,
     start: Callable[[], Driver],

@@ -133,7 +133,8 @@ def test_no_secret_is_stored_in_the_run_or_in_files_of_ray(s3: "S3", resumed: Tr
     for name in s3_objects.list_objects(resumed.folder.uri):
         with resumed.folder.reading(name) as file:
             assert secret not in file.read_bytes(), name
-    session = Path(ray._private.worker._global_node.get_session_dir_path())
+    context = ray.get_runtime_context()
+    session = Path(context.get_temp_dir()) / context.get_session_name()
     logs = [file for file in session.rglob("*") if file.is_file() and not file.is_symlink()]
     assert len(logs) > 10
     assert [file.name for file in logs if secret in file.read_bytes()] == []

@@ -15,7 +15,6 @@ import pytest
 import ray
 import torch
 from ray import cloudpickle
-from ray._private import internal_api
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -92,15 +91,15 @@ def make_tasks(system: System, songs: list[Song], output: Path) -> list[Evaluati
 
 @contextmanager
 def monitored_store() -> Iterator[list[int]]:
-    """Record the bytes in this node's object store every few milliseconds."""
-    (node,) = ray.nodes()
+    """Record the bytes in use in the cluster's object store every few milliseconds."""
+    total = ray.cluster_resources()["object_store_memory"]
     seen: list[int] = []
     stop = threading.Event()
 
     def poll() -> None:
         while not stop.wait(0.01):
-            stats = internal_api.node_stats(node["NodeManagerAddress"], node["NodeManagerPort"], False)
-            seen.append(int(stats.store_stats.object_store_bytes_used))
+            # A full store is missing from the available resources.
+            seen.append(int(total - ray.available_resources().get("object_store_memory", 0)))
 
     thread = threading.Thread(target=poll)
     thread.start()

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from cluster.local.ports import free_ports
 from cyclesep.errors import LockHeldError, ObjectNotFound, StorageError
 from cyclesep.storage import s3_client, s3_lock, s3_objects, s3_transfers
 from cyclesep.storage.s3_lock import S3Lock
 from cyclesep.storage.s3_transfers import Upload, abort_uploads, download, upload
 from cyclesep.storage.uri import parse
 from tests.support.fault_proxy import Fault
-from tests.support.s3_server import free_ports
 
 MIB = 2**20
 

@@ -3,7 +3,7 @@
 import socket
 from pathlib import Path
 
-from tests.support.processes import descendants
+from cluster.local.processes import descendants
 
 _LISTEN = "0A"
 

@@ -1,4 +1,4 @@
-"""A cluster of several local Ray nodes: a head, nodes that are added and killed, drivers, and a real S3 server."""
+"""A cluster of several local Ray nodes with an S3 server, and jobs that run on it."""
 
 import io
 import os
@@ -6,21 +6,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.local import processes
+from cluster.local.multi_node_cluster import MultiNodeCluster
 from cyclesep.storage.uri import parse
-from tests.support import processes
-from tests.support.ray_head import RayHead, RayNode
 from tests.support.s3_server import S3
 
 DEADLINE_SECONDS = 600.0
-# How long a node continues after SIGTERM.
-NOTICE_SECONDS = 12
-# Ray gives a node half a minute to start, which may be too little on a busy machine.
-_NUM_START_ATTEMPTS = 3
 _MAIN = "from cyclesep.cli.main import main; main()"
 
 
@@ -56,28 +51,12 @@ class Driver:
             time.sleep(0.02)
 
 
-class MultiNodeCluster:
-    """A head without CPUs, and nodes of one CPU, each with its own address, folders and shard cache."""
+class JobCluster(MultiNodeCluster):
+    """A multi-node cluster on which jobs are started and interrupted."""
 
-    def __init__(self, s3: S3, folder: Path, *, dashboard: bool = False) -> None:
-        self.s3, self.folder, self._dashboard = s3, folder, dashboard
-        self.nodes: list[RayNode] = []
-        self._num_started = 0
-        self.head = self._new_head()
-
-    def __enter__(self) -> "MultiNodeCluster":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for node in self.nodes:
-            node.__exit__()
-        self.head.__exit__()
-
-    def ensure_nodes(self, number: int) -> None:
-        """Start nodes until `number` of them are running."""
-        self.nodes = [node for node in self.nodes if node.process.poll() is None and not node.is_leaving]
-        while len(self.nodes) < number:
-            self.nodes.append(self._new_node())
+    def __init__(self, s3: S3, folder: Path) -> None:
+        self.s3 = s3
+        super().__init__(folder)
 
     def replace_head(self) -> None:
         """SIGKILL the head, with which its nodes end, and start another head with as many nodes."""
@@ -123,11 +102,6 @@ class MultiNodeCluster:
         bucket, key = parse(uri)
         return io.BytesIO(self.s3.client().get_object(Bucket=bucket, Key=key)["Body"].read())
 
-    def cached_bytes(self) -> dict[str, int]:
-        """Return the size of each node's shard cache, killed nodes included."""
-        caches = sorted(self.folder.glob("node-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
-        return {cache.name: sum(file.stat().st_size for file in cache.rglob("*.lmdb")) for cache in caches}
-
     def workers(self) -> dict[int, str]:
         """Return the training and scoring processes of all nodes, by PID."""
         trees = [processes.descendants(node.process.pid) for node in self.nodes]
@@ -135,18 +109,3 @@ class MultiNodeCluster:
         return {
             pid: command for tree in trees for pid, command in tree.items() if any(name in command for name in names)
         }
-
-    def _new_head(self) -> RayHead:
-        return RayHead(num_cpus=0, node_address="127.0.0.2", dashboard=self._dashboard)
-
-    def _new_node(self) -> RayNode:
-        self._num_started += 1
-        name = f"node-{self._num_started}"
-        environment = {
-            "CYCLESEP_CACHE": str(self.folder / name),
-            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": str(NOTICE_SECONDS),
-        }
-        for _ in range(_NUM_START_ATTEMPTS - 1):
-            with suppress(RuntimeError):
-                return RayNode(self.head, f"127.0.1.{self._num_started}", environment)
-        return RayNode(self.head, f"127.0.1.{self._num_started}", environment)

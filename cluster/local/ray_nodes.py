@@ -1,10 +1,9 @@
-"""Local Ray nodes for tests, started by `ray start`, with a token and their own ports."""
+"""Local Ray nodes, started by `ray start`, with a token and their own ports."""
 
 import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,8 @@ from pathlib import Path
 
 import requests
 
-from tests.support import processes
+from cluster.local import processes
+from cluster.local.ports import free_ports
 
 _START_SECONDS = 90.0
 _RAY = str(Path(sys.executable).parent / "ray")
@@ -40,7 +40,7 @@ class _RayStart:
             "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
             # How long a node continues after SIGTERM.
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-            # The tests need little disk space; suppress the warning about a full disk.
+            # The jobs need little disk space; suppress the warning about a full disk.
             "RAY_local_fs_capacity_threshold": "1",
             "OMP_NUM_THREADS": "1",
             "PYTHONUNBUFFERED": "1",
@@ -98,14 +98,14 @@ class RayHead(_RayStart):
         dashboard: bool = True,
     ) -> None:
         self.token = secrets.token_hex(16)
-        ports = {name: str(_free_port()) for name in ("gcs", "dashboard", "agent", "client")}
-        self.url = f"http://127.0.0.1:{ports['dashboard']}"
-        self.address = f"{node_address or '127.0.0.1'}:{ports['gcs']}"
+        gcs_port, dashboard_port, agent_port, client_port = map(str, free_ports(4))
+        self.url = f"http://127.0.0.1:{dashboard_port}"
+        self.address = f"{node_address or '127.0.0.1'}:{gcs_port}"
         """Address at which nodes and drivers connect."""
         options = [
-            "--head", "--num-cpus", str(num_cpus), "--port", ports["gcs"], "--dashboard-host", "127.0.0.1",
-            "--dashboard-port", ports["dashboard"], "--dashboard-agent-listen-port", ports["agent"],
-            "--ray-client-server-port", ports["client"],
+            "--head", "--num-cpus", str(num_cpus), "--port", gcs_port, "--dashboard-host", "127.0.0.1",
+            "--dashboard-port", dashboard_port, "--dashboard-agent-listen-port", agent_port,
+            "--ray-client-server-port", client_port,
         ]  # fmt: skip
         options += ["--node-ip-address", node_address] if node_address else []
         options += [] if dashboard else ["--include-dashboard=false", *_QUIET]
@@ -142,7 +142,7 @@ class RayNode(_RayStart):
     ) -> None:
         self.is_leaving = False
         options = ("--address", head.address, "--node-ip-address", node_address, "--num-cpus", str(num_cpus))
-        ports = ("--dashboard-agent-listen-port", str(_free_port()))
+        ports = ("--dashboard-agent-listen-port", str(*free_ports(1)))
         super().__init__(head.token, environment or {}, (*options, *ports, *_QUIET))
         self._wait(self._runs)
 
@@ -167,9 +167,3 @@ def _is_running(process: int, command: str) -> bool:
         return Path(f"/proc/{process}/cmdline").read_text().replace("\0", " ") == command
     except OSError:
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
