@@ -3,6 +3,8 @@
 PYTHON ?= python3
 RUN := .venv/bin
 PROTOC := $(RUN)/python -m grpc_tools.protoc -Iprotos
+# Names below `ray` with a leading underscore, imported or as attributes.
+PRIVATE_RAY := '\bray(\.\w+)*\._[[:alpha:]]|\bfrom ray(\.\w+)* import .*\b_[[:alpha:]]'
 
 .PHONY: quickstart tune-demo cluster-demo notebook test test-fast test-slow check format protos docs ffmpeg chromium clean help
 
@@ -46,6 +48,8 @@ check: .venv/.installed-dev | ffmpeg
 	@$(RUN)/ruff format --check .
 	@$(RUN)/ruff check .
 	@$(RUN)/mypy
+	@! grep -rnE --include='*.py' $(PRIVATE_RAY) cyclesep cluster jobs benchmarks tests \
+	  || { echo "these lines use a private name of Ray, which may change in any release"; exit 1; }
 	@fresh=$$(mktemp -d) && $(PROTOC) --python_out=$$fresh --pyi_out=$$fresh protos/segment.proto \
 	  && for file in segment_pb2.py segment_pb2.pyi; do \
 	       cmp -s $$fresh/$$file cyclesep/data/shards/$$file || { echo "cyclesep/data/shards/$$file does not match protos/segment.proto; run make protos"; exit 1; }; \
