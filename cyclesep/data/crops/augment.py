@@ -1,23 +1,28 @@
-"""Augmentation of the stems in a batch: gain, polarity, channel swap, pitch and tempo, and remixing across songs.
+"""Augmentation of the stems in a batch: gain, polarity, channel swap, speed, and remixing across songs.
 
 Random choices depend only on the seed and the index of the crop in the run, not on the number of workers. Augmentation
-runs on the device of the tensors. The mixture is the sum of the augmented stems.
+runs on the device of the tensors, except changes of speed. The mixture is the sum of the augmented stems.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import soxr
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cyclesep.audio.audio_io import fit_length
 from cyclesep.data.crops.config import AugmentConfig
-from cyclesep.data.crops.time_stretch import PitchTempo
 from cyclesep.errors import ConfigError
 
 # Random streams (seed, crop index, stream), separate from the stream (seed, crop index) for the location of a crop.
-_STEMS, _REMIX, _PITCH_TEMPO = 1, 2, 3
+_STEMS, _REMIX, _SPEED = 1, 2, 3
+
+
+# Percent.
+ORIGINAL_SPEED = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,15 +63,24 @@ def draw(
     return Augmentation(source=source, gain=gain, swap=swap)
 
 
-def draw_pitch_tempo(config: AugmentConfig, *, seed: int, crop_index: int) -> PitchTempo:
-    """Draw the pitch and tempo change of a crop; it applies to all stems of the crop, before remixing."""
-    if config.p_pitch_tempo == 0.0:
-        return PitchTempo()
-    rng = np.random.default_rng((seed, crop_index, _PITCH_TEMPO))
-    if rng.random() >= config.p_pitch_tempo:
-        return PitchTempo()
-    semitones = float(rng.uniform(-config.pitch_semitones, config.pitch_semitones))
-    return PitchTempo(semitones, 1.0 + int(rng.integers(-config.tempo_percent, config.tempo_percent + 1)) / 100)
+def draw_speed(config: AugmentConfig, *, seed: int, crop_index: int) -> int:
+    """Draw the speed of a crop in percent; it applies to all stems of the crop, before remixing."""
+    if config.p_speed == 0.0:
+        return ORIGINAL_SPEED
+    rng = np.random.default_rng((seed, crop_index, _SPEED))
+    if rng.random() >= config.p_speed:
+        return ORIGINAL_SPEED
+    return ORIGINAL_SPEED + int(rng.integers(-config.speed_percent, config.speed_percent + 1))
+
+
+def change_speed(stems: Tensor, speed: int, *, num_samples: int) -> Tensor:
+    """Play float32 `(stems, channels, time)` at `speed` percent; return `(stems, channels, num_samples)`.
+
+    `time` must be `ceil(num_samples * speed / 100)`. Pitch and tempo change together, by resampling with soxr (T. Ko et
+    al., "Audio augmentation for speech recognition", Interspeech 2015).
+    """
+    resampled = soxr.resample(stems.flatten(0, 1).numpy().T, speed, ORIGINAL_SPEED, quality="HQ").T
+    return torch.from_numpy(fit_length(resampled, num_samples)).reshape(*stems.shape[:2], num_samples)
 
 
 def apply(stems: Tensor, augmentation: Augmentation) -> Tensor:

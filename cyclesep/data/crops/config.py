@@ -28,14 +28,11 @@ class AugmentConfig:
     remix_group_size: PositiveInt = 4
     """Number of crops in a remix group; batch_size must be a multiple of it."""
 
-    p_pitch_tempo: Fraction = 0.0
-    """Probability that pitch and tempo of a crop are changed, which takes about 100 times as long as reading it."""
+    p_speed: Fraction = 0.0
+    """Probability that the speed of a crop is changed by resampling, which changes pitch and tempo together."""
 
-    pitch_semitones: Annotated[float, Ge(0.0), Le(6.0)] = 2.0
-    """Maximum pitch shift, up or down."""
-
-    tempo_percent: Annotated[int, Ge(0), Le(40)] = 12
-    """Maximum tempo change, up or down, in whole percent."""
+    speed_percent: Annotated[int, Ge(0), Le(40)] = 10
+    """Maximum change of speed, up or down, in whole percent."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,6 @@ same crops on 1, 2 or 8 workers.
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from cyclesep.data.crops import augment, time_stretch
+from cyclesep.data.crops import augment
 from cyclesep.data.crops.config import CropConfig
 from cyclesep.data.crops.pairing import training_samplers, validation_sampler
 from cyclesep.data.crops.sampling import CropLocation, CropSampler
-from cyclesep.data.crops.time_stretch import PitchTempo
 from cyclesep.data.shards.reading import ShardReader
 from cyclesep.errors import ConfigError
 
@@ -56,14 +54,15 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class CropPlan:
-    """Sampler, locations and pitch and tempo change of a crop."""
+    """Sampler, locations and speed of a crop."""
 
     sampler: CropSampler
     locations: list[CropLocation]
     """One per pool of the sampler."""
-    pitch_tempo: PitchTempo
+    speed: int
+    """In percent."""
     num_samples: int
-    """Number of samples to read, before the change of pitch and tempo."""
+    """Number of samples to read, before the change of speed."""
 
 
 class CropStream(IterableDataset[Batch]):
@@ -127,20 +126,20 @@ class CropStream(IterableDataset[Batch]):
     def plan(self, index: int) -> CropPlan:
         """Return the plan of crop `index` of the run.
 
-        A change of pitch and tempo needs an excerpt of another length. The crop is drawn from all locations where that
-        excerpt fits; if it fits nowhere, pitch and tempo stay unchanged.
+        Another speed needs an excerpt of another length. The crop is drawn from all locations where that excerpt fits;
+        if it fits nowhere, the speed stays unchanged.
         """
         sampler, num_samples = self.sampler(index // self.config.batch_size), self.num_samples
-        pitch_tempo = augment.draw_pitch_tempo(self.config.augment, seed=self.seed, crop_index=index)
-        needed = pitch_tempo.source_samples(num_samples, self._reader.manifest.sample_rate)
-        if needed != num_samples:
+        speed = augment.draw_speed(self.config.augment, seed=self.seed, crop_index=index)
+        if speed != augment.ORIGINAL_SPEED:
+            needed = -(-num_samples * speed // augment.ORIGINAL_SPEED)
             resized = self._resized_sampler(sampler, needed)
             if resized is None:
-                pitch_tempo = PitchTempo()
+                speed = augment.ORIGINAL_SPEED
             else:
                 sampler, num_samples = resized, needed
         locations = sampler.draw(np.random.default_rng((self.seed, index)), self.config.p_active)
-        return CropPlan(sampler=sampler, locations=locations, pitch_tempo=pitch_tempo, num_samples=num_samples)
+        return CropPlan(sampler=sampler, locations=locations, speed=speed, num_samples=num_samples)
 
     def batch(self, step: int) -> Batch:
         """Return this worker's part of the batch of a step, augmented."""
@@ -182,39 +181,19 @@ class CropStream(IterableDataset[Batch]):
         return augment.apply(self._read_stems(sampler, augmentation.source_crops), augmentation)
 
     def _read_stems(self, sampler: CropSampler, indices: Sequence[int]) -> Tensor:
-        """Return stems `(crops, slots, channels, time)` before the remix, with the pitch and tempo of their crops."""
+        """Return stems `(crops, slots, channels, time)` before the remix, at the speed of their crops."""
         plans = [self.plan(index) for index in indices]
-        unchanged = [row for row, plan in enumerate(plans) if plan.pitch_tempo == PitchTempo()]
+        unchanged = [row for row, plan in enumerate(plans) if plan.speed == augment.ORIGINAL_SPEED]
         stems = sampler.read(self._reader, [plans[row].locations for row in unchanged], self.num_samples)
         if len(unchanged) == len(plans):
             return stems
         result = stems.new_empty(len(plans), *stems.shape[1:])
         result[unchanged] = stems
         for row, plan in enumerate(plans):
-            if plan.pitch_tempo != PitchTempo():
-                result[row] = self._read_stretched(plan)
+            if plan.speed != augment.ORIGINAL_SPEED:
+                (excerpt,) = plan.sampler.read(self._reader, [plan.locations], plan.num_samples)
+                result[row] = augment.change_speed(excerpt, plan.speed, num_samples=self.num_samples)
         return result
-
-    def _read_stretched(self, plan: CropPlan) -> Tensor:
-        """Return a crop `(slots, channels, time)` with changed pitch and tempo."""
-        with _one_thread():
-            return time_stretch.change_pitch_tempo(
-                plan.sampler.read(self._reader, [plan.locations], plan.num_samples)[0],
-                plan.pitch_tempo,
-                num_samples=self.num_samples,
-                sample_rate=self._reader.manifest.sample_rate,
-            )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Limit torch to one thread, as in loader processes, since the number of threads affects rounding."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def crop_loader(stream: CropStream, *, num_processes: int = 0, pin_memory: bool | None = None) -> DataLoader[Batch]:

@@ -1,6 +1,7 @@
 """Augmentation of stems: distributions, remix groups, and independence of the number of workers."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -8,7 +9,6 @@ import torch
 
 from cyclesep.data.crops import augment
 from cyclesep.data.crops.config import AugmentConfig
-from cyclesep.data.crops.time_stretch import PitchTempo
 from cyclesep.errors import ConfigError
 
 BATCH, STEMS = 16, 3
@@ -120,22 +120,64 @@ def test_batch_size_not_divisible_by_group_size_raises() -> None:
         augment.num_groups(AugmentConfig(), batch_size=18)
 
 
-def test_pitch_and_tempo_are_uniform_over_their_ranges() -> None:
-    config = dataclasses.replace(OFF, p_pitch_tempo=0.25, pitch_semitones=3.0, tempo_percent=5)
-    drawn = [augment.draw_pitch_tempo(config, seed=4, crop_index=index) for index in range(8000)]
-    changed = [change for change in drawn if change != PitchTempo()]
-    assert len(changed) / len(drawn) == pytest.approx(0.25, abs=0.02)
-    semitones = np.array([change.semitones for change in changed])
-    assert np.quantile(semitones, [0, 0.25, 0.5, 0.75, 1]) == pytest.approx([-3, -1.5, 0, 1.5, 3], abs=0.25)
-    percents, counts = np.unique([round(100 * change.tempo) for change in changed], return_counts=True)
-    assert percents.tolist() == list(range(95, 106))
+def test_speed_is_uniform_over_its_range() -> None:
+    config = dataclasses.replace(OFF, p_speed=0.25, speed_percent=5)
+    drawn = [augment.draw_speed(config, seed=4, crop_index=index) for index in range(8000)]
+    changed = [speed for speed in drawn if speed != 100]
+    # One in eleven changes is to the original speed.
+    assert len(changed) / len(drawn) == pytest.approx(0.25 * 10 / 11, abs=0.02)
+    speeds, counts = np.unique(changed, return_counts=True)
+    assert speeds.tolist() == [*range(95, 100), *range(101, 106)]
     assert counts.min() > 0.7 * counts.mean()
 
 
-def test_pitch_and_tempo_change_is_disabled_by_default() -> None:
-    assert {augment.draw_pitch_tempo(AugmentConfig(), seed=0, crop_index=index) for index in range(200)} == {
-        PitchTempo()
-    }
+def test_speed_is_unchanged_by_default() -> None:
+    assert {augment.draw_speed(AugmentConfig(), seed=0, crop_index=index) for index in range(200)} == {100}
+
+
+RATE, LENGTH = 16_000, 24_000
+SPEEDS = [60, 88, 95, 101, 110, 140]
+
+
+def tone(frequency: float, speed: int) -> torch.Tensor:
+    """Return the excerpt `(1, 1, time)` of a tone in Hz that `change_speed` needs for `LENGTH` samples."""
+    seconds = torch.arange(math.ceil(LENGTH * speed / 100), dtype=torch.float64) / RATE
+    return torch.sin(2 * math.pi * frequency * seconds).float()[None, None]
+
+
+@pytest.mark.parametrize("speed", SPEEDS)
+@pytest.mark.parametrize("frequency", [110.0, 440.0, 3000.0])
+def test_speed_changes_the_pitch_by_the_same_factor_and_keeps_the_level(frequency: float, speed: int) -> None:
+    (result,) = augment.change_speed(tone(frequency, speed), speed, num_samples=LENGTH)[0].double()
+    seconds = torch.arange(LENGTH, dtype=torch.float64) / RATE
+    expected = torch.sin(2 * math.pi * frequency * speed / 100 * seconds)
+    # Only the ends, where the excerpt is cut off, differ from the same tone at the new frequency.
+    assert float((result - expected)[200:-200].abs().max()) < 1e-3
+    for end in (result[:160], result[-160:]):
+        assert 10 * math.log10(float(end.square().mean()) / 0.5) == pytest.approx(0, abs=1.5)
+
+
+@pytest.mark.parametrize("speed", SPEEDS)
+def test_speed_moves_clicks_of_all_stems_and_channels_alike(speed: int) -> None:
+    stems = torch.zeros(2, 2, math.ceil(LENGTH * speed / 100))
+    click = round(0.5 * RATE * speed / 100)
+    stems[..., click] = torch.tensor([[1.0, -0.5], [0.25, 1.0]])
+    result = augment.change_speed(stems, speed, num_samples=LENGTH)
+    assert result.shape == (2, 2, LENGTH)
+    assert (result.abs().argmax(-1) == round(click / speed * 100)).all()
+    torch.testing.assert_close(result[0, 1], -0.5 * result[0, 0])
+    assert torch.equal(result[1, 1], result[0, 0])
+    assert torch.equal(result, augment.change_speed(stems, speed, num_samples=LENGTH))
+
+
+@pytest.mark.parametrize("num_samples", [1, 7, 500, 32_001, 88_200])
+def test_every_speed_fills_the_crop(num_samples: int) -> None:
+    for speed in range(60, 141):
+        stems = torch.ones(1, 1, math.ceil(num_samples * speed / 100))
+        result = augment.change_speed(stems, speed, num_samples=num_samples)
+        assert result.shape == (1, 1, num_samples)
+        if num_samples >= 500:
+            assert float(result[..., -40:].min()) > 0.3
 
 
 def test_augmentation_runs_on_the_device_of_the_stems() -> None:

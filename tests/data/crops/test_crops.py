@@ -20,7 +20,7 @@ from cyclesep.data.shards.writing import write_track
 from cyclesep.errors import ConfigError
 
 RATE = 1000
-EVERYTHING = AugmentConfig(p_remix=0.7, p_pitch_tempo=0.4, tempo_percent=20)
+EVERYTHING = AugmentConfig(p_remix=0.7, p_speed=0.4, speed_percent=20)
 OFF = AugmentConfig(gain_db=0.0, p_polarity=0.0, p_channel_swap=0.0, p_remix=0.0)
 MUSIC = ("vocals", "drums", "bass")
 
@@ -135,11 +135,11 @@ def test_loader_processes_preserve_order(reader: ShardReader) -> None:
     assert all(torch.equal(a.mixture, b.mixture) for a, b in zip(batches(stream), prefetched, strict=True))
 
 
-@pytest.mark.parametrize("tempo_percent", [None, 10])
-def test_starts_are_uniform_over_all_tracks(reader: ShardReader, tempo_percent: int | None) -> None:
-    """Chi-square over 60 equal parts of all songs, also for the other excerpt lengths of a changed tempo."""
-    changes = dataclasses.replace(OFF, p_pitch_tempo=1.0, tempo_percent=tempo_percent or 0, pitch_semitones=0.0)
-    stream = CropStream(reader, config(augment=changes if tempo_percent else OFF), targets=("vocals",), seed=11)
+@pytest.mark.parametrize("speed_percent", [None, 10])
+def test_starts_are_uniform_over_all_tracks(reader: ShardReader, speed_percent: int | None) -> None:
+    """Chi-square over 60 equal parts of all songs, also for the other excerpt lengths of a changed speed."""
+    changes = dataclasses.replace(OFF, p_speed=1.0, speed_percent=speed_percent or 0)
+    stream = CropStream(reader, config(augment=changes if speed_percent else OFF), targets=("vocals",), seed=11)
     (pool,) = stream.samplers[0].pools
     plans = [stream.plan(number) for number in range(20_000)]
     parts = np.zeros(60)
@@ -158,7 +158,7 @@ def test_starts_are_uniform_over_all_tracks(reader: ShardReader, tempo_percent: 
         parts += np.histogram(before[tracks] + starts, bins=edges)[0]
         # Starts are integers, so the expected count of each bin follows exactly from its edges.
         expected += np.diff(np.ceil(edges)) / before[-1] * len(chosen)
-    assert len({plan.num_samples for plan in plans}) == (2 * tempo_percent + 1 if tempo_percent else 1)
+    assert len({plan.num_samples for plan in plans}) == (2 * speed_percent + 1 if speed_percent else 1)
     assert scipy.stats.chisquare(parts, expected).pvalue > 0.001
 
 
@@ -175,11 +175,13 @@ def test_single_starts_are_equally_frequent(tmp_path: Path) -> None:
     assert scipy.stats.chisquare([counts[start] for start in every]).pvalue > 0.001
 
 
-def test_pitch_tempo_excerpts_are_within_the_track_without_silence(tmp_path: Path) -> None:
-    """Crops of 0.5 s need 0.656 to 0.856 s: tracks of 0.95, 1 and 3 s are long enough, a track of 0.6 s is not."""
-    tone = [{"vocals": np.sin(np.arange(round(1000 * seconds)) * 0.9)[None] * 0.5} for seconds in (0.95, 1.0, 3.0, 0.6)]
+def test_excerpts_of_changed_speed_are_within_the_track_without_silence(tmp_path: Path) -> None:
+    """Crops of 0.5 s need 0.4 to 0.6 s: tracks of 0.65, 1 and 3 s are long enough, a track of 0.39 s is not."""
+    tone = [
+        {"vocals": np.sin(np.arange(round(1000 * seconds)) * 0.9)[None] * 0.5} for seconds in (0.65, 1.0, 3.0, 0.39)
+    ]
     tracks = [(stems | {"drums": stems["vocals"] * 0.5}, "train") for stems in tone]
-    always = dataclasses.replace(OFF, p_pitch_tempo=1.0, tempo_percent=20)
+    always = dataclasses.replace(OFF, p_speed=1.0, speed_percent=20)
     stream = CropStream(write_corpus(tmp_path, tracks), config(augment=always), targets=("vocals",))
     (pool,) = stream.samplers[0].pools
     needed = set()
@@ -187,35 +189,35 @@ def test_pitch_tempo_excerpts_are_within_the_track_without_silence(tmp_path: Pat
         plan = stream.plan(number)
         (location,) = plan.locations
         assert 0 <= location.start <= pool.tracks[location.track].num_samples - plan.num_samples
-        assert pool.tracks[location.track].num_samples > 600
+        assert plan.speed == 100 or pool.tracks[location.track].num_samples > 390
         needed.add(plan.num_samples)
-    assert (min(needed), max(needed)) == (656, 856)
+    assert (min(needed), max(needed)) == (400, 600)
     for batch in itertools.islice(iter(stream), 4):
         assert float(batch.target.unfold(-1, 20, 20).square().mean(-1).min()) > 0.02
 
 
-def test_pitch_tempo_unchanged_if_no_track_is_long_enough(tmp_path: Path) -> None:
-    reader = write_corpus(tmp_path, [(constant(0, 0.52, ("vocals", "drums")), "train")])
-    always = dataclasses.replace(OFF, p_pitch_tempo=1.0)
+def test_speed_stays_unchanged_if_no_track_is_long_enough(tmp_path: Path) -> None:
+    reader = write_corpus(tmp_path, [(constant(0, 0.2, ("vocals", "drums")), "train")])
+    always = dataclasses.replace(OFF, p_speed=1.0)
     changed = CropStream(reader, config(augment=always), targets=("vocals",), num_steps=1)
     recorded = CropStream(reader, config(), targets=("vocals",), num_steps=1)
     assert {changed.plan(number).num_samples for number in range(32)} == {500}
     assert torch.equal(batches(changed)[0].mixture, batches(recorded)[0].mixture)
 
 
-def test_stems_share_pitch_change_before_remix(tmp_path: Path) -> None:
-    """All stems of song n are the same tone: after the remix, each has one of the shifted pitches of the songs."""
+def test_stems_share_speed_before_remix(tmp_path: Path) -> None:
+    """All stems of song n are the same tone: after the remix, each has one of the changed pitches of the songs."""
     time = np.arange(3000) / RATE
     songs = [
         ({stem: 0.3 * np.sin(2 * np.pi * (40 + 10 * n) * time)[None] for stem in MUSIC}, "train") for n in range(4)
     ]
-    augmentation = dataclasses.replace(OFF, p_remix=1.0, p_pitch_tempo=0.5, pitch_semitones=3.0)
+    augmentation = dataclasses.replace(OFF, p_remix=1.0, p_speed=0.5, speed_percent=16)
     chosen = config(batch_size=8, augment=augmentation)
     stream = CropStream(write_corpus(tmp_path, songs), chosen, targets=MUSIC, num_steps=6)
     spectra = torch.fft.rfft(torch.cat([batch.target for batch in batches(stream)])[:, :, 0], n=1 << 15).abs()
     found = spectra.argmax(-1) * RATE / (1 << 15)
     expected = {
-        round((40 + 10 * plan.locations[0].track) * 2 ** (plan.pitch_tempo.semitones / 12), 3)
+        round((40 + 10 * plan.locations[0].track) * plan.speed / 100, 3)
         for plan in (stream.plan(number) for number in range(48))
     }
     distance = (found[:, :, None] - torch.tensor(sorted(expected))).abs().amin(-1)
@@ -277,7 +279,7 @@ def test_unpaired_mixtures_and_targets_use_disjoint_tracks(tmp_path: Path, pairi
         assert len(mixed | targeted) == (12 if pairing == "unpaired" else 9)
 
 
-def test_unpaired_tracks_are_disjoint_with_pitch_tempo_change(reader: ShardReader) -> None:
+def test_unpaired_tracks_are_disjoint_with_changed_speed(reader: ShardReader) -> None:
     stream = CropStream(reader, config(pairing="unpaired", augment=EVERYTHING), targets=("vocals",), seed=2)
     for number in range(500):
         plan = stream.plan(number)
@@ -491,10 +493,10 @@ def test_short_track_is_active_at_all_offsets(tmp_path: Path) -> None:
     ]
 
 
-def test_active_crops_contain_target_with_pitch_tempo_change(tmp_path: Path) -> None:
+def test_active_crops_contain_target_with_changed_speed(tmp_path: Path) -> None:
     stems = song(0, 8.0, ("vocals", "drums"))
     stems["vocals"][:, :4000] = stems["vocals"][:, 5000:] = 0
-    always = dataclasses.replace(OFF, p_pitch_tempo=1.0)
+    always = dataclasses.replace(OFF, p_speed=1.0)
     chosen = config(p_active=1.0, augment=always)
     stream = CropStream(write_corpus(tmp_path, [(stems, "train")]), chosen, targets=("vocals",), num_steps=3)
     for number in range(96):
