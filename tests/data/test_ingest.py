@@ -170,10 +170,8 @@ def test_ingests_of_equal_music_have_equal_digests(tmp_path, songs):
 def test_concurrent_ingest_to_a_folder_is_an_error(tmp_path, songs, monkeypatch):
     monkeypatch.setattr("cyclesep.storage.path._LOCAL_OWNER_SECONDS", 0.1)
     folder = tmp_path / "out"
-    with (
-        IngestOutput(str(folder)).exclusive_lock(),
-        pytest.raises(CorpusError, match="another ingest is writing there"),
-    ):
+    message = f"another ingest is writing there, process {os.getpid()} on "
+    with IngestOutput(str(folder)).exclusive_lock(), pytest.raises(CorpusError, match=message):
         ingest(ingest_config(songs, folder))
     assert not folder.exists()
     assert ingest(ingest_config(songs, folder)).num_ingested == 3
