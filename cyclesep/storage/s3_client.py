@@ -12,11 +12,8 @@ from typing import Any
 # Attempts per request, unless AWS_MAX_ATTEMPTS or the profile's max_attempts is set. With botocore's exponential
 # backoff (at most 20 s) eight attempts survive a minute of failures.
 MAX_ATTEMPTS = 8
-# Open connections: twice the threads of a prefetch or of an upload.
+# Open connections: four times the threads of a prefetch, and those of an upload.
 MAX_CONNECTIONS = 32
-# Size of an upload part, the unit that is sent again after an error; S3 allows 5 MiB to 5 GiB.
-PART_BYTES = 16 * 2**20
-NUM_UPLOAD_THREADS = 8
 
 _lock = threading.Lock()
 _client: Any = None
@@ -45,26 +42,14 @@ def reset() -> None:
 os.register_at_fork(after_in_child=reset)
 
 
-def transfer_manager() -> Any:
-    """Return a context manager of s3transfer that uploads several files, and several parts of each, in parallel."""
-    from boto3.s3.transfer import TransferConfig, create_transfer_manager
-
-    config = TransferConfig(
-        multipart_threshold=PART_BYTES,
-        multipart_chunksize=PART_BYTES,
-        max_concurrency=NUM_UPLOAD_THREADS,
-        preferred_transfer_client="classic",
-    )
-    return create_transfer_manager(client(), config)
-
-
 def _new_client() -> Any:
     # Imported here because boto3 takes a quarter of a second, and local folders do not need it.
-    import boto3.session
+    import boto3
+    import botocore.session
     from botocore.config import Config
 
-    session = boto3.session.Session()
-    attempts = session._session.get_config_variable("max_attempts") or MAX_ATTEMPTS
+    session = botocore.session.Session()
+    attempts = session.get_config_variable("max_attempts") or MAX_ATTEMPTS
     config = Config(
         retries={"mode": "standard", "total_max_attempts": attempts},
         max_pool_connections=MAX_CONNECTIONS,
@@ -74,4 +59,4 @@ def _new_client() -> Any:
         # Downloads are verified by SHA-256, and not every server returns checksums.
         response_checksum_validation="when_required",
     )
-    return session.client("s3", config=config)
+    return boto3.Session(botocore_session=session).client("s3", config=config)

@@ -1,20 +1,26 @@
-"""Uploads and downloads of large files: parallel, in parts, with retries; downloads resume after an interruption."""
+"""Uploads and downloads of large files: in parts, with retries; downloads resume after an interruption."""
 
 import hashlib
 import random
+import shutil
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote, unquote
 
 from botocore import exceptions as boto
 
-from cyclesep.errors import StorageError
-from cyclesep.storage.s3_client import client, transfer_manager
+from cyclesep.errors import ObjectNotFound, StorageError
+from cyclesep.storage import s3_objects
+from cyclesep.storage.s3_client import client
 from cyclesep.storage.s3_errors import INTERRUPTIONS, error_code, translate_errors
 from cyclesep.storage.uri import parse
+
+# Size of an upload part, the unit that is sent again after an error; S3 allows 5 MiB to 5 GiB.
+PART_BYTES = 16 * 2**20
+# Parts of a file, and files, that are uploaded at the same time.
+NUM_PARTS, NUM_FILES = 8, 4
 
 _BLOCK_BYTES = 2**20
 # A download fails after this many successive interruptions without a new byte.
@@ -40,21 +46,13 @@ class Upload:
         return cls(path=path, uri=uri, sha256=_sha256(path))
 
 
-class _ChangedError(Exception):
-    """The object changed since the download began."""
-
-
 def upload(files: Sequence[Upload]) -> None:
     """Upload files in parallel, large ones in parts, and check that the objects have the size and hash that were sent.
 
     Failed requests are retried with growing pauses. An object is replaced atomically. Raises StorageError.
     """
-    for file in files:
-        parse(file.uri)
-    for attempt in range(1, _MAX_UPLOADS + 1):
-        files = _send(files, last=attempt == _MAX_UPLOADS)
-    for file in files:
-        raise StorageError(f"{file.uri}: damaged in every upload; check the network and the server")
+    with ThreadPoolExecutor(NUM_FILES) as pool:
+        list(pool.map(_upload, files))
 
 
 def download(uri: str, path: Path, *, sha256: str | None = None) -> None:
@@ -97,109 +95,84 @@ def abort_uploads(uri: str) -> int:
     return len(unfinished)
 
 
-def _send(files: Sequence[Upload], *, last: bool) -> list[Upload]:
-    """Upload `files` and return those that were damaged in transit and must be sent again."""
-    if not files:
-        return []
-    damaged = []
-    with translate_errors(files[0].uri), transfer_manager() as manager:
-        futures = {
-            manager.upload(str(file.path), *parse(file.uri), extra_args={"Metadata": {"sha256": file.sha256}}): file
-            for file in files
-        }
-        for future, file in futures.items():
-            try:
-                with translate_errors(file.uri):
-                    future.result()
-            except StorageError as error:
-                cause = error.__cause__
-                if last or not (isinstance(cause, boto.ClientError) and error_code(cause) in _DAMAGED_IN_TRANSIT):
-                    raise
-                damaged.append(file)
-    return damaged + [file for file in files if file not in damaged and not _is_complete(file)]
+def _upload(file: Upload) -> None:
+    for _ in range(_MAX_UPLOADS):
+        try:
+            with translate_errors(file.uri):
+                _send(file)
+        except StorageError as error:
+            if _server_code(error) not in _DAMAGED_IN_TRANSIT:
+                raise
+            continue
+        stored = s3_objects.head(file.uri)
+        if stored is not None and (stored.bytes, stored.sha256) == (file.path.stat().st_size, file.sha256):
+            return
+    raise StorageError(f"{file.uri}: damaged in every upload; check the network and the server")
 
 
-def _is_complete(file: Upload) -> bool:
-    bucket, key = parse(file.uri)
-    with translate_errors(file.uri):
-        response = client().head_object(Bucket=bucket, Key=key)
-    return bool(
-        response["ContentLength"] == file.path.stat().st_size and response["Metadata"].get("sha256", "") == file.sha256
+def _send(file: Upload) -> None:
+    # Imported here because boto3 takes a quarter of a second, and local folders do not need it.
+    from boto3.exceptions import S3UploadFailedError
+    from boto3.s3.transfer import TransferConfig
+
+    config = TransferConfig(
+        multipart_threshold=PART_BYTES,
+        multipart_chunksize=PART_BYTES,
+        max_concurrency=NUM_PARTS,
+        preferred_transfer_client="classic",
     )
+    bucket, key = parse(file.uri)
+    metadata = {"Metadata": {"sha256": file.sha256}}
+    try:
+        client().upload_file(str(file.path), bucket, key, ExtraArgs=metadata, Config=config)
+    except S3UploadFailedError as failed:
+        # boto3 raises it in place of the server's error.
+        raise failed.__context__ or failed from None
 
 
 def _fetch(uri: str, path: Path) -> tuple[Path, str]:
     """Download the whole object to a partial file; return the file and the SHA-256 stored with the object, if any."""
-    stalls = 0
-    while True:
-        before = _num_bytes_fetched(path)
-        try:
-            return _fetch_rest(uri, path)
-        except _ChangedError:
-            _remove_partials(path)
-            stalls += 1
-        except INTERRUPTIONS as error:
-            stalls = 0 if _num_bytes_fetched(path) > before else stalls + 1
-            if stalls >= _MAX_STALLS:
-                reason = f"the transfer was interrupted repeatedly ({type(error).__name__}); try again later"
-                raise StorageError(f"{uri}: {reason}, it resumes where it stopped") from error
-        if stalls >= _MAX_STALLS:
-            raise StorageError(f"{uri}: changes during the download; wait until no process writes it")
-        time.sleep(random.uniform(0.0, min(_MAX_WAIT_SECONDS, 0.5 * 2**stalls)))
-
-
-def _fetch_rest(uri: str, path: Path) -> tuple[Path, str]:
-    """Download what the partial file lacks; raises one of INTERRUPTIONS, or _ChangedError."""
-    partial = next(iter(_partials(path)), None)
-    response = _get(uri, partial)
-    if partial is None:
-        partial = _partial_path(path, response["ETag"])
-    elif _partial_path(path, response["ETag"]) != partial:
-        raise _ChangedError
-    # A server without support for ranges sends the whole object.
-    start = int(response["ContentRange"].split()[1].partition("-")[0]) if "ContentRange" in response else 0
-    with partial.open("r+b" if partial.exists() else "wb") as file:
-        file.seek(start)
-        while block := response["Body"].read(_BLOCK_BYTES):
-            file.write(block)
-        file.truncate()
-    return partial, str(response.get("Metadata", {}).get("sha256", ""))
-
-
-def _get(uri: str, partial: Path | None) -> Any:
     bucket, key = parse(uri)
-    # Request the last byte again, because S3 rejects a range that starts at the end.
-    rest = {"Range": f"bytes={max(0, partial.stat().st_size - 1)}-", "IfMatch": _etag_of(partial)} if partial else {}
-    with translate_errors(uri):
+    partial, info = _begin(uri, path)
+    stalls = 0
+    while (start := partial.stat().st_size) < info.bytes:
         try:
-            return client().get_object(Bucket=bucket, Key=key, **rest)
-        except boto.ClientError as error:
-            if partial is not None and error_code(error) in ("PreconditionFailed", "InvalidRange", "412", "416"):
-                raise _ChangedError from error
-            raise
+            with translate_errors(uri):
+                response = client().get_object(Bucket=bucket, Key=key, IfMatch=info.etag, Range=f"bytes={start}-")
+            # A server without support for ranges sends the whole object.
+            with partial.open("ab" if "ContentRange" in response else "wb") as file:
+                shutil.copyfileobj(response["Body"], file, _BLOCK_BYTES)
+            continue
+        except INTERRUPTIONS as error:
+            reason = f"the transfer was interrupted repeatedly ({type(error).__name__}); try again later, it resumes"
+        except StorageError as error:
+            if _server_code(error) not in ("PreconditionFailed", "412"):
+                raise
+            reason = "changes during the download; wait until no process writes it"
+            partial, info = _begin(uri, path)
+        stalls = 0 if partial.stat().st_size > start else stalls + 1
+        if stalls >= _MAX_STALLS:
+            raise StorageError(f"{uri}: {reason}")
+        time.sleep(random.uniform(0.0, min(_MAX_WAIT_SECONDS, 0.5 * 2**stalls)))
+    return partial, info.sha256
 
 
-def _partial_path(path: Path, etag: str) -> Path:
-    """Return the partial file for the object with this ETag."""
-    escaped = quote(etag.strip('"'), safe="").replace(".", "%2E")
-    return path.with_name(f".{path.name}.{escaped}.partial")
+def _begin(uri: str, path: Path) -> tuple[Path, s3_objects.ObjectInfo]:
+    """Create or find the partial file of the object's current content, and delete those of other content."""
+    info = s3_objects.head(uri)
+    if info is None:
+        raise ObjectNotFound(f"{uri}: object not found; correct the location")
+    version = hashlib.sha256(info.etag.encode()).hexdigest()[:16]
+    partial = path.with_name(f".{path.name}.{version}.partial")
+    for other in path.parent.glob(f".{path.name}.*.partial"):
+        if other != partial:
+            other.unlink(missing_ok=True)
+    partial.touch()
+    return partial, info
 
 
-def _etag_of(partial: Path) -> str:
-    return f'"{unquote(partial.name.removesuffix(".partial").rpartition(".")[2])}"'
-
-
-def _partials(path: Path) -> list[Path]:
-    return [partial for partial in path.parent.glob(f".{path.name}.*.partial") if partial.stat().st_size]
-
-
-def _num_bytes_fetched(path: Path) -> int:
-    return sum(partial.stat().st_size for partial in _partials(path))
-
-
-def _remove_partials(path: Path) -> None:
-    for partial in _partials(path):
-        partial.unlink(missing_ok=True)
+def _server_code(error: StorageError) -> str:
+    return error_code(error.__cause__) if isinstance(error.__cause__, boto.ClientError) else ""
 
 
 def _sha256(path: Path) -> str:

@@ -12,12 +12,13 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from cluster.local.ports import free_ports
 from cyclesep.errors import LockHeldError, ObjectNotFound, StorageError
-from cyclesep.storage import s3_client, s3_lock, s3_objects, s3_transfers
+from cyclesep.storage import s3_lock, s3_objects, s3_transfers
 from cyclesep.storage.s3_lock import S3Lock
 from cyclesep.storage.s3_transfers import Upload, abort_uploads, download, upload
 from cyclesep.storage.uri import parse
@@ -77,7 +78,7 @@ def test_a_read_survives_errors_throttling_resets_and_truncated_bodies(s3, prefi
 
 
 def test_a_large_file_is_uploaded_in_parts_with_its_hash(s3, prefix, tmp_path, monkeypatch):
-    monkeypatch.setattr(s3_client, "PART_BYTES", 5 * MIB)
+    monkeypatch.setattr(s3_transfers, "PART_BYTES", 5 * MIB)
     large, small = write(tmp_path / "large", 11 * MIB), write(tmp_path / "small", 1000, seed=1)
     named = [Upload(path=file.path, uri=f"{prefix}/{file.path.name}", sha256=file.sha256) for file in (large, small)]
     upload(named)
@@ -104,7 +105,7 @@ def test_an_upload_survives_throttling_resets_and_damage_in_transit(s3, prefix, 
 
 
 def test_a_failed_upload_is_an_error_and_its_parts_are_removed(s3, prefix, tmp_path, monkeypatch):
-    monkeypatch.setattr(s3_client, "PART_BYTES", 5 * MIB)
+    monkeypatch.setattr(s3_transfers, "PART_BYTES", 5 * MIB)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     s3.configure()
     with (
@@ -132,9 +133,8 @@ def test_an_interrupted_download_resumes_where_it_stopped(s3, prefix, tmp_path):
     with s3.proxy.injecting(Fault("cut", contains="/a", value=2 * MIB + 17, times=1)):
         download(file.uri, tmp_path / "back", sha256=file.sha256)
     first, second = s3.proxy.seen("GET", "/a")
-    assert "range" not in first.headers
-    # The last byte is requested again, because S3 rejects a range that starts at the end.
-    assert second.headers["range"] == f"bytes={2 * MIB + 16}-"
+    assert first.headers["range"] == "bytes=0-"
+    assert second.headers["range"] == f"bytes={2 * MIB + 17}-"
     assert (tmp_path / "back").read_bytes() == file.path.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "back"]
 
@@ -158,22 +158,30 @@ def test_a_download_resumes_after_its_process_was_killed(s3, prefix, tmp_path):
     s3.proxy.clear()
     download(file.uri, tmp_path / "back", sha256=file.sha256)
     (request,) = s3.proxy.seen("GET", "/a")
-    assert request.headers["range"] == f"bytes={MIB - 1}-"
+    assert request.headers["range"] == f"bytes={MIB}-"
 
 
 def test_an_object_that_changed_is_downloaded_from_the_start(s3, prefix, tmp_path):
     file = put(prefix, tmp_path / "a", MIB)
-    partial = s3_transfers._partial_path(
-        tmp_path / "back", s3.client().head_object(Bucket="tests", Key=parse(file.uri).key)["ETag"]
-    )
+    partial, _ = s3_transfers._begin(file.uri, tmp_path / "back")
     partial.write_bytes(file.path.read_bytes()[:1000])
     changed = put(prefix, tmp_path / "a", MIB, seed=1)
     download(changed.uri, tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == changed.path.read_bytes()
-    conditional, restarted = s3.proxy.seen("GET", "/a")
-    assert conditional.headers["range"] == "bytes=999-"
-    assert "range" not in restarted.headers
+    (request,) = s3.proxy.seen("GET", "/a")
+    assert request.headers["range"] == "bytes=0-"
     assert not partial.exists()
+
+
+def test_a_download_restarts_when_its_object_changes(s3, prefix, tmp_path, monkeypatch):
+    file = put(prefix, tmp_path / "a", MIB)
+    pause = SimpleNamespace(sleep=lambda _: put(prefix, tmp_path / "a", MIB, seed=1))
+    monkeypatch.setattr(s3_transfers, "time", pause)
+    with s3.proxy.injecting(Fault("cut", contains="/a", value=1000)):
+        download(file.uri, tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == (tmp_path / "a").read_bytes() != b""
+    ranges = [request.headers["range"] for request in s3.proxy.seen("GET", "/a")]
+    assert ranges == ["bytes=0-", "bytes=1000-", "bytes=0-"]
 
 
 def test_a_damaged_download_is_retried_once_and_then_an_error(s3, prefix, tmp_path):
@@ -194,7 +202,7 @@ def test_a_download_without_progress_fails_and_can_be_resumed(s3, prefix, tmp_pa
     monkeypatch.setattr(s3_transfers, "_MAX_WAIT_SECONDS", 0.0)
     file = put(prefix, tmp_path / "a", 1000)
     with (
-        s3.proxy.injecting(Fault("cut", contains="/a", value=1, times=99)),
+        s3.proxy.injecting(Fault("cut", contains="/a", value=0, times=99)),
         pytest.raises(StorageError, match="was interrupted repeatedly"),
     ):
         download(file.uri, tmp_path / "back")
