@@ -5,33 +5,33 @@
     CYCLESEP_CACHE_GIB  its limit in GiB; default: all free space, except 5 % of the disk
 
 Files are named after the SHA-256 of their content, which is verified after the download, so shards of different corpora
-or ingests never collide. Processes coordinate through files in the folder and flock(2), which the system releases when
-a process ends:
+or ingests never collide. Processes coordinate through files in the folder, and locks that the system releases when a
+process ends:
 
     HASH.lmdb              a complete shard; its modification time is that of the last opening
     .HASH.lmdb.*.partial   an incomplete download (cyclesep.storage.s3_transfers)
-    HASH.lock              locked by the process that downloads the shard; contains the bytes reserved for it
+    HASH.lock              locked while the shard is downloaded, opened or evicted; contains the bytes reserved for it
     .ledger                locked while space is counted and freed
 
 The least recently opened shards are evicted first. An evicted shard stays readable where it is mapped; its space is
 freed when that process opens its next remote shard.
 """
 
-import fcntl
 import os
 import shutil
-import threading
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import NamedTuple
+
+from filelock import Timeout
 
 from cyclesep.data.shards.manifest import ShardFile
 from cyclesep.errors import ConfigError, StorageError
-from cyclesep.storage import atomic_io
-from cyclesep.storage.download_cache import FOLDER_VARIABLE, cache_folder
+from cyclesep.storage.download_cache import FOLDER_VARIABLE, cache_folder, locked, unusable
 from cyclesep.storage.s3_transfers import download
 
 LIMIT_VARIABLE = "CYCLESEP_CACHE_GIB"
@@ -70,10 +70,11 @@ class ShardCache:
 
         Raises StorageError if it cannot be downloaded, does not match the manifest, or does not fit into the cache.
         """
-        path = self._path_of(shard)
-        while (file := self._open_locked(path)) is None:
+        with locked(self._lock_of(shard.sha256)):
             self._download(uri, shard)
-        with file:
+            path = self._path_of(shard)
+            # Eviction goes by this time.
+            os.utime(path)
             yield path
 
     def discard(self, shard: ShardFile) -> None:
@@ -86,97 +87,83 @@ class ShardCache:
         Skips shards that another process is downloading, so processes that prefetch the same shards share the work.
         Stops silently at the first error: reading the shard raises it.
         """
-        waiting = iter(self._select_fitting(wanted))
-        guard = threading.Lock()
 
-        def download_some() -> None:
-            with suppress(StorageError):
-                while True:
-                    with guard:
-                        item = next(waiting, None)
-                    if item is None:
-                        return
-                    self._download(*item, wait=False)
+        def download_unlocked(item: tuple[str, ShardFile]) -> None:
+            with suppress(Timeout), locked(self._lock_of(item[1].sha256), timeout=0):
+                self._download(*item)
 
-        threads = [threading.Thread(target=download_some, daemon=True) for _ in range(NUM_PREFETCH_THREADS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with suppress(StorageError), ThreadPoolExecutor(NUM_PREFETCH_THREADS) as pool:
+            # After an error, `map` cancels what has not started.
+            list(pool.map(download_unlocked, self._select_fitting(wanted)))
 
     def _path_of(self, shard: ShardFile) -> Path:
         return self.folder / f"{shard.sha256}.lmdb"
 
-    def _open_locked(self, path: Path) -> IO[bytes] | None:
-        """Return the file under a shared lock, which protects it from eviction; None if it does not exist."""
-        try:
-            with suppress(FileNotFoundError):
-                file = path.open("rb")
-                fcntl.flock(file, fcntl.LOCK_SH)
-                if os.fstat(file.fileno()).st_nlink:
-                    # Eviction goes by this time.
-                    os.utime(file.fileno())
-                    return file
-                file.close()
-        except OSError as problem:
-            raise self._unusable_error(problem) from problem
-        return None
+    def _lock_of(self, sha256: str) -> Path:
+        return self.folder / f"{sha256}.lock"
 
-    def _download(self, uri: str, shard: ShardFile, *, wait: bool = True) -> None:
-        """Download a shard unless another process does; with `wait`, return when the download has ended."""
+    def _download(self, uri: str, shard: ShardFile) -> None:
+        """Download a shard, whose lock must be held, if it is not in the cache; wait for its space if necessary."""
         path = self._path_of(shard)
-        with self._exclusive(self.folder / f"{shard.sha256}.lock", wait=wait) as lock:
-            if lock is not None and not path.exists():
-                self._reserve_space(lock, shard)
-                download(uri, path, sha256=shard.sha256)
-
-    @contextmanager
-    def _exclusive(self, path: Path, *, wait: bool) -> Iterator[IO[str] | None]:
-        """Lock the file `path` and delete it afterwards; yield None without `wait` if another process has locked it."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = atomic_io.lock_file(path, wait=wait)
-        except OSError as problem:
-            raise self._unusable_error(problem) from problem
-        if lock is None:
-            yield None
+        if path.exists():
             return
-        with lock:
-            try:
-                yield lock
-            finally:
-                path.unlink(missing_ok=True)
-
-    def _reserve_space(self, lock: IO[str], shard: ShardFile) -> None:
-        """Reserve space for a shard; wait for running downloads if they take up all space."""
         try:
-            while not self._try_to_reserve(lock, shard):
+            while not self._try_to_reserve(shard):
                 time.sleep(_WAIT_SECONDS)
         except OSError as problem:
-            raise self._unusable_error(problem) from problem
+            raise unusable(self.folder, problem) from problem
+        download(uri, path, sha256=shard.sha256)
 
-    def _try_to_reserve(self, lock: IO[str], shard: ShardFile) -> bool:
-        with (self.folder / _LEDGER).open("a") as ledger:
-            fcntl.flock(ledger, fcntl.LOCK_EX)
-            reserved = {path.stem: num_bytes for path in self.folder.glob("*.lock") if (num_bytes := _reserved(path))}
-            files = _CachedFiles(self.folder)
-            removable = [file for file in files.oldest_first if file.sha256 not in {*reserved, shard.sha256}]
-            limit = self._limit(files.bytes)
+    def _try_to_reserve(self, shard: ShardFile) -> bool:
+        """Evict shards until there is space for `shard`, and reserve it; return False if too few can be evicted."""
+        with locked(self.folder / _LEDGER):
+            files = self._files()
+            limit = self._limit(sum(file.bytes for file in files))
             if shard.bytes > limit:
                 raise StorageError(self._too_small_message(shard, limit))
+            reserved = self._reservations(but=shard.sha256)
+            removable = [file for file in files if file.sha256 not in {*reserved, shard.sha256}]
             free = limit - sum(reserved.values()) - sum(file.bytes for file in removable)
             for file in removable:
                 if free >= shard.bytes:
                     break
-                free += file.bytes if _remove_unused(file.path) else 0
+                with suppress(Timeout), locked(self._lock_of(file.sha256), timeout=0):
+                    file.path.unlink(missing_ok=True)
+                    free += file.bytes
             if free < shard.bytes:
                 return False
-            lock.write(str(shard.bytes))
-            lock.flush()
+            self._lock_of(shard.sha256).write_text(str(shard.bytes))
             return True
 
+    def _reservations(self, *, but: str) -> dict[str, int]:
+        """Return the bytes of each other shard that is being downloaded, by its hash."""
+        found = {}
+        for path in self.folder.glob("*.lock"):
+            if path.stem == but:
+                continue
+            try:
+                # Deletes the lock file of a killed process.
+                with locked(path, timeout=0):
+                    pass
+            except Timeout:
+                # A shard that is only being read has an empty lock file.
+                with suppress(FileNotFoundError, ValueError):
+                    found[path.stem] = int(path.read_text())
+        return found
+
+    def _files(self) -> list["_CachedFile"]:
+        """Return the complete and partial shards in the cache, the least recently opened first."""
+        found = []
+        for pattern in ("*.lmdb", ".*.lmdb.*.partial"):
+            for path in self.folder.glob(pattern):
+                # Another process may rename or delete it.
+                with suppress(FileNotFoundError):
+                    status = path.stat()
+                    found.append(_CachedFile(status.st_mtime_ns, status.st_size, path))
+        return sorted(found)
+
     def _select_fitting(self, wanted: Iterable[tuple[str, ShardFile]]) -> list[tuple[str, ShardFile]]:
-        room = self._limit(_CachedFiles(self.folder).bytes) if self.folder.exists() else self.limit_bytes
+        room = self._limit(sum(file.bytes for file in self._files())) if self.folder.exists() else self.limit_bytes
         fitting = []
         for uri, shard in wanted:
             if room is not None:
@@ -203,54 +190,14 @@ class ShardCache:
             f"{required}; free space, set {FOLDER_VARIABLE} to a folder on a larger disk, or set {LIMIT_VARIABLE}"
         )
 
-    def _unusable_error(self, problem: OSError) -> StorageError:
-        return StorageError(
-            f"{self.folder}: the shard cache cannot be used ({problem.strerror}); "
-            f"set {FOLDER_VARIABLE} to a writable folder"
-        )
 
-
-class _CachedFile:
+class _CachedFile(NamedTuple):
     """A complete or partial shard in the cache."""
 
-    def __init__(self, path: Path) -> None:
-        status = path.stat()
-        self.path = path
-        self.sha256 = path.name.removeprefix(".").partition(".")[0]
-        self.bytes = status.st_size
-        self.used_at = status.st_mtime_ns
+    used_at: int
+    bytes: int
+    path: Path
 
-
-class _CachedFiles:
-    """The current files of a cache."""
-
-    def __init__(self, folder: Path) -> None:
-        found = []
-        for pattern in ("*.lmdb", ".*.lmdb.*.partial"):
-            for path in folder.glob(pattern):
-                # Another process may rename or delete it.
-                with suppress(FileNotFoundError):
-                    found.append(_CachedFile(path))
-        self.oldest_first = sorted(found, key=lambda file: file.used_at)
-        self.bytes = sum(file.bytes for file in found)
-
-
-def _reserved(path: Path) -> int:
-    """Return the bytes reserved by the process that holds a lock file; 0 if it is not locked."""
-    with suppress(FileNotFoundError), path.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return int(file.read() or 0)
-    return 0
-
-
-def _remove_unused(path: Path) -> bool:
-    """Delete a file unless a process is opening it; return whether it was deleted."""
-    with suppress(FileNotFoundError), path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        path.unlink()
-    return True
+    @property
+    def sha256(self) -> str:
+        return self.path.name.removeprefix(".").partition(".")[0]

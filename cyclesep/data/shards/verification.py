@@ -102,7 +102,11 @@ def check(folder: Path | str, *, num_threads: int | None = None) -> Verification
     shards = [(track, shard) for track in reader.manifest.tracks for shard in track.shards]
     threads = min(num_threads or _num_cores(), len(shards))
     figures = (DownloadColumn(), TransferSpeedColumn(), TimeColumn())
-    with LiveBar(*figures, transient=True) as bar, _uncached(reader, threads) as reader, _pool(threads) as pool:
+    with (
+        LiveBar(*figures, transient=True) as bar,
+        _uncached(reader, threads) as reader,
+        ThreadPoolExecutor(threads) as pool,
+    ):
         task = bar.add_task("verify", total=sum(shard.bytes for _, shard in shards))
         advance = functools.partial(bar.advance, task)
         damage = list(pool.map(lambda item: _shard_damage(reader, item[0], item[1], advance), shards))
@@ -128,15 +132,6 @@ def _uncached(reader: ShardReader, num_threads: int) -> Iterator[ShardReader]:
     mapped_shards.close_removed()
 
 
-@contextmanager
-def _pool(num_threads: int) -> Iterator[ThreadPoolExecutor]:
-    pool = ThreadPoolExecutor(num_threads)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def _num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -145,7 +140,8 @@ def _shard_damage(reader: ShardReader, track: TrackRecord, shard: ShardFile, adv
     """Return all damage of one shard; the reader, and so LMDB, opens only files with correct bytes."""
     try:
         with reader.local_path(shard) as path:
-            faults = _byte_faults(path, track, shard, advance) or _reader_faults(reader, track, shard)
+            faults = _byte_faults(path, track, shard, advance)
+        faults = faults or _reader_faults(reader, track, shard)
     except OSError as problem:
         faults = [(None, f"it cannot be read ({problem.strerror})")]
     except CyclesepError as problem:
