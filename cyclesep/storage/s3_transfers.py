@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from botocore import exceptions as boto
 
-from cyclesep.errors import ObjectNotFound, StorageError
+from cyclesep.errors import StorageError
 from cyclesep.storage import s3_objects
 from cyclesep.storage.s3_client import client
 from cyclesep.storage.s3_errors import INTERRUPTIONS, error_code, translate_errors
@@ -133,42 +134,41 @@ def _send(file: Upload) -> None:
 def _fetch(uri: str, path: Path) -> tuple[Path, str]:
     """Download the whole object to a partial file; return the file and the SHA-256 stored with the object, if any."""
     bucket, key = parse(uri)
-    partial, info = _begin(uri, path)
     stalls = 0
-    while (start := partial.stat().st_size) < info.bytes:
+    while True:
+        partial = next((file for file in path.parent.glob(f".{path.name}.*.partial") if file.stat().st_size), None)
+        num_bytes = partial.stat().st_size if partial else 0
+        # The last byte is requested again, because S3 rejects a range that starts at the end.
+        start = max(0, num_bytes - 1)
+        rest = {"IfMatch": _etag_of(partial), "Range": f"bytes={start}-"} if partial else {}
         try:
             with translate_errors(uri):
-                response = client().get_object(Bucket=bucket, Key=key, IfMatch=info.etag, Range=f"bytes={start}-")
+                response = client().get_object(Bucket=bucket, Key=key, **rest)
+            partial = path.with_name(f".{path.name}.{_escaped(response['ETag'])}.partial")
             # A server without support for ranges sends the whole object.
-            with partial.open("ab" if "ContentRange" in response else "wb") as file:
+            with partial.open("r+b" if "ContentRange" in response else "wb") as file:
+                file.seek(start if "ContentRange" in response else 0)
                 shutil.copyfileobj(response["Body"], file, _BLOCK_BYTES)
-            continue
+            return partial, str(response.get("Metadata", {}).get("sha256", ""))
         except INTERRUPTIONS as error:
             reason = f"the transfer was interrupted repeatedly ({type(error).__name__}); try again later, it resumes"
         except StorageError as error:
-            if _server_code(error) not in ("PreconditionFailed", "412"):
+            if not partial or _server_code(error) not in ("PreconditionFailed", "InvalidRange", "412", "416"):
                 raise
             reason = "changes during the download; wait until no process writes it"
-            partial, info = _begin(uri, path)
-        stalls = 0 if partial.stat().st_size > start else stalls + 1
+            partial.unlink()
+        stalls = 0 if partial and partial.exists() and partial.stat().st_size > num_bytes else stalls + 1
         if stalls >= _MAX_STALLS:
             raise StorageError(f"{uri}: {reason}")
         time.sleep(random.uniform(0.0, min(_MAX_WAIT_SECONDS, 0.5 * 2**stalls)))
-    return partial, info.sha256
 
 
-def _begin(uri: str, path: Path) -> tuple[Path, s3_objects.ObjectInfo]:
-    """Create or find the partial file of the object's current content, and delete those of other content."""
-    info = s3_objects.head(uri)
-    if info is None:
-        raise ObjectNotFound(f"{uri}: object not found; correct the location")
-    version = hashlib.sha256(info.etag.encode()).hexdigest()[:16]
-    partial = path.with_name(f".{path.name}.{version}.partial")
-    for other in path.parent.glob(f".{path.name}.*.partial"):
-        if other != partial:
-            other.unlink(missing_ok=True)
-    partial.touch()
-    return partial, info
+def _escaped(etag: str) -> str:
+    return quote(etag.strip('"'), safe="").replace(".", "%2E")
+
+
+def _etag_of(partial: Path) -> str:
+    return f'"{unquote(partial.name.removesuffix(".partial").rpartition(".")[2])}"'
 
 
 def _server_code(error: StorageError) -> str:

@@ -10,13 +10,14 @@ process ends:
 
     HASH.lmdb              a complete shard; its modification time is that of the last opening
     .HASH.lmdb.*.partial   an incomplete download (cyclesep.storage.s3_transfers)
-    HASH.lock              locked while the shard is downloaded, opened or evicted; contains the bytes reserved for it
+    HASH.lock              locked by the process that downloads the shard; contains the bytes reserved for it
     .ledger                locked while space is counted and freed
 
 The least recently opened shards are evicted first. An evicted shard stays readable where it is mapped; its space is
 freed when that process opens its next remote shard.
 """
 
+import fcntl
 import os
 import shutil
 import time
@@ -25,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from filelock import Timeout
 
@@ -70,11 +71,11 @@ class ShardCache:
 
         Raises StorageError if it cannot be downloaded, does not match the manifest, or does not fit into the cache.
         """
-        with locked(self._lock_of(shard.sha256)):
-            self._download(uri, shard)
-            path = self._path_of(shard)
-            # Eviction goes by this time.
-            os.utime(path)
+        path = self._path_of(shard)
+        while (file := self._open_shared(path)) is None:
+            with locked(self._lock_of(shard.sha256)):
+                self._download(uri, shard)
+        with file:
             yield path
 
     def discard(self, shard: ShardFile) -> None:
@@ -102,6 +103,23 @@ class ShardCache:
     def _lock_of(self, sha256: str) -> Path:
         return self.folder / f"{sha256}.lock"
 
+    def _open_shared(self, path: Path) -> IO[bytes] | None:
+        """Return the file under a shared lock, which protects it from eviction; None if it does not exist."""
+        try:
+            file = path.open("rb")
+            # Not by filelock, whose shared lock is a database that takes as long as mapping the shard.
+            fcntl.flock(file, fcntl.LOCK_SH)
+            if os.fstat(file.fileno()).st_nlink:
+                # Eviction goes by this time. The system's own is only as precise as its timer interrupt.
+                os.utime(file.fileno(), ns=(time.time_ns(), time.time_ns()))
+                return file
+            file.close()
+        except FileNotFoundError:
+            pass
+        except OSError as problem:
+            raise unusable(self.folder, problem) from problem
+        return None
+
     def _download(self, uri: str, shard: ShardFile) -> None:
         """Download a shard, whose lock must be held, if it is not in the cache; wait for its space if necessary."""
         path = self._path_of(shard)
@@ -127,9 +145,7 @@ class ShardCache:
             for file in removable:
                 if free >= shard.bytes:
                     break
-                with suppress(Timeout), locked(self._lock_of(file.sha256), timeout=0):
-                    file.path.unlink(missing_ok=True)
-                    free += file.bytes
+                free += file.bytes if _remove_unused(file.path) else 0
             if free < shard.bytes:
                 return False
             self._lock_of(shard.sha256).write_text(str(shard.bytes))
@@ -146,7 +162,7 @@ class ShardCache:
                 with locked(path, timeout=0):
                     pass
             except Timeout:
-                # A shard that is only being read has an empty lock file.
+                # Empty before the space is reserved.
                 with suppress(FileNotFoundError, ValueError):
                     found[path.stem] = int(path.read_text())
         return found
@@ -201,3 +217,14 @@ class _CachedFile(NamedTuple):
     @property
     def sha256(self) -> str:
         return self.path.name.removeprefix(".").partition(".")[0]
+
+
+def _remove_unused(path: Path) -> bool:
+    """Delete a file unless a process is opening it; return whether it was deleted."""
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        path.unlink()
+    return True
