@@ -200,7 +200,7 @@ def _table(
     rows += [_row(name, [scores], mixture_si_sdr) for name, scores in references.items()]
     return Table(
         title=f"Vocals of {config.songs.num_test} synthetic songs after {budget} a run, {config.seeds} seeds. "
-        "Gain: dB of SI-SDR above the mixture. SDR, SIR, SAR: museval v4, median of songs. "
+        "Gain: SI-SDRi in dB, the improvement of SI-SDR over the mixture. SDR, SIR, SAR: museval v4, median of songs. "
         "Real: six seconds of a MUSDB18 test track",
         unit=UNIT,
         baseline=SUPERVISED,

@@ -9,6 +9,7 @@ metadata.json           step, metrics and origin; written last, so it marks a co
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,14 @@ def read_metadata(folder: Path | str | StoragePath) -> CheckpointMetadata:
         if not atomic_io.is_name(target):
             raise CheckpointError(f"{file}: target {target!r} is not a valid name; do not use this checkpoint")
     return metadata
+
+
+def format_validation(metrics: Mapping[str, float]) -> str:
+    """Format validation scores; empty without validation. SI-SDRi is the improvement of SI-SDR over the mixture."""
+    if "validation/sdr" not in metrics:
+        return ""
+    sdr, si_sdr, improvement = (metrics[f"validation/{name}"] for name in ("sdr", "si_sdr", "si_sdri"))
+    return f"SDR {sdr:.2f} dB, SI-SDR {si_sdr:.2f} dB (SI-SDRi {improvement:+.2f})"
 
 
 def read_json(folder: StoragePath, name: str) -> dict[str, Any]:

@@ -40,6 +40,7 @@ class RunFolder:
     LOGS = "logs"
     TENSORBOARD = "tensorboard"
     MLFLOW_RUN = "mlflow-run"
+    WANDB_RUN = "wandb-run"
     LOCK = ".train.lock"
 
     @property

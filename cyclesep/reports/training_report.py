@@ -6,7 +6,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from cyclesep import __version__
-from cyclesep.checkpoints.metadata import CONFIG_FILE, METADATA_FILE
+from cyclesep.checkpoints.metadata import CONFIG_FILE, METADATA_FILE, format_validation
 from cyclesep.checkpoints.run_folder import RunFolder
 from cyclesep.reports.audio_player import make_player
 from cyclesep.reports.figures import Curve, curve_figure
@@ -18,7 +18,7 @@ from cyclesep.storage.path import StoragePath
 # Title, axis and prefixes of the metrics of each figure; a metric is drawn in the first figure that matches.
 _FIGURES = (
     ("Validation SDR", "dB", ("validation/sdr",)),
-    ("Validation SI-SDR and its improvement over the mixture", "dB", ("validation/si_sdr",)),
+    ("Validation SI-SDR, and SI-SDRi: its improvement over the mixture", "dB", ("validation/si_sdr",)),
     ("Total loss of the separator", "loss", ("separator/total",)),
     ("Fraction of time spent waiting for data", "fraction", ("perf/data_wait_fraction",)),
     ("Throughput of all workers", "crops per second", ("perf/crops_per_second",)),
@@ -81,9 +81,8 @@ def _lead(metadata: Mapping[str, object]) -> str:
     """Return a summary of the run: steps, validation scores and training time."""
     lead = f"{metadata['step']:,} steps"
     metrics = metadata.get("metrics")
-    if isinstance(metrics, dict) and "validation/sdr" in metrics:
-        lead += f", validation SDR {number(metrics['validation/sdr'])} dB"
-        lead += f", SI-SDR {number(metrics['validation/si_sdr_gain'])} dB above the mixture"
+    if isinstance(metrics, dict) and (scores := format_validation(metrics)):
+        lead += f", validation {scores}"
     seconds = metadata.get("training_seconds")
     return lead + (f", {clock(seconds)} minutes of training" if isinstance(seconds, float) else "")
 

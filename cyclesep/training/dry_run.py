@@ -71,3 +71,10 @@ def _check_crops(config: TrainConfig) -> None:
             f"{crops_per_worker} crops that each of {config.num_workers} workers has of a batch of "
             f"{config.crops.batch_size}; change crops.batch_size"
         )
+    remixes = method.recipe == "remix" and not method.notebook_exact and pairing != "unpaired"
+    if (remixes or method.weights.get("swap_cycle", 0) > 0) and crops_per_worker == method.gradient_accumulation_steps:
+        raise ConfigError(
+            f"crops.batch_size={config.crops.batch_size}: gives each step of a worker one crop, but method.recipe="
+            f"{method.recipe} exchanges targets between crops; increase it, or lower num_workers or "
+            "method.gradient_accumulation_steps"
+        )

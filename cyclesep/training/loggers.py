@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
@@ -36,7 +37,7 @@ EXPORTED: Mapping[str, tuple[str, str]] = {
     "separator/total": ("cyclesep_separator_loss", "Weighted sum of the separator's losses"),
     "separator/steps_skipped": ("cyclesep_steps_skipped", "Steps without finite gradients so far"),
     "validation/sdr": ("cyclesep_validation_sdr", "SDR on the validation crops in dB"),
-    "validation/si_sdr_gain": ("cyclesep_validation_si_sdr_gain", "SI-SDR improvement over the mixture in dB"),
+    "validation/si_sdri": ("cyclesep_validation_si_sdri", "SI-SDR improvement over the mixture in dB"),
 }
 
 _log = logging.getLogger(__name__)
@@ -137,13 +138,17 @@ class MLflow(MetricLogger):
 
 
 class Wandb(MetricLogger):
-    """A run of the project `cyclesep` at Weights & Biases, with the run's name as its id."""
+    """A run of the project `cyclesep` at Weights & Biases; a resumed run continues the same W&B run."""
 
     def __init__(self, name: str, folder: Path, settings: Mapping[str, Any]) -> None:
         self._wandb = _service("wandb", "wandb")
+        # Not the run's name, which other runs of the project may have as well.
+        known = folder / RunFolder.WANDB_RUN
+        if not known.exists():
+            write_text(known, secrets.token_hex(4) + "\n")
         self._run = self._wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
-            id=name,
+            id=known.read_text().strip(),
             name=name,
             resume="allow",
             dir=str(folder),

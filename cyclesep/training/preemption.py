@@ -63,19 +63,31 @@ def handle_sigterm() -> Iterator[StopRequest]:
         yield StopRequest(signal=None)
         return
     request = StopRequest(signal=local_actor(StopSignal))
+    received = threading.Event()
 
-    def forward(*_: int | FrameType | None) -> None:
+    def forward() -> None:
+        received.wait()
+        if request.is_made:
+            request.signal.set.remote()
+            print("received SIGTERM: saving a checkpoint before stopping", file=sys.stderr, flush=True)
+
+    # A signal handler must neither print nor call Ray, which it may have interrupted; this thread does.
+    forwarder = threading.Thread(target=forward, daemon=True)
+    forwarder.start()
+
+    def handle(*_: int | FrameType | None) -> None:
         if request.is_made:
             sys.exit(STATUS)
         request.is_made = True
-        request.signal.set.remote()
-        print("received SIGTERM: saving a checkpoint before stopping", file=sys.stderr, flush=True)
+        received.set()
 
-    before = signal.signal(signal.SIGTERM, forward)
+    before = signal.signal(signal.SIGTERM, handle)
     try:
         yield request
     finally:
         signal.signal(signal.SIGTERM, before)
+        received.set()
+        forwarder.join()
 
 
 class PreemptionMonitor:

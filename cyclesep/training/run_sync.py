@@ -76,7 +76,8 @@ def run_files(folder: StoragePath, rank: int) -> Iterator[RunFiles]:
         return
     with tempfile.TemporaryDirectory(prefix="cyclesep-run-") as scratch:
         written = RunFiles(folder, Path(scratch))
-        written.download(RunFolder.log_file(rank), *((RunFolder.METRICS, RunFolder.MLFLOW_RUN) if rank == 0 else ()))
+        of_rank_0 = (RunFolder.METRICS, RunFolder.MLFLOW_RUN, RunFolder.WANDB_RUN)
+        written.download(RunFolder.log_file(rank), *(of_rank_0 if rank == 0 else ()))
         try:
             yield written
         except BaseException:

@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 
+from cyclesep.checkpoints.metadata import format_validation
 from cyclesep.cluster.connect import local_actor
 from cyclesep.console.progress_bar import LiveBar
 
@@ -95,10 +96,7 @@ def _poll(actor: Any, stop: threading.Event, every_seconds: float) -> Iterator[T
 
 def _line(progress: TrainingProgress) -> str:
     """Format the status, most important parts first, because a terminal may be too narrow for all of it."""
-    parts = []
-    if "validation/sdr" in progress.metrics:
-        metrics = progress.metrics
-        parts.append(f"SDR {metrics['validation/sdr']:.2f} dB (SI-SDR {metrics['validation/si_sdr_gain']:+.2f})")
+    parts = [scores] if (scores := format_validation(progress.metrics)) else []
     if progress.speed:
         parts.append(
             f"{progress.speed['crops_per_second']:.0f} crops/s, {progress.speed['data_wait_fraction']:.1%} data wait"

@@ -1,5 +1,7 @@
 """Validation during training: SDR and SI-SDR of the averaged separator on fixed crops, compared with the mixture."""
 
+from itertools import compress
+
 import torch
 from torch import Tensor, nn
 
@@ -22,18 +24,24 @@ def validate(separator: nn.Module, mixtures: Tensor, targets: Tensor, *, batch_s
 
 
 def summarize(sums: Tensor, names: tuple[str, ...]) -> dict[str, float]:
-    """Return means in dB by metric name, from sums over all ranks (targets, 4); empty if a target is always silent."""
-    counts = sums[:, 3]
-    if not bool((counts > 0).all()):
+    """Return means in dB by metric name, from sums over all ranks (targets, 4); empty if all targets are silent.
+
+    A target that is silent in all crops has no metrics; the means over targets are those of the others.
+    """
+    audible = sums[:, 3] > 0
+    if not bool(audible.any()):
         return {}
-    means = sums[:, :3] / counts[:, None]
+    means = sums[audible, :3] / sums[audible, 3:]
     metrics = {
         "validation/sdr": float(means[:, 0].mean()),
         "validation/si_sdr": float(means[:, 1].mean()),
-        "validation/si_sdr_gain": float((means[:, 1] - means[:, 2]).mean()),
+        "validation/si_sdri": float((means[:, 1] - means[:, 2]).mean()),
     }
     if len(names) > 1:
-        metrics |= {f"validation/sdr/{name}": float(mean) for name, mean in zip(names, means[:, 0], strict=True)}
+        audible_names = compress(names, audible.tolist())
+        metrics |= {
+            f"validation/sdr/{name}": float(mean) for name, mean in zip(audible_names, means[:, 0], strict=True)
+        }
     return metrics
 
 

@@ -38,6 +38,9 @@ from cyclesep.training.run_sync import RunFiles, run_files
 from cyclesep.training.step_timer import StepTimer
 from cyclesep.training.training_progress import TrainingProgress
 
+# Subtracted from the step to score a checkpoint without validation: far below any SDR in dB.
+_UNVALIDATED = 1e9
+
 _log = logging.getLogger(__name__)
 
 
@@ -106,6 +109,7 @@ class _Worker:
         self.validation = validation_crops(
             self.reader, self.config.crops, targets=self.config.targets, count=self.config.num_validation_crops
         )
+        self._warned_of_silence = False
         self.timer = StepTimer()
         self.losses: dict[str, float] = {}
         self.rates: dict[str, float] = {}
@@ -125,7 +129,7 @@ class _Worker:
             self.step(batch)
             action = self.preemption.poll(self.metadata.step)
             if action or self.validation_due():
-                self.validate_and_report()
+                self.validate_and_report(save_first=action is not None)
             if action == "stop":
                 break
 
@@ -159,31 +163,46 @@ class _Worker:
     def validation_due(self) -> bool:
         return self.metadata.step % self.config.validate_every == 0 or self.finished
 
-    def validate_and_report(self) -> None:
-        """Validate and report metrics and (on rank 0) a checkpoint to Ray Train; every rank must call it."""
+    def validate_and_report(self, *, save_first: bool = False) -> None:
+        """Validate and report metrics and (on rank 0) a checkpoint to Ray Train; every rank must call it.
+
+        With `save_first`, for a machine that will soon be lost, the logs follow the checkpoint and have no audio.
+        """
         metrics = self._validate()
         seconds = self.metadata.training_seconds + self.timer.elapsed_since_last()
         self.metadata = replace(self.metadata, metrics=metrics, training_seconds=seconds)
         name = RunFolder.checkpoint_name(self.metadata.step)
-        # Without validation a later checkpoint counts as better.
-        score = metrics.get("validation/sdr", float(self.metadata.step))
+        # Without validation a later checkpoint counts as better, and any checkpoint with validation as better still.
+        score = metrics.get("validation/sdr", self.metadata.step - _UNVALIDATED)
         reported: dict[str, Any] = {"step": self.metadata.step, "score": score, **metrics}
         _log.info("validated", extra={**metrics, "training_seconds": seconds})
         self.model.gather_state()
-        if self.rank != 0:
-            self.written.upload()
-            ray.train.report(reported, checkpoint_dir_name=name)
-            return
-        self._update_progress()
-        self._log_metrics(metrics)
-        self._log_samples()
-        self.written.add_metrics(self.metadata.step, self.losses | metrics)
-        assert self.loggers is not None
-        self.loggers.flush()
+        if save_first:
+            self._report(reported, name)
+            self._write_logs(metrics, samples=False)
+        else:
+            self._write_logs(metrics, samples=True)
+            self._report(reported, name)
+
+    def _write_logs(self, metrics: dict[str, float], *, samples: bool) -> None:
+        """Log a validation, with audio samples if `samples` is set, and upload what this worker has written."""
+        if self.loggers is not None:
+            self._update_progress()
+            self._log_metrics(metrics)
+            if samples:
+                self._log_samples()
+            self.written.add_metrics(self.metadata.step, self.losses | metrics)
+            self.loggers.flush()
         self.written.upload()
+
+    def _report(self, metrics: dict[str, Any], name: str) -> None:
+        """Report metrics to Ray Train, and on rank 0 a checkpoint with that folder name."""
+        if self.rank != 0:
+            ray.train.report(metrics, checkpoint_dir_name=name)
+            return
         with tempfile.TemporaryDirectory(prefix="cyclesep-checkpoint-") as folder:
             save_checkpoint(Path(folder), self.model, self.config, self.metadata)
-            ray.train.report(reported, checkpoint=ray.train.Checkpoint.from_directory(folder), checkpoint_dir_name=name)
+            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder), checkpoint_dir_name=name)
 
     def close(self) -> None:
         if self.loggers is not None:
@@ -209,7 +228,17 @@ class _Worker:
         total = validation.validate(self.model.ema_separator, *own, batch_size=batch_size)
         if self.world_size > 1:
             torch.distributed.all_reduce(total)
-        return validation.summarize(total.cpu(), self.config.targets)
+        total = total.cpu()
+        silent = [name for name, count in zip(self.config.targets, total[:, 3], strict=True) if count == 0]
+        if self.rank == 0 and silent and not self._warned_of_silence:
+            _log.warning(
+                "%s: silent in all %d validation crops, so validation ignores it; set num_validation_crops higher, or "
+                "ingest valid tracks with it",
+                ", ".join(silent),
+                len(self.validation[0]),
+            )
+            self._warned_of_silence = True
+        return validation.summarize(total, self.config.targets)
 
     def _log_losses(self, losses: dict[str, float | Tensor]) -> None:
         self.losses = {name: float(value) for name, value in losses.items()}

@@ -106,7 +106,7 @@ class TrainingThread:
 def run_trial(sample: dict[str, Any], trial_config: TrialConfig) -> None:
     """Train with the sampled settings and report each validation to Tune.
 
-    Reports `step`, `run`, `sdr`, `si_sdr`, `si_sdr_gain` (dB), `training_seconds` and `done`; at the end also
+    Reports `step`, `run`, `sdr`, `si_sdr`, `si_sdri` (dB), `training_seconds` and `done`; at the end also
     `outcome`, `parameters`, `seconds`, the origin of the checkpoint, and `sir` if requested; for a trial that diverged
     or failed also `reason`.
     """

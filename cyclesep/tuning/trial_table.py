@@ -17,7 +17,7 @@ from cyclesep.tuning.trial import FINALIST, SEED, TrialConfig
 Outcome = Literal["completed", "stopped early", "diverged", "failed"]
 
 # Metrics and origin that a trial reports at its end; also names of columns.
-_METRICS = ("sdr", "si_sdr", "si_sdr_gain", "sir", "seconds", "parameters")
+_METRICS = ("sdr", "si_sdr", "si_sdri", "sir", "seconds", "parameters")
 _ORIGIN = ("commit", "version", "hardware", "manifest_digest")
 
 
@@ -47,7 +47,7 @@ class TrialRow:
     step: int = 0
     """Last step that was reported."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """`sdr`, `si_sdr`, `si_sdr_gain`, `sir` in dB at the last step; `seconds` of training; `parameters`."""
+    """`sdr`, `si_sdr`, `si_sdri`, `sir` in dB at the last step; `seconds` of training; `parameters`."""
     origin: Mapping[str, str] = field(default_factory=dict)
     """Commit, version, hardware and digest of the shards."""
     wall_seconds: float = 0.0

@@ -22,7 +22,7 @@ def test_a_training_run_prints_its_own_lines_only(tiny_shards: Path, tmp_path: P
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
     number = r"[-+]?\d+\.\d+"
-    line = rf"quiet: step [12]/2  .*SDR {number} dB \(SI-SDR {number}\)  .*crops/s, .*"
+    line = rf"quiet: step [12]/2  .*SDR {number} dB, SI-SDR {number} dB \(SI-SDRi {number}\)  .*crops/s, .*"
     assert [text for text in done.stderr.splitlines() if not re.fullmatch(line, text)] == []
     assert [text.split(" ")[0] for text in done.stdout.splitlines()] == [
         "runs/quiet:",

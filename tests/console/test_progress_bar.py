@@ -85,7 +85,7 @@ def test_long_text_takes_two_lines(columns: int, now: list[float]) -> None:
     terminal = Terminal(columns)
     with bar_on(terminal, now) as bar:
         halfway(
-            bar, now, name=NAME, status="SDR 4.32 dB (SI-SDR +8.00)  61 crops/s, 1.2% data wait  cycle 0.250  and so on"
+            bar, now, name=NAME, status="SDR 4.32 dB (SI-SDRi +8.0)  61 crops/s, 1.2% data wait  cycle 0.250  and so on"
         )
         assert len(terminal.lines()) == 2
         for step in range(51, 100):

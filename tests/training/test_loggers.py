@@ -126,9 +126,24 @@ def test_wandb_logs_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     loggers_of_run.scalars(4, {"validation/sdr": 1.0})
     loggers_of_run.sample(4, "samples/crop-0/mixture", TONE, RATE, PICTURE)
     loggers_of_run.close()
-    (run,) = (tmp_path / "wandb").glob("offline-run-*-mine")
+    run_id = (tmp_path / "wandb-run").read_text().strip()
+    (run,) = (tmp_path / "wandb").glob(f"offline-run-*-{run_id}")
     kinds = {path.suffix for path in run.rglob("*") if path.is_file()}
     assert {".wandb", ".png", ".wav"} <= kinds
+
+
+def test_wandb_runs_of_one_name_are_different_and_a_resumed_run_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for folder in ("first", "second", "first"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        open_loggers("train", tmp_path / folder, step=0, service="wandb", settings={}).close()
+    first, second = ((tmp_path / folder / "wandb-run").read_text().strip() for folder in ("first", "second"))
+    assert first != second
+    found = {path.name.rpartition("-")[2] for path in (tmp_path / "first" / "wandb").glob("offline-run-*")}
+    assert found == {first}
 
 
 def test_a_missing_service_is_an_error_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ def test_two_workers_write_a_checkpoint_that_separates(
     result = fit(configured(name="two", num_workers=2, num_dataloader_workers=1))
     assert result.metadata.step == 8
     assert result.metadata.manifest_digest == ShardReader(tiny_shards).manifest.digest
-    assert {"validation/sdr", "validation/si_sdr", "validation/si_sdr_gain"} <= set(result.metadata.metrics)
+    assert {"validation/sdr", "validation/si_sdr", "validation/si_sdri"} <= set(result.metadata.metrics)
 
     loaded = load_separator(result.folder)
     assert (loaded.targets, loaded.sample_rate, loaded.channels) == (("vocals",), 8000, 1)
@@ -90,6 +90,10 @@ def test_collapse_with_fail_ends_the_run_without_retries(
         (
             {"num_workers": 2, "method__gradient_accumulation_steps": 3},
             "does not divide the 4 crops that each of 2 workers has",
+        ),
+        (
+            {"num_workers": 2, "crops__batch_size": 2, "method__recipe": "remix", "crops__pairing": "paired"},
+            "crops.batch_size=2: gives each step of a worker one crop, but method.recipe=remix exchanges targets",
         ),
     ],
 )

@@ -60,7 +60,7 @@ def test_silent_targets_are_excluded(crops: tuple[Tensor, Tensor]) -> None:
 
 def test_the_mixture_has_no_improvement_over_itself(crops: tuple[Tensor, Tensor]) -> None:
     metrics = summarize(validate(Scaled(0.3), *crops, batch_size=6), ("vocals",))
-    assert metrics["validation/si_sdr_gain"] == pytest.approx(0.0, abs=1e-5)
+    assert metrics["validation/si_sdri"] == pytest.approx(0.0, abs=1e-5)
 
 
 def test_metrics_per_target_exist_with_several_targets_only() -> None:
@@ -68,11 +68,21 @@ def test_metrics_per_target_exist_with_several_targets_only() -> None:
     assert summarize(sums, ("vocals", "drums")) == {
         "validation/sdr": 6.0,
         "validation/si_sdr": 3.0,
-        "validation/si_sdr_gain": 2.5,
+        "validation/si_sdri": 2.5,
         "validation/sdr/vocals": 10.0,
         "validation/sdr/drums": 2.0,
     }
     assert "validation/sdr/vocals" not in summarize(sums[:1], ("vocals",))
+
+
+def test_a_target_that_is_always_silent_is_left_out_of_the_means() -> None:
+    sums = torch.tensor([[20.0, 8.0, 2.0, 2.0], [0.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
+    assert summarize(sums, ("vocals", "drums")) == {
+        "validation/sdr": 10.0,
+        "validation/si_sdr": 4.0,
+        "validation/si_sdri": 3.0,
+        "validation/sdr/vocals": 10.0,
+    }
 
 
 def test_no_audible_crops_give_no_metrics() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from cyclesep.checkpoints.metadata import format_validation
 from cyclesep.cli.info.descriptions import (
     CheckpointDescription,
     CorpusDescription,
@@ -88,19 +89,11 @@ def _show_checkpoint(checkpoint: CheckpointDescription, console: Console) -> Non
 def _facts(checkpoint: CheckpointDescription) -> dict[str, str]:
     metadata = checkpoint.metadata
     duration = format_duration(metadata.training_seconds / 3600)
-    metrics = [
-        f"{label} {metadata.metrics[name]:{form}} dB"
-        for name, label, form in (
-            ("validation/sdr", "SDR", ".2f"),
-            ("validation/si_sdr_gain", "SI-SDR over the mixture", "+.2f"),
-        )
-        if name in metadata.metrics
-    ]
     return {
         "separates": f"{', '.join(metadata.targets)} at {_format(metadata.sample_rate, metadata.channels)}",
         "network": f"{checkpoint.separator}, {checkpoint.parameters:,} parameters",
         "trained": f"{metadata.step} steps in {duration} on {metadata.hardware or 'unknown'}",
-        "validation": ", ".join(metrics),
+        "validation": format_validation(metadata.metrics),
         "made by": f"cyclesep {metadata.version} {metadata.commit}",
         "audio": f"manifest {metadata.manifest_digest[:12]}" if metadata.manifest_digest else "",
         "disk": format_bytes(checkpoint.disk_bytes),

@@ -28,11 +28,11 @@ def run(config: TrainConfig) -> int:
 
 def _summary(metadata: "CheckpointMetadata") -> str:
     """Summarize a run in one line: steps, duration, hardware and validation scores."""
+    from cyclesep.checkpoints.metadata import format_validation
+
     summary = f"{metadata.step} steps in {metadata.training_seconds:.0f} s on {metadata.hardware}"
-    if "validation/sdr" in metadata.metrics:
-        sdr, gain = metadata.metrics["validation/sdr"], metadata.metrics["validation/si_sdr_gain"]
-        summary += f"; validation SDR {sdr:.2f} dB, SI-SDR {gain:+.2f} dB over the mixture"
-    return summary
+    scores = format_validation(metadata.metrics)
+    return f"{summary}; validation {scores}" if scores else summary
 
 
 JOB = Job(
