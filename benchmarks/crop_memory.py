@@ -62,7 +62,7 @@ def watch_reader(corpus: CropCorpus, *, open_shards: int, batch: int, seed: int)
 
 
 def _read_all(connection: Connection, corpus: CropCorpus, open_shards: int, batch: int, seed: int) -> None:
-    mmap_cache.set_limit(open_shards)
+    mmap_cache.mapped_shards.limit = open_shards
     reader = ShardReader(corpus.shards)
     tracks, stems = reader.manifest.tracks, corpus.layout.stems
     crops = np.random.default_rng(seed).permutation(np.array(corpus.covering_crops()))

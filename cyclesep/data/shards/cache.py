@@ -20,12 +20,13 @@ freed when that process opens its next remote shard.
 import fcntl
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import IO, NamedTuple
 
 from filelock import Timeout
@@ -88,14 +89,23 @@ class ShardCache:
         Skips shards that another process is downloading, so processes that prefetch the same shards share the work.
         Stops silently at the first error: reading the shard raises it.
         """
+        waiting: SimpleQueue[tuple[str, ShardFile]] = SimpleQueue()
+        for item in self._select_fitting(wanted):
+            waiting.put(item)
 
-        def download_unlocked(item: tuple[str, ShardFile]) -> None:
-            with suppress(Timeout), locked(self._lock_of(item[1].sha256), timeout=0):
-                self._download(*item)
+        def download_some() -> None:
+            with suppress(StorageError, Empty):
+                while True:
+                    uri, shard = waiting.get_nowait()
+                    with suppress(Timeout), locked(self._lock_of(shard.sha256), timeout=0):
+                        self._download(uri, shard)
 
-        with suppress(StorageError), ThreadPoolExecutor(NUM_PREFETCH_THREADS) as pool:
-            # After an error, `map` cancels what has not started.
-            list(pool.map(download_unlocked, self._select_fitting(wanted)))
+        # Not a pool, whose threads would keep the process from ending before the last download.
+        threads = [threading.Thread(target=download_some, daemon=True) for _ in range(NUM_PREFETCH_THREADS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
 
     def _path_of(self, shard: ShardFile) -> Path:
         return self.folder / f"{shard.sha256}.lmdb"

@@ -155,11 +155,6 @@ class MmapCache:
 mapped_shards = MmapCache(MAX_MAPPED_SHARDS)
 
 
-def set_limit(max_shards: int) -> None:
-    """Set the maximum number of files that this process keeps mapped."""
-    mapped_shards.limit = max_shards
-
-
 def close_idle() -> None:
     """Unmap all idle shards of this process, because pages that were read count as its memory."""
     mapped_shards.close_idle()
