@@ -1,7 +1,7 @@
 """Decode audio formats unknown to libsndfile with FFmpeg's libraries (PyAV), without starting a program."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclesep.errors import AudioError
-
-# Full scale of formats that numpy converts to float32 without loss; FFmpeg converts all others.
-_FULL_SCALE = {"fltp": np.float32(1.0), "s16p": np.float32(1 / 32768)}
-
-# Declared lengths up to 100 million samples are allocated at once; longer arrays grow while they are filled.
-_MAX_PREALLOCATED = 10**8
 
 
 class NotAudioError(AudioError):
@@ -38,19 +32,24 @@ def decode(path: Path, *, only_first: bool = False) -> list[DecodedStream]:
 
     Raises NotAudioError if there is none, AudioError if a stream cannot be decoded completely.
     """
-    import av
-
     with _opened(path) as container:
-        lenient = _is_lenient(container)
         streams = list(container.streams.audio)[: 1 if only_first else None]
-        sinks = {stream.index: _Sink(stream) for stream in streams}
-        try:
-            for packet in container.demux(streams):
-                for frame in _frames(packet, lenient=lenient):
-                    sinks[packet.stream.index].append(frame)
-            return [sink.finish() for sink in sinks.values()]
-        except (av.FFmpegError, ValueError) as problem:
-            raise _undecodable(path, problem) from problem
+        blocks: dict[int, list[NDArray[np.float32]]] = {stream.index: [] for stream in streams}
+        sample_rates: dict[int, int] = {}
+        for index, sample_rate, block in _blocks(path, container, streams):
+            blocks[index].append(block)
+            sample_rates[index] = sample_rate
+        if not all(blocks.values()):
+            raise _undecodable(path, ValueError("a stream contains no samples"))
+        return [
+            DecodedStream(
+                # Removes the blocks, so that only one stream is in memory twice.
+                samples=np.concatenate(blocks.pop(stream.index), axis=1),
+                sample_rate=sample_rates[stream.index],
+                declared_seconds=_declared_seconds(stream),
+            )
+            for stream in streams
+        ]
 
 
 class BlockDecoder:
@@ -60,21 +59,17 @@ class BlockDecoder:
     """
 
     def __init__(self, path: Path, *, block_samples: int) -> None:
-        self._path = path
         self._block_samples = block_samples
         self._container = _opened(path)
-        self._lenient = _is_lenient(self._container)
         stream = self._container.streams.audio[0]
-        self._frames = self._decode(stream)
+        self._blocks = _blocks(path, self._container, [stream])
         try:
             # From the first frame, because for some AAC files the container declares half the rate or channels.
-            self._first = next(self._frames)
+            _, self.sample_rate, self._first = next(self._blocks)
         except StopIteration:
             raise AudioError(f"{path}: contains no samples; exclude the file or export it again") from None
-        self.channels = int(self._first.layout.nb_channels)
-        self.sample_rate = int(self._first.sample_rate)
-        declared = float(stream.duration * stream.time_base) if stream.duration else 0.0
-        self.expected = round(declared * self.sample_rate)
+        self.channels = len(self._first)
+        self.expected = round(_declared_seconds(stream) * self.sample_rate)
         """Number of samples according to the container, 0 if unknown."""
 
     def close(self) -> None:
@@ -84,84 +79,44 @@ class BlockDecoder:
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
         waiting: list[NDArray[np.float32]] = []
         num_waiting = 0
-        for frame in itertools.chain([self._first], self._frames):
-            waiting.append(frame.to_ndarray())
-            num_waiting += waiting[-1].shape[1]
+        for block in itertools.chain([self._first], (block for *_, block in self._blocks)):
+            waiting.append(block)
+            num_waiting += block.shape[1]
             if num_waiting >= self._block_samples:
                 yield np.concatenate(waiting, axis=1)
                 waiting, num_waiting = [], 0
         if waiting:
             yield np.concatenate(waiting, axis=1)
 
-    def _decode(self, stream: Any) -> Iterator[Any]:
-        """Yield frames converted to planar float."""
-        import av
 
-        resampler = av.AudioResampler(format="fltp")
-        try:
-            for packet in self._container.demux(stream):
-                for frame in _frames(packet, lenient=self._lenient):
-                    yield from resampler.resample(frame)
-            yield from resampler.resample(None)
-        except (av.FFmpegError, ValueError) as problem:
-            raise _undecodable(self._path, problem) from problem
+def _blocks(path: Path, container: Any, streams: Sequence[Any]) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
+    """Yield index, sample rate and a float32 block `(channels, time)` of one of `streams`, in the order of the file.
 
+    Raises AudioError if a stream is damaged, or if its rate or channels change.
+    """
+    import av
 
-class _Sink:
-    """Collects one stream in an array, which is allocated for the declared length and grows if needed."""
-
-    def __init__(self, stream: Any) -> None:
-        # Set by the first frame, because for some AAC files the container declares half the rate or channels.
-        self._sample_rate = 0
-        self._declared_seconds = float(stream.duration * stream.time_base) if stream.duration else 0.0
-        self._samples = np.empty((0, 0), dtype=np.float32)
-        self._filled = 0
-        self._full_scale = np.float32(1.0)
-        self._resampler: Any = None
-
-    def finish(self) -> DecodedStream:
-        """Return the collected stream; raise ValueError if it is empty."""
-        if self._resampler is not None:
-            self._append_converted(None)
-        if not self._filled:
-            raise ValueError("a stream contains no samples")
-        samples = self._samples[:, : self._filled]
-        if self._full_scale != 1.0:
-            np.multiply(samples, self._full_scale, out=samples)
-        return DecodedStream(samples=samples, sample_rate=self._sample_rate, declared_seconds=self._declared_seconds)
-
-    def append(self, frame: Any) -> None:
-        """Append a frame; raise ValueError if its rate or channels differ from the first frame."""
-        if not self._sample_rate:
-            self._sample_rate = frame.sample_rate
-            declared = round(self._declared_seconds * frame.sample_rate)
-            self._samples = np.empty(
-                (frame.layout.nb_channels, min(declared, _MAX_PREALLOCATED) or 2**16), dtype=np.float32
-            )
-        if (frame.sample_rate, frame.layout.nb_channels) != (self._sample_rate, len(self._samples)):
-            raise ValueError("its sample rate or channels change within the file")
-        full_scale = _FULL_SCALE.get(frame.format.name)
-        if full_scale is None:
-            self._append_converted(frame)
-        else:
-            self._full_scale = full_scale
-            self._append_block(frame.to_ndarray())
-
-    def _append_converted(self, frame: Any) -> None:
-        import av
-
-        self._resampler = self._resampler or av.AudioResampler(format="fltp")
-        for converted in self._resampler.resample(frame):
-            self._append_block(converted.to_ndarray())
-
-    def _append_block(self, block: NDArray[Any]) -> None:
-        end = self._filled + block.shape[1]
-        if end > self._samples.shape[1]:
-            grown = np.empty((len(self._samples), max(end, 2 * self._filled)), dtype=np.float32)
-            grown[:, : self._filled] = self._samples[:, : self._filled]
-            self._samples = grown
-        self._samples[:, self._filled : end] = block
-        self._filled = end
+    lenient = _is_lenient(container)
+    resamplers = {stream.index: av.AudioResampler(format="fltp") for stream in streams}
+    formats: dict[int, tuple[int, int]] = {}
+    try:
+        for packet in container.demux(streams):
+            index = packet.stream.index
+            for frame in _frames(packet, lenient=lenient):
+                format = (frame.sample_rate, frame.layout.nb_channels)
+                if formats.setdefault(index, format) != format:
+                    raise ValueError("its sample rate or channels change within the file")
+                if frame.format.name == "s16p":
+                    # The same values as from the resampler, in less time.
+                    yield index, frame.sample_rate, frame.to_ndarray() * np.float32(1 / 32768)
+                    continue
+                for converted in resamplers[index].resample(frame):
+                    yield index, frame.sample_rate, converted.to_ndarray()
+        for index, resampler in resamplers.items():
+            for converted in resampler.resample(None):
+                yield index, converted.sample_rate, converted.to_ndarray()
+    except (av.FFmpegError, ValueError) as problem:
+        raise _undecodable(path, problem) from problem
 
 
 def _opened(path: Path) -> Any:
@@ -199,6 +154,10 @@ def _frames(packet: Any, *, lenient: bool) -> list[Any]:
     if not lenient and (packet.is_corrupt or any(frame.is_corrupt for frame in frames)):
         raise ValueError("a packet is damaged")
     return frames
+
+
+def _declared_seconds(stream: Any) -> float:
+    return float(stream.duration * stream.time_base) if stream.duration else 0.0
 
 
 def _undecodable(path: Path, problem: Exception) -> AudioError:
