@@ -22,9 +22,10 @@ from cyclesep.data.preprocess import prepare
 from cyclesep.data.shards.manifest import make_manifest, write_manifest
 from cyclesep.data.shards.reading import ShardReader
 from cyclesep.data.shards.writing import write_track
+from cyclesep.evaluation.track_scores import average, track_rows
 from cyclesep.inference.config import SeparationConfig
 from cyclesep.inference.stems import separate_waveform
-from cyclesep.metrics import OracleMask, ScoreTable, mixture_as_estimate, score_track, separate_by_oracle
+from cyclesep.metrics import OracleMask, mixture_as_estimate, score_track, separate_by_oracle
 
 TARGET = "vocals"
 SAMPLE_RATE = 16000
@@ -173,6 +174,5 @@ def _scores(
             score_track({part: stems[part] for part in references}, estimates, track_id=name)
             for name, stems, estimates in estimated
         ]
-    summaries = ScoreTable.from_scores("", scores).summary()
-    found = {summary.metric: summary.median for summary in summaries if summary.target == TARGET}
-    return {metric: found[metric] for metric in METRICS}
+    rows = [row for score in scores for row in track_rows("", score) if row.target == TARGET]
+    return {metric: average(np.array([row.values[metric] for row in rows])) for metric in METRICS}

@@ -22,7 +22,7 @@ from cyclesep.evaluation import score_display
 from cyclesep.evaluation.cluster_resources import Capacity, Cluster
 from cyclesep.evaluation.config import EvaluateConfig
 from cyclesep.evaluation.references import find_references
-from cyclesep.evaluation.resource_usage import peak_bytes, reset_peak_memory, resident_bytes
+from cyclesep.evaluation.resource_usage import peak_bytes, reset_peak_memory
 from cyclesep.evaluation.results import SUMMARY, Results
 from cyclesep.evaluation.scheduler import Scheduler
 from cyclesep.evaluation.tasks import EvaluationTask, load_finished, make_tasks
@@ -71,19 +71,25 @@ class _Stages:
         self.rows: list[Row] = []
 
     def timed(self, stage: str, num_tracks: int, action: Callable[[], _Answer]) -> _Answer:
-        before = resident_bytes()
-        reset_peak_memory()
+        before = _resident_bytes()
         began = time.perf_counter()
         answer = action()
         seconds = time.perf_counter() - began
+        peak = peak_bytes()
         per_10_000 = 1e4 / num_tracks / 1e6
         columns = {
             "s per 100,000": 1e5 * seconds / num_tracks,
-            "MB retained per 10,000": max(0, resident_bytes() - before) * per_10_000,
-            "MB at the peak": max(0, peak_bytes() - before) * per_10_000,
+            "MB retained per 10,000": max(0, _resident_bytes() - before) * per_10_000,
+            "MB at the peak": max(0, peak - before) * per_10_000,
         }
         self.rows.append(Row(method=stage, rate=num_tracks / seconds, columns=columns))
         return answer
+
+
+def _resident_bytes() -> int:
+    """Return the resident memory of this process, which becomes its peak memory."""
+    reset_peak_memory()
+    return peak_bytes()
 
 
 def run(config: SchedulerBenchmark) -> Sequence[Table]:

@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclesep.errors import ConfigError, ScoringError
-from cyclesep.evaluation.config import AggregateConfig, Average
-from cyclesep.evaluation.track_scores import TrackRow, TrackScores, summary_rows
+from cyclesep.evaluation.config import AggregateConfig
+from cyclesep.evaluation.track_scores import TrackRow, TrackScores, average, summary_rows
 from cyclesep.metrics import FRAME_METRICS
-from cyclesep.metrics.score_table import read_museval_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,23 +86,34 @@ def _system_folders(folder: Path, split: str) -> list[Path]:
 
 
 def _track_rows(config: AggregateConfig, system: str, path: Path) -> Iterator[TrackRow]:
-    for target, times, values in read_museval_json(path):
+    for target, times, values in _read_museval_json(path):
         yield TrackRow(
             system=system,
             track_id=path.stem,
             split=config.split,
             target=target,
-            values={metric: _average(frames, config.over_frames) for metric, frames in values.items()},
+            values={metric: average(frames, config.over_frames) for metric, frames in values.items()},
             frames=len(times),
             nan_frames=int((~np.isfinite(values["SDR"])).sum()) if "SDR" in values else 0,
         )
 
 
-def _average(values: NDArray[np.float64], kind: Average) -> float:
-    finite = values[np.isfinite(values)]
-    if not len(finite):
-        return float("nan")
-    return float(np.median(finite) if kind == "median" else finite.mean())
+def _read_museval_json(path: Path) -> list[tuple[str, NDArray[np.float64], dict[str, NDArray[np.float64]]]]:
+    """Return name, frame times in seconds and values by metric of each target in a JSON file of museval.
+
+    Metrics that the first frame lacks are missing. Raises ScoringError for a file that is not in museval's format.
+    """
+    targets = []
+    try:
+        for target in json.loads(path.read_text(encoding="utf-8"))["targets"]:
+            frames = target["frames"]
+            metrics = [metric for metric in FRAME_METRICS if not frames or metric in frames[0]["metrics"]]
+            values = {metric: np.array([float(frame["metrics"][metric]) for frame in frames]) for metric in metrics}
+            times = np.array([frame["time"] for frame in frames], dtype=np.float64)
+            targets.append((target["name"], times, values))
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise ScoringError(f"{path}: is not museval's JSON ({problem!r}); write it again or exclude it") from problem
+    return targets
 
 
 def _warnings(table: TrackScores) -> Iterator[str]:

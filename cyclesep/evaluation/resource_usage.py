@@ -36,19 +36,9 @@ def reset_peak_memory() -> None:
         _CLEAR.write_text("5")
 
 
-def resident_bytes() -> int:
-    """Return the resident memory of this process; its peak on systems without /proc."""
-    return _status_bytes("VmRSS:") or peak_bytes()
-
-
 def peak_bytes() -> int:
     """Return the largest resident memory of this process, including libraries and mapped shared memory."""
-    return _status_bytes("VmHWM:") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _status_bytes(field: str) -> int:
-    """Return a field of /proc/self/status in bytes; 0 if it is not available."""
     with suppress(OSError, StopIteration):
-        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(field))
+        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
-    return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

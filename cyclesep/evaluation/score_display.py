@@ -10,7 +10,7 @@ from rich.table import Table
 from cyclesep.console.terminal_table import plain_table
 from cyclesep.evaluation.aggregate import AggregateTable
 from cyclesep.evaluation.compare import SIGNIFICANT, ComparisonResult, Difference
-from cyclesep.evaluation.track_scores import METRICS, SummarizedScores, summary_rows
+from cyclesep.evaluation.track_scores import METRICS, TrackScores, summary_rows
 from cyclesep.metrics import FRAME_METRICS
 
 
@@ -28,7 +28,7 @@ def summary_table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = ME
     return table
 
 
-def print_summary(table: SummarizedScores, *, console: Console, title: str = "") -> None:
+def print_summary(table: TrackScores, *, console: Console, title: str = "") -> None:
     """Print a table for each split and scoring group, and a legend."""
     rows = summary_rows(table)
     if not rows:
@@ -76,7 +76,7 @@ def print_aggregate(aggregate: AggregateTable, *, over_frames: str, over_tracks:
     )
 
 
-def summary_json(table: SummarizedScores, **metadata: Any) -> str:
+def summary_json(table: TrackScores, **metadata: Any) -> str:
     """Return the summary rows and `metadata` as strict JSON; values that are not finite are null."""
     text = json.dumps({**metadata, "scores": summary_rows(table)}, indent=2, allow_nan=False, ensure_ascii=False)
     return text + "\n"

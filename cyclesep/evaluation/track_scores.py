@@ -1,19 +1,19 @@
 """Results per track: a row for each system, track and target. All tables and comparisons are made from these rows."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
+from numpy.typing import NDArray
 
 from cyclesep.errors import ScoringError
 from cyclesep.evaluation.config import Average
-from cyclesep.metrics import FRAME_METRICS, TRACK_METRICS, ScoreTable, Summary, TrackValue
-from cyclesep.metrics.score_table import summarize
+from cyclesep.metrics import FRAME_METRICS, TRACK_METRICS, TrackScore
 from cyclesep.storage.atomic_io import replacing
 
 METRICS = (*FRAME_METRICS, *TRACK_METRICS)
@@ -164,98 +164,65 @@ class TrackScores:
         """The rows with scores."""
         return tuple(row for row in self.rows if not row.reason)
 
-    def summary(self) -> tuple[Summary, ...]:
-        """Return the summary of all scored tracks; a track without a metric that others have counts as NaN."""
-        rows = self.scored
-        metrics = [metric for metric in METRICS if any(metric in row.values for row in rows)]
-        return summarize(_track_value(row, metric) for row in rows for metric in metrics)
 
-
-class SummarizedScores(Protocol):
-    """A table of scores: per frame (`ScoreTable`) or per track (`TrackScores`)."""
-
-    def summary(self) -> tuple[Summary, ...]: ...
-
-
-def rows_from_scores(scores: ScoreTable, **columns: Any) -> tuple[TrackRow, ...]:
-    """Return the rows of a table of frames; `columns` are those that it lacks (checkpoint, times)."""
-    # A target can be in two scoring groups.
-    values: dict[tuple[str, str, str, str, str], list[TrackValue]] = {}
-    for value in scores.track_values():
-        key = (value.system, value.split, value.track_id, value.target, value.scoring_group)
-        values.setdefault(key, []).append(value)
-    conditioning = _conditioning(scores)
-    rows = []
-    for (system, split, track_id, target, scoring_group), metrics in values.items():
-        frame_metric = max(metrics, key=lambda value: value.frames)
-        row = TrackRow(
+def track_rows(system: str, score: TrackScore, **columns: Any) -> tuple[TrackRow, ...]:
+    """Return a row per target of a scored track; `columns` are those that the score lacks (checkpoint, times)."""
+    return tuple(
+        TrackRow(
             system=system,
-            track_id=track_id,
-            split=split,
-            target=target,
-            scoring_group=scoring_group,
-            conditioning=conditioning[system, track_id, target, scoring_group],
-            values={value.metric: value.value for value in metrics},
-            frames=frame_metric.frames,
-            nan_frames=frame_metric.nan_frames,
+            track_id=score.track_id,
+            split=score.split,
+            target=target.target,
+            scoring_group="+".join(target.scoring_group),
+            conditioning=target.conditioning,
+            values={name: average(values) for name, values in target.frame_metrics().items()}
+            | {name: value if np.isfinite(value) else math.nan for name, value in target.track_metrics().items()},
+            frames=len(target.sdr),
+            nan_frames=int((~np.isfinite(target.sdr)).sum()),
             **columns,
         )
-        rows.append(row)
-    return tuple(rows)
-
-
-def summary_rows(table: SummarizedScores, averages: Mapping[str, Average] = AVERAGES) -> list[dict[str, Any]]:
-    """Return plain rows, one per split, scoring group, target and system: metrics in dB, numbers of tracks and frames.
-
-    Rows of one target are adjacent, systems in the order of the table. `averages` are the metrics and how each is
-    averaged over tracks. A metric without a finite value is None.
-    """
-    summaries: dict[tuple[str, str, str, str], dict[str, Summary]] = {}
-    for summary in table.summary():
-        key = (summary.split, summary.scoring_group, summary.target, summary.system)
-        summaries.setdefault(key, {})[summary.metric] = summary
-    order = [list(dict.fromkeys(values)) for values in zip(*summaries, strict=True)]
-    ordered = sorted(summaries, key=lambda key: [names.index(name) for names, name in zip(order, key, strict=True)])
-    return [_summary_row(summaries[key], averages) for key in ordered]
-
-
-def _track_value(row: TrackRow, metric: str) -> TrackValue:
-    is_frame_metric = metric in FRAME_METRICS
-    return TrackValue(
-        system=row.system,
-        split=row.split,
-        target=row.target,
-        scoring_group=row.scoring_group,
-        metric=metric,
-        track_id=row.track_id,
-        value=row.values.get(metric, math.nan),
-        frames=row.frames if is_frame_metric else 0,
-        nan_frames=row.nan_frames if is_frame_metric else 0,
+        for target in score.targets
     )
 
 
-def _conditioning(scores: ScoreTable) -> dict[tuple[str, str, str, str], str]:
-    names = ["system", "track_id", "target", "scoring_group"]
-    distinct = scores.table.group_by([*names, "conditioning"], use_threads=False).aggregate([]).to_pylist()
-    return {tuple(row[name] for name in names): row["conditioning"] for row in distinct}
+def summary_rows(table: TrackScores, averages: Mapping[str, Average] = AVERAGES) -> list[dict[str, Any]]:
+    """Return plain rows, one per split, scoring group, target and system: metrics in dB, numbers of tracks and frames.
+
+    Rows of one target are adjacent, systems in the order of the table. `averages` are the metrics and how each is
+    averaged over tracks. Scoring groups are not mixed: vocals scored with three stems and vocals scored with the
+    accompaniment are not comparable. A track without a finite value is excluded; a metric without any is None.
+    """
+    groups: dict[tuple[str, str, str, str], list[TrackRow]] = {}
+    for row in table.scored:
+        groups.setdefault((*row.comparison_key, row.system), []).append(row)
+    counted = next((metric for metric in METRICS if any(metric in row.values for row in table.scored)), "SDR")
+    order = [list(dict.fromkeys(values)) for values in zip(*groups, strict=True)]
+    ordered = sorted(groups, key=lambda key: [names.index(name) for names, name in zip(order, key, strict=True)])
+    return [_summary_row(groups[key], averages, counted) for key in ordered]
 
 
-def _summary_row(summaries: Mapping[str, Summary], averages: Mapping[str, Average]) -> dict[str, Any]:
-    """Return the plain row of one target of one system from its summaries by metric."""
-    first = summaries.get("SDR") or next(iter(summaries.values()))
-    values = {metric: getattr(summaries[metric], kind) for metric, kind in averages.items() if metric in summaries}
+def average(values: NDArray[np.float64], kind: Average = "median") -> float:
+    """Return the median or mean of the finite values; NaN if there are none."""
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return math.nan
+    return float(np.median(finite) if kind == "median" else finite.mean())
+
+
+def _summary_row(rows: Sequence[TrackRow], averages: Mapping[str, Average], counted: str) -> dict[str, Any]:
+    """Return the plain row of one target of one system; tracks are counted by their values of the metric `counted`."""
+    first = rows[0]
+    values = {metric: np.array([row.values.get(metric, math.nan) for row in rows]) for metric in METRICS}
+    scores = {metric: average(values[metric], kind) for metric, kind in averages.items()}
+    num_tracks = int(np.isfinite(values[counted]).sum())
     return {
         "system": first.system,
         "split": first.split,
         "target": first.target,
         "scoring_group": first.scoring_group,
-        **{metric: _finite(values.get(metric, math.nan)) for metric in averages},
-        "tracks": first.tracks,
-        "tracks_excluded": first.tracks_excluded,
-        "frames": first.frames,
-        "nan_frames": first.nan_frames,
+        **{metric: round(score, 6) if math.isfinite(score) else None for metric, score in scores.items()},
+        "tracks": num_tracks,
+        "tracks_excluded": len(rows) - num_tracks,
+        "frames": sum(row.frames for row in rows),
+        "nan_frames": sum(row.nan_frames for row in rows),
     }
-
-
-def _finite(value: float) -> float | None:
-    return round(value, 6) if math.isfinite(value) else None

@@ -18,7 +18,7 @@ from cyclesep.evaluation.references import ReferenceTrack, digest_of
 from cyclesep.evaluation.resource_usage import Stopwatch, peak_bytes, reset_peak_memory
 from cyclesep.evaluation.systems import InlineSystem, SeparatorSystem, with_accompaniment
 from cyclesep.evaluation.tasks import EvaluationTask
-from cyclesep.evaluation.track_scores import TrackResult, rows_from_scores
+from cyclesep.evaluation.track_scores import TrackResult, track_rows
 from cyclesep.inference.chunked_inference import choose_device
 from cyclesep.inference.config import SeparationConfig
 from cyclesep.inference.stems import separate_waveform
@@ -152,8 +152,9 @@ def _save_scores(
     """Write museval's JSON and the track's result; returns the result."""
     table = ScoreTable.from_scores(task.system.name, [scores])
     task.results.folder.write_text(task.museval_json, to_museval_json(scores))
-    rows = rows_from_scores(
-        table,
+    rows = track_rows(
+        task.system.name,
+        scores,
         checkpoint=task.system.weights_digest,
         references=digest_of({name: stem for name, stem in stems.items() if name != MIXTURE}),
         seconds=stems[MIXTURE].seconds,

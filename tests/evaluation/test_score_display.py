@@ -9,8 +9,8 @@ from rich.console import Console
 from cyclesep.evaluation import compare, score_display
 from cyclesep.evaluation.compare import ComparedSystem
 from cyclesep.evaluation.config import CompareConfig
-from cyclesep.evaluation.track_scores import TrackRow, TrackScores, rows_from_scores, summary_rows
-from cyclesep.metrics import ScoreTable, TargetScore, TrackScore
+from cyclesep.evaluation.track_scores import TrackRow, TrackScores, summary_rows, track_rows
+from cyclesep.metrics import TargetScore, TrackScore
 
 NAN = float("nan")
 
@@ -37,7 +37,7 @@ def track_score(track_id: str, *targets: TargetScore) -> TrackScore:
 
 
 @pytest.fixture
-def table() -> ScoreTable:
+def table() -> TrackScores:
     pair = ("vocals", "accompaniment")
     model = [
         track_score("a", target_score("vocals", [1.0, 2.0, 9.0, NAN], group=pair, si_sdr=1.0)),
@@ -53,10 +53,11 @@ def table() -> ScoreTable:
             target_score("drums", [7.0], group=four),
         )
     ]
-    return ScoreTable.concatenate([ScoreTable.from_scores("mixture", mixture), ScoreTable.from_scores("model", model)])
+    scores = [("mixture", score) for score in mixture] + [("model", score) for score in model]
+    return TrackScores(rows=tuple(row for system, score in scores for row in track_rows(system, score)))
 
 
-def test_rows_have_the_median_of_medians_the_mean_of_usdr_and_count_what_is_excluded(table: ScoreTable) -> None:
+def test_rows_have_the_median_of_medians_the_mean_of_usdr_and_count_what_is_excluded(table: TrackScores) -> None:
     row = next(row for row in summary_rows(table) if row["system"] == "model")
     assert (row["SDR"], row["ISR"], row["SIR"], row["SAR"]) == (3.0, 4.0, 5.0, 6.0)
     assert row["SI-SDR"] == 2.0
@@ -64,7 +65,7 @@ def test_rows_have_the_median_of_medians_the_mean_of_usdr_and_count_what_is_excl
     assert (row["tracks"], row["tracks_excluded"], row["frames"], row["nan_frames"]) == (2, 1, 6, 2)
 
 
-def test_rows_are_ordered_by_scoring_group_and_target(table: ScoreTable) -> None:
+def test_rows_are_ordered_by_scoring_group_and_target(table: TrackScores) -> None:
     order = [(row["scoring_group"], row["target"], row["system"]) for row in summary_rows(table)]
     pair = "vocals+accompaniment"
     assert order == [
@@ -75,7 +76,7 @@ def test_rows_are_ordered_by_scoring_group_and_target(table: ScoreTable) -> None
     ]
 
 
-def test_the_printed_table_fits_into_eighty_columns_with_two_decimals(table: ScoreTable) -> None:
+def test_the_printed_table_fits_into_eighty_columns_with_two_decimals(table: TrackScores) -> None:
     console = Console(width=80)
     with console.capture() as capture:
         score_display.print_summary(table, console=console, title="test of 3 tracks")
@@ -95,13 +96,13 @@ def test_the_printed_table_fits_into_eighty_columns_with_two_decimals(table: Sco
 def test_an_empty_table_prints_nothing_was_scored() -> None:
     console = Console(width=80)
     with console.capture() as capture:
-        score_display.print_summary(ScoreTable.concatenate([]), console=console)
+        score_display.print_summary(TrackScores(rows=()), console=console)
     assert capture.get().strip() == "nothing was scored"
 
 
 def test_the_json_is_strict_with_null_for_values_that_are_not_finite() -> None:
-    silent = ScoreTable.from_scores("model", [track_score("a", target_score("vocals", [NAN], si_sdr=NAN))])
-    text = score_display.summary_json(silent, commit="abc", failed=["b: broken"])
+    rows = track_rows("model", track_score("a", target_score("vocals", [NAN], si_sdr=NAN)))
+    text = score_display.summary_json(TrackScores(rows=rows), commit="abc", failed=["b: broken"])
 
     def reject(constant: str) -> None:
         raise AssertionError(constant)
@@ -110,10 +111,6 @@ def test_the_json_is_strict_with_null_for_values_that_are_not_finite() -> None:
     assert (read["commit"], read["failed"]) == ("abc", ["b: broken"])
     (row,) = read["scores"]
     assert (row["SDR"], row["SI-SDR"], row["tracks_excluded"]) == (None, None, 1)
-
-
-def test_summary_rows_of_frames_and_of_tracks_are_equal(table: ScoreTable) -> None:
-    assert summary_rows(TrackScores(rows=rows_from_scores(table))) == summary_rows(table)
 
 
 def printed(**differences: float) -> list[str]:

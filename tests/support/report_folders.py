@@ -12,7 +12,7 @@ from cyclesep.config import settings
 from cyclesep.evaluation.config import EvaluateConfig
 from cyclesep.evaluation.excerpts import Excerpt
 from cyclesep.evaluation.results import ResultKey, Results
-from cyclesep.evaluation.track_scores import TrackResult, TrackScores, rows_from_scores
+from cyclesep.evaluation.track_scores import TrackResult, TrackScores, track_rows
 from cyclesep.metrics import ScoreTable, TargetScore, TrackScore
 from cyclesep.storage.path import StoragePath
 
@@ -45,7 +45,7 @@ def write_evaluation(
         for track in tracks:
             score = _score(track, rng.normal(level, 2.0, seconds), silent=track in silent)
             table = ScoreTable.from_scores(system, [score])
-            result = TrackResult(rows=rows_from_scores(table, seconds=float(seconds)))
+            result = TrackResult(rows=track_rows(system, score, seconds=float(seconds)))
             keys.append(ResultKey.of(system, track, []))
             results.save_track_result(keys[-1], table, result)
             rows += result.rows

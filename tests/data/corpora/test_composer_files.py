@@ -6,8 +6,8 @@ import pytest
 import soundfile
 import stempeg
 
+from benchmarks.piano_recordings import PianoDomainConfig, _right_hand, write_piano_domain
 from cyclesep.data.corpora.composer.config import SyntheticConfig
-from cyclesep.data.corpora.composer.piano import PianoDomainConfig, _right_hand, write_piano_domain
 from cyclesep.data.corpora.composer.track import synthetic_tracks
 from cyclesep.data.corpora.composer.writers import write_musdb_hq, write_stem_mp4
 from cyclesep.errors import StorageError

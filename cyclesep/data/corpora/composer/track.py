@@ -1,6 +1,5 @@
 """Tracks of synthetic songs."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,14 +22,6 @@ SPLIT_NUMBERS = {"train": 0, "valid": 1, "test": 2}
 RENDERERS = {"vocals": render_vocals, "drums": render_drums, "bass": render_bass, "other": render_other}
 COMPOSITION, MASTERING = 0, 1
 FIRST_STEM = 2
-
-
-PRESETS: Mapping[str, SyntheticConfig] = {
-    "tiny": SyntheticConfig(num_train=4, num_valid=1, num_test=2, seconds=6.0),
-    "small": SyntheticConfig(),
-    "medium": SyntheticConfig(num_train=80, num_valid=20, num_test=50, seconds=30.0),
-    "full": SyntheticConfig(num_train=86, num_valid=14, num_test=50, seconds=240.0),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
