@@ -96,7 +96,8 @@ def _blocks(path: Path, container: Any, streams: Sequence[Any]) -> Iterator[tupl
     """
     import av
 
-    lenient = _is_lenient(container)
+    # Damaged packets are skipped in mp3, where misplaced tags are common and players skip them too.
+    lenient = container.format.name == "mp3"
     resamplers = {stream.index: av.AudioResampler(format="fltp") for stream in streams}
     formats: dict[int, tuple[int, int]] = {}
     try:
@@ -134,11 +135,6 @@ def _opened(path: Path) -> Any:
         container.close()
         raise NotAudioError(f"{path}: ffmpeg finds no audio in it; copy or export it again")
     return container
-
-
-def _is_lenient(container: Any) -> bool:
-    """Return whether damaged packets are skipped: in mp3, where misplaced tags are common and players skip them too."""
-    return bool(container.format.name == "mp3")
 
 
 def _frames(packet: Any, *, lenient: bool) -> list[Any]:

@@ -10,7 +10,6 @@ cannot detect.
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -132,16 +131,20 @@ def bootstrap_interval(
     differences: NDArray[np.float64], *, bootstrap_samples: int = 10_000, confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
     """Return the percentile interval of the median of `differences` `(tracks,)`, resampled with replacement."""
-    rng = np.random.default_rng(seed)
     count = len(differences)
-    block = max(1, _BLOCK_VALUES // count)
-    edges = [*range(0, bootstrap_samples, block), bootstrap_samples]
-    medians = [
-        np.median(differences[rng.integers(count, size=(stop - start, count))], axis=1)
-        for start, stop in pairwise(edges)
-    ]
-    low, high = np.quantile(np.concatenate(medians), [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    if count < 2:
+        # scipy needs two values.
+        return float(differences[0]), float(differences[0])
+    interval = scipy.stats.bootstrap(
+        (differences,),
+        np.median,
+        n_resamples=bootstrap_samples,
+        batch=max(1, _BLOCK_VALUES // count),
+        confidence_level=confidence,
+        method="percentile",
+        rng=seed,
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -170,15 +170,15 @@ class Scheduler:
         job = self._scoring.pop(reference)
         try:
             return job.task, ray.get(reference)
-        except exceptions.RayTaskError as problem:
-            if isinstance(problem.cause, _NODE_LOST):
-                without_estimates = replace(job, estimates=None)
-                return job.task, self._retry(without_estimates, problem, self._lost_nodes, _MAX_LOST_NODES)
-            # `score` catches all exceptions: the task's arguments could not be unpickled.
-            return job.task, job.task.failure(error_message(problem.cause))
-        except exceptions.NodeDiedError as problem:
-            return job.task, self._retry(job, problem, self._lost_nodes, _MAX_LOST_NODES)
         except exceptions.RayError as problem:
+            cause = problem.cause if isinstance(problem, exceptions.RayTaskError) else problem
+            if isinstance(cause, _NODE_LOST):
+                # The estimates may have been on that node.
+                without_estimates = replace(job, estimates=None)
+                return job.task, self._retry(without_estimates, cause, self._lost_nodes, _MAX_LOST_NODES)
+            if isinstance(problem, exceptions.RayTaskError):
+                # `score` catches all exceptions: the task's arguments could not be unpickled.
+                return job.task, job.task.failure(error_message(cause))
             return job.task, self._retry(job, problem, self._lost_processes, _MAX_LOST_PROCESSES)
 
     def _retry(self, job: _ScoringJob, problem: Exception, lost: Counter[str], limit: int) -> TrackResult | None:

@@ -134,7 +134,6 @@ class _Network:
             )
         self.batch_size = batch_size
         self._separator = separator
-        self._channels = channels
         parameter = next(separator.module.parameters(), None)
         self._device = torch.device("cpu") if parameter is None else parameter.device
 

@@ -5,7 +5,7 @@ museval is imported on first use, because its import takes a second and requires
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,27 +19,6 @@ from cyclesep.storage.atomic_io import as_name, write_text
 
 if TYPE_CHECKING:
     from museval import TrackStore
-
-
-class MusdbTarget(Protocol):
-    """A target of a musdb track: `audio` (time, channels), or, if present, the `sources` that are summed, each with
-    `name`, `gain` and `audio`."""
-
-    @property
-    def audio(self) -> NDArray[np.floating]: ...
-
-
-class MusdbTrack(Protocol):
-    """A musdb track."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def subset(self) -> str: ...
-    @property
-    def rate(self) -> float: ...
-    @property
-    def targets(self) -> Mapping[str, MusdbTarget]: ...
 
 
 def to_track_store(score: TrackScore) -> "TrackStore":
@@ -67,7 +46,7 @@ def write_museval_json(score: TrackScore, folder: Path) -> Path:
 
 
 def eval_mus_track(
-    track: MusdbTrack,
+    track: Any,
     user_estimates: Mapping[str, NDArray[Any]],
     output_dir: str | Path | None = None,
     mode: Mode = "v4",
@@ -76,9 +55,11 @@ def eval_mus_track(
 ) -> "TrackStore":
     """Score estimates `(time, channels)` of a musdb track: a drop-in replacement for `museval.eval_mus_track`.
 
-    As in museval, every target of the track can be estimated, including sums of stems such as musdb's `linear_mixture`;
-    estimates with other names are ignored. Unlike museval, references and estimates are rounded to 16 bits, each stem
-    is decoded once, silence gives NaN frames, a single target is scored, and the JSON is written atomically.
+    A musdb track has a `name`, a `subset`, a `rate` in Hz, and `targets` by name, each with `audio` (time, channels) or
+    with the `sources` (`name`, `gain`, `audio`) that are summed. As in museval, every target of the track can be
+    estimated, including sums of stems such as musdb's `linear_mixture`; estimates with other names are ignored. Unlike
+    museval, references and estimates are rounded to 16 bits, each stem is decoded once, silence gives NaN frames, a
+    single target is scored, and the JSON is written atomically.
 
     Raises ScoringError as `score_track` does, and if no target was estimated; museval only warns then and returns an
     empty store, which would count as a finished track.
@@ -108,14 +89,14 @@ def eval_mus_track(
     return to_track_store(score)
 
 
-def _audio_of(targets: Mapping[str, MusdbTarget]) -> dict[str, NDArray[Any]]:
+def _audio_of(targets: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
     """Return the audio of targets, decoding each source that musdb's targets are sums of only once."""
     decoded: dict[str, NDArray[Any]] = {}
 
-    def audio(target: MusdbTarget) -> NDArray[Any]:
+    def audio(target: Any) -> NDArray[Any]:
         parts = getattr(target, "sources", None)
         if parts is None:
-            return target.audio
+            return np.asarray(target.audio)
         decoded.update({part.name: part.audio for part in parts if part.name not in decoded})
         return np.asarray(sum(part.gain * decoded[part.name] for part in parts))
 
