@@ -1,6 +1,7 @@
 """The files in cluster/ are valid for Ray's launcher, KubeRay, Docker and a shell, and wrong fields are rejected."""
 
 import copy
+import gzip
 import importlib.resources
 import json
 import os
@@ -22,20 +23,13 @@ from cyclesep.config import settings
 from tests.support.paths import CHECKOUT
 
 CLUSTER = CHECKOUT / "cluster"
-# KubeRay's schemas are not part of this repository: KUBERAY_CRDS is a folder with them (config/crd/bases of
-# ray-project/kuberay).
-SCHEMAS = Path(os.environ.get("KUBERAY_CRDS", CHECKOUT.parent / "shared" / "schemas"))
+SCHEMAS = CHECKOUT / "tests" / "support" / "kuberay"
 MANIFESTS = {
-    "kuberay-cluster.yaml": "ray.io_rayclusters.yaml",
-    "kuberay-train-job.yaml": "ray.io_rayjobs.yaml",
-    "kuberay-evaluate-job.yaml": "ray.io_rayjobs.yaml",
+    "kuberay-cluster.yaml": "rayclusters.json.gz",
+    "kuberay-train-job.yaml": "rayjobs.json.gz",
+    "kuberay-evaluate-job.yaml": "rayjobs.json.gz",
 }
 SCRIPTS = ("submit", "slurm.sh")
-
-needs_schemas = pytest.mark.skipif(
-    not all((SCHEMAS / name).is_file() for name in MANIFESTS.values()),
-    reason="KubeRay's CRDs (ray.io_*.yaml) not found; set KUBERAY_CRDS to their folder",
-)
 
 
 def read(name: str) -> Any:
@@ -134,14 +128,11 @@ def kuberay() -> dict[str, jsonschema.Draft202012Validator]:
     """A validator for each manifest."""
     validators = {}
     for name in set(MANIFESTS.values()):
-        # libyaml if available, because a file has 30,000 lines.
-        definition = yaml.load((SCHEMAS / name).read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        (version,) = [version for version in definition["spec"]["versions"] if version["name"] == "v1"]
-        schema = strict(version["schema"]["openAPIV3Schema"])
-        names = definition["spec"]["names"]
+        definition = json.loads(gzip.decompress((SCHEMAS / name).read_bytes()))
+        schema = strict(definition["schema"])
         schema["properties"] |= {
-            "apiVersion": {"const": f"{definition['spec']['group']}/v1"},
-            "kind": {"const": names["kind"]},
+            "apiVersion": {"const": definition["apiVersion"]},
+            "kind": {"const": definition["kind"]},
             "metadata": METADATA,
         }
         validators[name] = jsonschema.Draft202012Validator(schema)
@@ -161,7 +152,6 @@ def errors(validator: jsonschema.Draft202012Validator, manifest: Any) -> list[st
     return [error.message for error in validator.iter_errors(manifest)]
 
 
-@needs_schemas
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_kuberay_accepts_the_manifest(kuberay: dict[str, jsonschema.Draft202012Validator], name: str) -> None:
     assert errors(kuberay[name], read(name)) == []
@@ -190,7 +180,6 @@ def mistakes(name: str) -> Iterator[tuple[str, list[str | int], Any]]:
 CASES = [(name, *mistake) for name in MANIFESTS for mistake in mistakes(name)]
 
 
-@needs_schemas
 @pytest.mark.parametrize(("name", "wrong", "where", "value"), CASES, ids=[f"{case[0]}: {case[1]}" for case in CASES])
 def test_kuberay_rejects(
     kuberay: dict[str, jsonschema.Draft202012Validator], name: str, wrong: str, where: list[str | int], value: Any
