@@ -1,4 +1,4 @@
-"""A private Ray cluster on this machine, for the length of one job."""
+"""A local Ray cluster on this machine, for the length of one job."""
 
 import logging
 import os
@@ -10,10 +10,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import ray
+from filelock import FileLock
 
 from cyclesep.cluster.environment import LOCAL_CLUSTER, temporarily, unset
 from cyclesep.errors import ClusterError
-from cyclesep.storage import atomic_io
 
 _LOOPBACK = "127.0.0.1"
 _SHORT_PARENT = "/tmp"
@@ -30,16 +30,14 @@ def local_cluster(num_cpus: int | None, log_to_driver: bool) -> Iterator[None]:
     _remove_abandoned(parent)
     folder = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
     # The operating system releases this lock when the process ends, also after a kill.
-    owner = atomic_io.lock_file(Path(folder) / _OWNER, wait=True)
-    assert owner is not None
+    owner = FileLock(Path(folder) / _OWNER)
     try:
-        with temporarily(unset(LOCAL_CLUSTER) | {"RAY_TMPDIR": folder}):
+        with owner, temporarily(unset(LOCAL_CLUSTER) | {"RAY_TMPDIR": folder}):
             _start(num_cpus, log_to_driver)
             yield
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
-        owner.close()
 
 
 def _start(num_cpus: int | None, log_to_driver: bool) -> None:
@@ -79,13 +77,11 @@ def _usable_gpus() -> int | None:
 
 
 def _remove_abandoned(parent: Path) -> None:
-    """Remove the folders of private clusters whose processes were killed."""
+    """Remove the folders of local clusters whose processes were killed."""
     for path in parent.glob(f"{_PREFIX}*/{_OWNER}"):
-        with suppress(OSError):
-            owner = atomic_io.lock_file(path, wait=False)
-            if owner is not None:
-                shutil.rmtree(path.parent, ignore_errors=True)
-                owner.close()
+        # Raises Timeout, an OSError, if the process is running.
+        with suppress(OSError), FileLock(path, timeout=0):
+            shutil.rmtree(path.parent, ignore_errors=True)
 
 
 @contextmanager

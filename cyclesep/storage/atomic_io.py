@@ -1,13 +1,10 @@
-"""Atomic writes, file locks and file names on this machine."""
+"""Atomic writes and file names on this machine."""
 
 import errno
-import fcntl
-import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
 from cyclesep.errors import StorageError
 
@@ -59,25 +56,6 @@ def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file atomically."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
-
-
-def lock_file(path: Path, *, wait: bool) -> IO[str] | None:
-    """Return a locked, empty lock file; None if another process holds it and `wait` is false.
-
-    The operating system releases the lock when the process ends. Delete the file before closing it.
-    """
-    while True:
-        file = path.open("a")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            file.close()
-            return None
-        # If the previous owner deleted the file, this lock is on an unlinked inode: open the path again.
-        if os.fstat(file.fileno()).st_nlink:
-            file.truncate(0)
-            return file
-        file.close()
 
 
 def exists(path: Path) -> bool:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import ray
+from filelock import FileLock
 
 from cyclesep.cluster import connect, local_cluster
 from cyclesep.errors import ClusterError
-from cyclesep.storage import atomic_io
 from tests.support.paths import CHECKOUT
 
 pytestmark = pytest.mark.xdist_group("ray")
@@ -174,7 +174,7 @@ def test_the_next_cluster_removes_the_folder_of_a_killed_one_only(
     (tmp_path / "cyclesep-ray-other").mkdir()
     monkeypatch.setattr(local_cluster, "_SHORT_PARENT", str(tmp_path))
     (locked := tmp_path / "cyclesep-ray-locked").mkdir()
-    with atomic_io.lock_file(locked / "owner.lock", wait=True):  # type: ignore[union-attr]
+    with FileLock(locked / "owner.lock"):
         monkeypatch.setattr(ray, "is_initialized", lambda: False)
         monkeypatch.setattr(ray, "init", init)
         monkeypatch.setattr(ray, "shutdown", lambda: None)
