@@ -19,9 +19,10 @@ def connect(*, num_cpus: int | None = None, log_to_driver: bool = True) -> Itera
     """Join the cluster at RAY_ADDRESS, or start a local one on this machine, for the length of the block.
 
     A local cluster has its own folder, so that it does not interfere with other Ray clusters on this machine, and
-    listens on loopback only, if Ray was imported within `environment.loopback_by_default`. If Ray is already running in this process, does nothing. With `log_to_driver=False`, the
-    output of Ray's processes goes to Ray's log files only. Raises ClusterError if no cluster answers, if Ray does not
-    start, or if Ray kills processes of the block because their machine is out of memory.
+    listens on loopback only, if Ray was imported within `environment.loopback_by_default`. If Ray is already running in
+    this process, does nothing. With `log_to_driver=False`, the output of Ray's processes goes to Ray's log files only.
+    Raises ClusterError if no cluster answers, if Ray does not start, or if Ray kills processes of the block because
+    their machine is out of memory.
     """
     with _connection(num_cpus, log_to_driver):
         try:

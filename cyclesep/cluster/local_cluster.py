@@ -30,14 +30,14 @@ def local_cluster(num_cpus: int | None, log_to_driver: bool) -> Iterator[None]:
     _remove_abandoned(parent)
     folder = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
     # The operating system releases this lock when the process ends, also after a kill.
-    owner = FileLock(Path(folder) / _OWNER)
-    try:
-        with owner, temporarily(unset(LOCAL_CLUSTER) | {"RAY_TMPDIR": folder}):
-            _start(num_cpus, log_to_driver)
-            yield
-    finally:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+    with FileLock(Path(folder) / _OWNER):
+        try:
+            with temporarily(unset(LOCAL_CLUSTER) | {"RAY_TMPDIR": folder}):
+                _start(num_cpus, log_to_driver)
+                yield
+        finally:
+            ray.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _start(num_cpus: int | None, log_to_driver: bool) -> None:
