@@ -1,4 +1,4 @@
-"""Jobs sent to a real Ray head that requires a token, by Ray's own command and by cluster/submit."""
+"""Jobs sent to a real Ray head, with and without tokens, by Ray's own command and by cluster/submit."""
 
 import json
 import os
@@ -62,6 +62,19 @@ def test_ray_job_submit_trains_and_ends_with_status_0(head: RayHead, tiny_shards
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{tmp_path}/plain: 2 steps" in done.stdout
     assert read_metadata(tmp_path / "plain" / "step-00000002")["step"] == 2
+
+
+@pytest.mark.slow
+def test_a_head_without_tokens_trains_and_evaluates(tiny_shards: Path, tmp_path: Path) -> None:
+    without = {"RAY_AUTH_MODE": "disabled"}
+    training = (f"output_dir={tmp_path}", "name=plain", *TINY_TRAINING)
+    evaluation = (f"checkpoint={tmp_path}/plain", f"output={tmp_path}/test", "heuristic=false", "oracles=[]")
+    with RayHead(without) as head:
+        for job, words in (("train", training), ("evaluate", evaluation)):
+            command = ("python", f"jobs/{job}.py", f"shards={tiny_shards}", *words)
+            done = submit(head, RAY, "job", "submit", "--working-dir", ".", "--", *command, **without)
+            assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads((tmp_path / "test" / "summary.json").read_text())["tracks"] == 2
 
 
 def test_cluster_submit_passes_the_commit_to_checkpoints_and_writes_no_secret(
