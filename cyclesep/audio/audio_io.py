@@ -1,4 +1,4 @@
-"""Read, write, resample and convert audio: any format, rate and channel count, as float32 `(channels, time)`."""
+"""Audio as float32 `(channels, time)`: check, write, resample and convert it."""
 
 import numbers
 import stat
@@ -11,7 +11,6 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from cyclesep.audio import ffmpeg, integrity
 from cyclesep.errors import AudioError
 from cyclesep.storage.atomic_io import replacing
 
@@ -47,22 +46,6 @@ class Waveform:
     @property
     def seconds(self) -> float:
         return self.num_samples / self.sample_rate
-
-
-def read(path: Path | str) -> Waveform:
-    """Read a whole audio file with libsndfile, or mp3 and formats unknown to it (m4a, mp4, wma) with FFmpeg.
-
-    Raises AudioError for a file that is missing, not audio, truncated, empty or has NaN or infinite samples.
-    """
-    path = Path(path)
-    check_is_file(path)
-    try:
-        waveform = _decode_with_ffmpeg(path) if integrity.is_mp3(path) else _read(path)
-    except soundfile.LibsndfileError as problem:
-        waveform = _decode_with_ffmpeg(path, reason=problem)
-    check_rate(waveform.sample_rate, name=str(path))
-    integrity.check_not_truncated(path, num_samples=waveform.num_samples, sample_rate=waveform.sample_rate)
-    return check_samples(waveform, name=str(path))
 
 
 def check_is_file(path: Path) -> None:
@@ -172,18 +155,3 @@ def decibels(power: float | NDArray[np.floating]) -> NDArray[np.float64]:
     """Return 10 log10 of a power or a ratio of powers; minus infinity for 0."""
     with np.errstate(divide="ignore"):
         return 10.0 * np.log10(np.asarray(power, dtype=np.float64))
-
-
-def _read(path: Path) -> Waveform:
-    samples, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
-    return Waveform(samples=np.ascontiguousarray(samples.T), sample_rate=sample_rate)
-
-
-def _decode_with_ffmpeg(path: Path, *, reason: Exception | None = None) -> Waveform:
-    try:
-        (stream,) = ffmpeg.decode(path, only_first=True)
-    except ffmpeg.NotAudioError:
-        raise AudioError(
-            f"{path}: neither libsndfile nor FFmpeg can read it as audio; export it again as audio"
-        ) from reason
-    return Waveform(samples=stream.samples, sample_rate=stream.sample_rate)

@@ -27,13 +27,13 @@ class DecodedStream:
     """Length according to the container, 0 if unknown."""
 
 
-def decode(path: Path, *, only_first: bool = False) -> list[DecodedStream]:
-    """Decode all audio streams of a file, or the first one, in one pass; return them in their order.
+def decode(path: Path) -> list[DecodedStream]:
+    """Decode all audio streams of a file in one pass; return them in their order.
 
     Raises NotAudioError if there is none, AudioError if a stream cannot be decoded completely.
     """
     with _opened(path) as container:
-        streams = list(container.streams.audio)[: 1 if only_first else None]
+        streams = list(container.streams.audio)
         blocks: dict[int, list[NDArray[np.float32]]] = {stream.index: [] for stream in streams}
         sample_rates: dict[int, int] = {}
         for index, sample_rate, block in _blocks(path, container, streams):

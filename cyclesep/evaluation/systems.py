@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from typing_extensions import override
 
-from cyclesep.audio import audio_io
+from cyclesep.audio import audio_reader
 from cyclesep.audio.audio_io import Waveform
 from cyclesep.audio.stem_names import ACCOMPANIMENT, MIXTURE
 from cyclesep.checkpoints.loaded_separator import load_separator
@@ -148,7 +148,7 @@ class EstimateFolder(InlineSystem):
     @override
     def estimates(self, stems: Mapping[str, Waveform], track: ReferenceTrack) -> dict[str, Waveform]:
         targets = {*self._targets_of(stems), ACCOMPANIMENT}
-        estimates = {path.stem: audio_io.read(path) for path in self._files(track) if path.stem in targets}
+        estimates = {path.stem: audio_reader.read(path) for path in self._files(track) if path.stem in targets}
         if not estimates:
             names = " or ".join(sorted(targets))
             raise ScoringError(f"{self._track_folder(track)}: no {names} (wav or flac) found; write estimates there")

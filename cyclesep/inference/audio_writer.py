@@ -10,8 +10,8 @@ import numpy as np
 import soundfile
 
 from cyclesep.audio.audio_io import Samples
+from cyclesep.audio.audio_reader import BLOCK_SAMPLES, AudioReader
 from cyclesep.errors import AudioError, StorageError
-from cyclesep.inference.audio_reader import BLOCK_SAMPLES, AudioReader
 from cyclesep.inference.config import SeparateConfig
 
 # The largest sample of a 16-bit file; 24 bits can store a little more.

@@ -7,10 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from cyclesep.audio.audio_io import Samples
+from cyclesep.audio.audio_reader import AudioReader
 from cyclesep.checkpoints.loaded_separator import LoadedSeparator, load_separator
 from cyclesep.errors import ConfigError, CyclesepError
 from cyclesep.inference import output_names
-from cyclesep.inference.audio_reader import AudioReader
 from cyclesep.inference.audio_writer import StemWriter
 from cyclesep.inference.chunked_inference import SeparatorLike, choose_device
 from cyclesep.inference.config import SeparateConfig

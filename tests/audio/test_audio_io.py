@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cyclesep.audio import audio_io
 from cyclesep.audio.audio_io import Waveform
+from cyclesep.audio.audio_reader import read
 from cyclesep.errors import AudioError
 
 
@@ -26,7 +27,7 @@ def sine(hertz: float, seconds: float, sample_rate: int, channels: int = 1) -> W
 def test_float_wav_round_trip_is_bit_exact(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).normal(0, 2, (3, 1001)).astype(np.float32)
     audio_io.write_wav(tmp_path / "x.wav", Waveform(samples=noise, sample_rate=22050))
-    back = audio_io.read(tmp_path / "x.wav")
+    back = read(tmp_path / "x.wav")
     assert back.sample_rate == 22050
     assert np.array_equal(back.samples, noise)
 
@@ -78,7 +79,7 @@ def test_formats_unknown_to_libsndfile_are_read_with_ffmpeg(tmp_path: Path) -> N
     audio_io.write_wav(tmp_path / "x.wav", sine(440, 0.5, 44100, channels=2), subtype="PCM_16")
     command = ["ffmpeg", "-v", "error", "-i", str(tmp_path / "x.wav"), "-c:a", "alac", str(tmp_path / "x.m4a")]
     subprocess.run(command, check=True)
-    assert np.array_equal(audio_io.read(tmp_path / "x.m4a").samples, audio_io.read(tmp_path / "x.wav").samples)
+    assert np.array_equal(read(tmp_path / "x.m4a").samples, read(tmp_path / "x.wav").samples)
 
 
 def test_truncated_m4a_is_an_error_of_one_line(tmp_path: Path) -> None:
@@ -87,7 +88,7 @@ def test_truncated_m4a_is_an_error_of_one_line(tmp_path: Path) -> None:
     subprocess.run(command, check=True)
     (tmp_path / "cut.m4a").write_bytes(path.read_bytes()[:3000])
     with pytest.raises(AudioError, match=r"cut\.m4a") as raised:
-        audio_io.read(tmp_path / "cut.m4a")
+        read(tmp_path / "cut.m4a")
     assert "\n" not in str(raised.value)
 
 
@@ -110,10 +111,10 @@ def test_errors_for_bad_files_have_name_and_remedy(tmp_path: Path) -> None:
         ("x" * 256, "File name too long"),
     ]:
         with pytest.raises(AudioError, match=message) as raised:
-            audio_io.read(tmp_path / name)
+            read(tmp_path / name)
         assert name in str(raised.value)
     with pytest.raises(AudioError, match=r"nan\.wav: 3 samples are NaN or infinite, the first at 0\.500 s"):
-        audio_io.read(tmp_path / "nan.wav")
+        read(tmp_path / "nan.wav")
 
 
 def test_decibels() -> None:

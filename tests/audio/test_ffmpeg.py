@@ -50,7 +50,7 @@ def test_first_stream_or_all_streams_with_different_rates(wav: Path) -> None:
     options = ("-i", str(wav), "-map", "0", "-map", "1", "-c:a", "alac", "-ar:a:1", "8000", "-ac:a:1", "1")
     path = convert(wav, "two.m4a", *options)
     assert [(stream.sample_rate, len(stream.samples)) for stream in decode(path)] == [(RATE, 2), (8000, 1)]
-    (first,) = decode(path, only_first=True)
+    first, *_ = decode(path)
     assert first.sample_rate == RATE
     assert first.declared_seconds == pytest.approx(0.5, abs=1e-3)
 

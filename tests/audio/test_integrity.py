@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from cyclesep.audio import audio_io
+from cyclesep.audio.audio_reader import read
 from cyclesep.errors import AudioError
 from cyclesep.inference.separate import separate_files
 from tests.support.fake_separator import config_for, identity
@@ -43,11 +43,11 @@ def test_error_for_a_truncated_file_has_declared_and_actual_length(
     tmp_path: Path, name: str, options: dict[str, str]
 ) -> None:
     path = write_noise(tmp_path / name, **options)
-    assert audio_io.read(path).num_samples == SECONDS * RATE
+    assert read(path).num_samples == SECONDS * RATE
     truncate(path)
     message = r"truncated: its header declares 3\.[01] s, the file contains 1\.[45] s; copy it again"
     with pytest.raises(AudioError, match=message):
-        audio_io.read(path)
+        read(path)
     (failure,) = separate_files(config_for(tmp_path, path), identity(sample_rate=RATE)).failed
     assert "truncated" in failure.reason
     assert not (tmp_path / "out").exists()
@@ -56,9 +56,9 @@ def test_error_for_a_truncated_file_has_declared_and_actual_length(
 @pytest.mark.parametrize("fraction", [0.1, 0.5, 0.95])
 def test_ogg_without_its_last_page_is_an_error(tmp_path: Path, fraction: float) -> None:
     path = write_noise(tmp_path / "x.ogg", seconds=10)
-    assert audio_io.read(path).num_samples == 10 * RATE
+    assert read(path).num_samples == 10 * RATE
     with pytest.raises(AudioError, match="truncated: the last page of the Ogg stream is missing"):
-        audio_io.read(truncate(path, fraction))
+        read(truncate(path, fraction))
     assert "truncated" in separate_files(config_for(tmp_path, path), identity(sample_rate=RATE)).failed[0].reason
 
 
@@ -68,7 +68,7 @@ def test_wav_written_to_a_pipe_has_no_declared_length(tmp_path: Path, size: int)
     content = path.read_bytes()
     position = content.index(b"data") + 4
     path.write_bytes(content[:position] + size.to_bytes(4, "little") + content[position + 4 :])
-    assert audio_io.read(path).num_samples == SECONDS * RATE
+    assert read(path).num_samples == SECONDS * RATE
     (done,) = separate_files(config_for(tmp_path, path), identity(sample_rate=RATE)).separated
     assert done.seconds == SECONDS
 
@@ -78,7 +78,7 @@ def test_wav_that_counts_its_header_as_audio_is_read(tmp_path: Path) -> None:
     content = path.read_bytes()
     position = content.index(b"data") + 4
     path.write_bytes(content[:position] + len(content).to_bytes(4, "little") + content[position + 4 :])
-    assert audio_io.read(path).num_samples == SECONDS * RATE
+    assert read(path).num_samples == SECONDS * RATE
 
 
 def test_mp3_without_declared_length_is_read_completely(tmp_path: Path) -> None:
@@ -88,10 +88,10 @@ def test_mp3_without_declared_length_is_read_completely(tmp_path: Path) -> None:
     subprocess.run(["ffmpeg", "-v", "error", "-i", str(source), *options, str(path)], check=True)
     # libsndfile estimates the length from the first frames and stops there.
     assert abs(soundfile.info(path).duration - 10) > 1
-    assert audio_io.read(path).seconds == pytest.approx(10, abs=0.1)
+    assert read(path).seconds == pytest.approx(10, abs=0.1)
     (done,) = separate_files(config_for(tmp_path, path), identity(sample_rate=RATE)).separated
     assert done.seconds == pytest.approx(10, abs=0.1)
-    assert audio_io.read(truncate(path)).seconds < 10
+    assert read(truncate(path)).seconds < 10
 
 
 def test_garbage_within_an_mp3_is_skipped_silently(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -100,8 +100,8 @@ def test_garbage_within_an_mp3_is_skipped_silently(tmp_path: Path, capfd: pytest
     half = len(content) // 2
     garbage = np.random.default_rng(0).bytes(3000)
     path.write_bytes(content[:half] + garbage + content[half:] + b"TAG" + garbage)
-    assert audio_io.read(path).seconds == pytest.approx(SECONDS, abs=0.3)
+    assert read(path).seconds == pytest.approx(SECONDS, abs=0.3)
     path.write_bytes(content[:half])
     with pytest.raises(AudioError, match="truncated"):
-        audio_io.read(path)
+        read(path)
     assert capfd.readouterr().err == ""

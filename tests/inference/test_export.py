@@ -18,6 +18,7 @@ from torch import nn
 
 from cyclesep.audio import audio_io
 from cyclesep.audio.audio_io import Samples
+from cyclesep.audio.audio_reader import read
 from cyclesep.checkpoints.loaded_separator import load_separator
 from cyclesep.checkpoints.metadata import CheckpointMetadata
 from cyclesep.checkpoints.save_restore import save_checkpoint
@@ -79,9 +80,7 @@ def segments(channels: int = 2, num_samples: int = 4000) -> Samples:
     """Three segments of noise and one of music, at very different levels: `(4, channels, num_samples)`."""
     rng = np.random.default_rng(0)
     random = rng.normal(0, 1, (3, channels, num_samples)) * np.array([1.0, 0.1, 0.001])[:, None, None]
-    music = audio_io.resample(
-        audio_io.with_channels(audio_io.read(stempeg.example_stem_path()), channels), RATE
-    ).samples
+    music = audio_io.resample(audio_io.with_channels(read(stempeg.example_stem_path()), channels), RATE).samples
     return np.concatenate([random, music[None, :, 8000 : 8000 + num_samples]]).astype(np.float32)
 
 

@@ -14,12 +14,12 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from cyclesep.audio import audio_io, ffmpeg
+from cyclesep.audio import ffmpeg
 from cyclesep.audio.audio_io import Waveform, write_wav
+from cyclesep.audio.audio_reader import AudioReader, read
 from cyclesep.checkpoints.run_folder import download_checkpoint
 from cyclesep.cli.main import run_job
 from cyclesep.errors import AudioError, CheckpointError, ConfigError
-from cyclesep.inference.audio_reader import AudioReader
 from cyclesep.inference.file_progress import SeparationProgress
 from cyclesep.inference.input_files import find_inputs
 from cyclesep.inference.separate import separate_files
@@ -62,7 +62,7 @@ def test_mp3_keeps_length_level_and_signal(song: Path, tmp_path: Path) -> None:
     (done,) = result.separated
     assert done.stems["vocals"] == tmp_path / "out/song/vocals.mp3"
     assert soundfile.info(done.stems["vocals"]).format == "MP3"
-    before, after = audio_io.read(song), audio_io.read(done.stems["vocals"])
+    before, after = read(song), read(done.stems["vocals"])
     assert (after.samples.shape, after.sample_rate) == (before.samples.shape, 16000)
     middle = slice(2000, -2000)
     error = after.samples[:, middle] - before.samples[:, middle]
@@ -181,7 +181,7 @@ def test_stem_does_not_replace_another_input(tmp_path: Path) -> None:
 )
 def test_decoding_in_blocks_equals_decoding_the_whole(song: Path, name: str, options: tuple[str, ...]) -> None:
     path = encoded(song, name, *options)
-    (whole,) = ffmpeg.decode(path, only_first=True)
+    whole, *_ = ffmpeg.decode(path)
     decoder = ffmpeg.BlockDecoder(path, block_samples=3000)
     blocks = list(decoder)
     decoder.close()

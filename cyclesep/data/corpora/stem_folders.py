@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cyclesep.audio import audio_io
+from cyclesep.audio import audio_io, audio_reader
 from cyclesep.audio.audio_io import Waveform
 from cyclesep.audio.stem_names import MIXTURE
 from cyclesep.errors import CorpusError
@@ -34,7 +34,7 @@ class FileTrack:
         name, count = Counter(name for name, _ in self.files).most_common(1)[0]
         if count > 1:
             raise CorpusError(f"{self.folder}: {count} files for the stem {name!r}; keep one of them")
-        return {name: audio_io.read(file) for name, file in self.files}
+        return {name: audio_reader.read(file) for name, file in self.files}
 
     def fingerprint(self) -> str:
         """Return a hash of stem names, file names, sizes and modification times."""

@@ -1,9 +1,11 @@
-"""Read an audio file in blocks, in constant memory."""
+"""Read audio files of any format, rate and channel count: whole, or in blocks in constant memory."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import soundfile
 
 from cyclesep.audio import audio_io, ffmpeg, integrity
@@ -11,6 +13,14 @@ from cyclesep.audio.audio_io import Samples, Waveform
 from cyclesep.errors import AudioError
 
 BLOCK_SAMPLES = 1 << 18
+
+
+def read(path: Path | str) -> Waveform:
+    """Read a whole audio file; raises AudioError as `AudioReader` does."""
+    with AudioReader(Path(path), block_samples=None) as audio:
+        (block,) = audio.unchecked_blocks()
+        samples = np.ascontiguousarray(block)
+        return audio_io.check_samples(Waveform(samples=samples, sample_rate=audio.sample_rate), name=str(path))
 
 
 class AudioReader:
@@ -21,8 +31,9 @@ class AudioReader:
     its end.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, *, block_samples: int | None = BLOCK_SAMPLES) -> None:
+        """Open a file to read it in blocks of about `block_samples`; None: as one block."""
+        self._path, self._block_samples = path, block_samples
         self._file: soundfile.SoundFile | None = None
         self._decoder: ffmpeg.BlockDecoder | None = None
         self.num_samples = 0
@@ -45,11 +56,15 @@ class AudioReader:
             self._decoder.close()
 
     def __iter__(self) -> Iterator[Samples]:
+        for block in self.unchecked_blocks():
+            name = f"{self._path}, from {(self.num_samples - block.shape[1]) / self.sample_rate:.1f} s"
+            yield audio_io.check_samples(Waveform(samples=block, sample_rate=self.sample_rate), name=name).samples
+
+    def unchecked_blocks(self) -> Iterator[Samples]:
+        """Iterate over blocks in which samples may be NaN or infinite."""
         for block in self._decoder or self._blocks():
-            name = f"{self._path}, from {self.num_samples / self.sample_rate:.1f} s"
-            waveform = audio_io.check_samples(Waveform(samples=block, sample_rate=self.sample_rate), name=name)
             self.num_samples += block.shape[1]
-            yield waveform.samples
+            yield block
         if self._decoder is not None:
             self._check_length(self.num_samples)
         if self.num_samples == 0:
@@ -58,7 +73,7 @@ class AudioReader:
     def _blocks(self) -> Iterator[Samples]:
         assert self._file is not None
         try:
-            while len(block := self._file.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)):
+            while len(block := self._file.read(self._block_samples or -1, dtype="float32", always_2d=True)):
                 yield block.T
         except soundfile.LibsndfileError as problem:
             raise AudioError(
@@ -77,7 +92,7 @@ class AudioReader:
 
     def _open_decoder(self, reason: Exception | None = None) -> None:
         try:
-            self._decoder = ffmpeg.BlockDecoder(self._path, block_samples=BLOCK_SAMPLES)
+            self._decoder = ffmpeg.BlockDecoder(self._path, block_samples=self._block_samples or sys.maxsize)
         except ffmpeg.NotAudioError:
             raise AudioError(
                 f"{self._path}: neither libsndfile nor FFmpeg can read it as audio; export it again"
