@@ -1,8 +1,8 @@
 """Results per track: a row for each system, track and target. All tables and comparisons are made from these rows."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,41 +20,18 @@ METRICS = (*FRAME_METRICS, *TRACK_METRICS)
 # uSDR is reported as a mean over tracks, everything else as a median.
 AVERAGES: Mapping[str, Average] = {metric: "mean" if metric == "uSDR" else "median" for metric in METRICS}
 
-_SCHEMA = pa.schema(
-    [
-        ("system", pa.string()),
-        ("checkpoint", pa.string()),
-        ("track_id", pa.string()),
-        ("split", pa.string()),
-        # Empty for a track that failed before its targets were known.
-        ("target", pa.string()),
-        ("scoring_group", pa.string()),
-        ("conditioning", pa.string()),
-        # dB; null where no frame is finite.
-        *((metric, pa.float64()) for metric in METRICS),
-        ("frames", pa.int64()),
-        ("nan_frames", pa.int64()),
-        ("reason", pa.string()),
-        ("references", pa.string()),
-        ("seconds", pa.float64()),
-        ("separation_seconds", pa.float64()),
-        ("scoring_seconds", pa.float64()),
-        ("separation_cpu_seconds", pa.float64()),
-        ("scoring_cpu_seconds", pa.float64()),
-        ("separation_peak_bytes", pa.int64()),
-        ("scoring_peak_bytes", pa.int64()),
-    ]
-)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrackRow:
     """Scores of one target of one track under one system, or the reason why there are none."""
 
     system: str
+    checkpoint: str = ""
+    """SHA-256 of the weights; empty for a system without weights."""
     track_id: str
     split: str
     target: str
+    """Empty for a track that failed before its targets were known."""
     scoring_group: str = ""
     """All targets that were scored together, joined by "+"."""
     conditioning: str = ""
@@ -62,8 +39,6 @@ class TrackRow:
     """By metric, dB: the median over finite frames, or the value of the whole track; NaN if no frame is finite."""
     frames: int = 0
     nan_frames: int = 0
-    checkpoint: str = ""
-    """SHA-256 of the weights; empty for a system without weights."""
     reason: str = ""
     """Why there are no scores; empty if there are."""
     references: str = ""
@@ -98,6 +73,19 @@ class TrackRow:
         others = {name: value for name, value in plain.items() if name not in METRICS}
         scores = {name: math.nan if plain[name] is None else plain[name] for name in METRICS}
         return cls(**others, values={} if plain["reason"] else scores)
+
+
+_COLUMN_TYPES: dict[Any, pa.DataType] = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+
+
+def _columns() -> Iterator[tuple[str, pa.DataType]]:
+    """Yield names and types of the table's columns: the fields of a row, with one column per metric as `values`."""
+    for each in fields(TrackRow):
+        for name in METRICS if each.name == "values" else (each.name,):
+            yield name, _COLUMN_TYPES[float if name in METRICS else each.type]
+
+
+_SCHEMA = pa.schema(list(_columns()))
 
 
 @dataclass(frozen=True, kw_only=True)
