@@ -22,8 +22,10 @@ def shared_cluster(address: str, log_to_driver: bool) -> Iterator[None]:
     Whether a token is sent, and which one, is decided by Ray's variables RAY_AUTH_MODE, RAY_AUTH_TOKEN and
     RAY_AUTH_TOKEN_PATH.
     """
+    _join(address, log_to_driver)
     try:
-        _join(address, log_to_driver)
+        if os.environ.get("RAY_AUTH_MODE") == "token":
+            _check_actors(address)
         yield
     finally:
         ray.shutdown()
@@ -46,8 +48,6 @@ def _join(address: str, log_to_driver: bool) -> None:
             f"RAY_ADDRESS={address}: no Ray cluster answers there; correct it, or unset RAY_ADDRESS to run on this "
             "machine alone"
         ) from error
-    if os.environ.get("RAY_AUTH_MODE") == "token":
-        _check_actors(address)
 
 
 def _with_address(address: str) -> dict[str, dict[str, str]]:
