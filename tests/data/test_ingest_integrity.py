@@ -307,7 +307,10 @@ def test_concurrent_ingest_is_an_error_and_the_first_one_completes(tmp_path: Pat
         assert wait_for(lambda: first.poll() is not None or (tmp_path / "out" / "ingest.json").exists())
         assert first.poll() is None, first.communicate()[1]
         os.kill(first.pid, signal.SIGSTOP)
-        with pytest.raises(CorpusError, match=f"^{config.output}: another ingest is writing there; wait for it or ch"):
+        owner = f"process {first.pid} on "
+        with pytest.raises(
+            CorpusError, match=f"^{config.output}: another ingest is writing there, {owner}.*; wait for"
+        ):
             ingest(config)
         os.kill(first.pid, signal.SIGCONT)
         _, errors = first.communicate(timeout=120)
@@ -340,9 +343,8 @@ def test_read_only_disk_is_readable_and_ingest_is_an_error_of_one_line(tmp_path:
     assert result["digest"] == result["digest_elsewhere"]
     assert result["status"] == 1
     (line,) = result["err"]
-    assert line == (
-        f"cyclesep ingest: error: {tmp_path}/disk/out: cannot be written (Read-only file system); choose another output"
-    )
+    reason = "cannot be written or locked (Read-only file system); choose another folder"
+    assert line == f"cyclesep ingest: error: {tmp_path}/disk/out: {reason}"
     assert result["names"] == result["names_before"]
     assert result["status_of_verify"] == 0
 
