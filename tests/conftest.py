@@ -123,7 +123,7 @@ def prefix(s3: "S3", tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterat
 
 @pytest.fixture(scope="session")
 def ray_cluster(aws_folder: Path) -> Iterator[None]:  # noqa: ARG001
-    """A private Ray cluster with two CPUs, shared by all tests that need one."""
+    """A local Ray cluster with two CPUs, shared by all tests that need one."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     # Imported here, because tests of lower layers do not need Ray.
     from cyclesep.cluster.connect import connect

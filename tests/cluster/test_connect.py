@@ -1,4 +1,4 @@
-"""Private and shared clusters: errors in one line, authentication, and cleanup."""
+"""Local and shared clusters: errors in one line, authentication, and cleanup."""
 
 import os
 import re

@@ -222,7 +222,7 @@ def write_long_songs(root: Path, count: int = 12) -> Path:
 def start_command(config: IngestConfig, **environment: str) -> subprocess.Popen[str]:
     """Start `cyclesep ingest` in a new process group."""
     command = [sys.executable, "-c", "from cyclesep.cli.main import main; main()", "ingest", *ingest_arguments(config)]
-    # `connect` has set the folder of the tests' cluster; a private cluster must create its own.
+    # `connect` has set the folder of the tests' cluster; a local cluster must create its own.
     inherited = {name: value for name, value in os.environ.items() if name != "RAY_TMPDIR"}
     return subprocess.Popen(
         command,
@@ -266,7 +266,7 @@ def marked_processes(mark: str) -> dict[int, Mapping[str, str]]:
     ],
 )
 def test_command_killed_at_a_random_moment_can_be_resumed(tmp_path: Path, seed: int, ray: str) -> None:
-    """Kill a command that uses the tests' cluster, or one that runs a private cluster."""
+    """Kill a command that uses the tests' cluster, or one that runs a local cluster."""
     rng = np.random.default_rng(seed)
     songs, folder, mark = write_long_songs(tmp_path / "songs"), tmp_path / "out", str(tmp_path)
     config = ingest_config(songs, folder)
