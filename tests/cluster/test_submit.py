@@ -96,6 +96,7 @@ def test_cluster_submit_passes_the_commit_to_checkpoints_and_writes_no_secret(
         assert not [path for path in written if secret.encode() in path.read_bytes()]
 
 
+@pytest.mark.slow
 def test_cluster_submit_passes_the_commit_to_an_evaluation(head: RayHead, tiny_shards: Path, tmp_path: Path) -> None:
     words = (f"shards={tiny_shards}", f"output={tmp_path}", "targets=[vocals]", "heuristic=false", "oracles=[]")
     done = submit(head, SUBMIT, "evaluate", *words)

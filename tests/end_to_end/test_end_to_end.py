@@ -229,6 +229,7 @@ def test_a_checkpoint_of_two_workers_separates_without_its_run(
         np.testing.assert_allclose(sum(stems), mixture, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_training_from_a_copied_checkpoint_is_bit_exact(trained: Callable[[str], Path], tmp_path: Path) -> None:
     """Two steps, a copy of the checkpoint, and two more steps in another run equal four steps of the first run."""
     early, late = sorted(trained("mp4").iterdir())
